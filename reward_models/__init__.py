@@ -1,0 +1,1 @@
+"""Outcome, process and combined reward models: train, score, rerank, serve, export."""

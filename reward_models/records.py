@@ -1,0 +1,115 @@
+"""JSON Lines records: reading with `file:line` errors, atomic writing, and the `Stepwise` training record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class BadRecord(ValueError):
+    """A line of a JSON Lines file that cannot be used; the message starts with `file:line:`."""
+
+
+def iter_jsonl(path: str | Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield one dict a line. Blank lines are passed over.
+
+    Raises:
+        FileNotFoundError: no such file.
+        BadRecord: a line is not UTF-8, not JSON, not an object, or lacks a field of `required`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a JSON Lines file")
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            yield _parse_line(raw, f"{path}:{number}", required)
+
+
+def read_jsonl(path: str | Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """All rows of `iter_jsonl`, as a list."""
+    return list(iter_jsonl(path, required))
+
+
+def _parse_line(raw: bytes, where: str, required: Sequence[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(row, dict):
+        raise BadRecord(f"{where}: expected a JSON object, found {type(row).__name__}")
+    missing = [name for name in required if name not in row]
+    if missing:
+        raise BadRecord(f"{where}: missing field {missing[0]!r}; the row has {sorted(row)}")
+    return row
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows under a temporary name and rename when complete, so a reader never sees half a file. Returns the count."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    count = 0
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+@dataclass
+class Stepwise:
+    """One solution with its labels, the only training record of reward models.
+
+    `labels` has one entry a step: 1 valid, 0 invalid, None unlabelled. `outcome` is 1 if the final answer is right,
+    0 if wrong, None if unknown. Fields that are not ours pass through in `extra`.
+    """
+
+    problem: str
+    steps: list[str]
+    labels: list[int | None] | None = None
+    outcome: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("steps is empty; a record needs at least one step")
+        if self.labels is not None and len(self.labels) != len(self.steps):
+            raise ValueError(f"{len(self.labels)} labels for {len(self.steps)} steps; give one label a step, or null")
+        for name, value in [("label", label) for label in self.labels or []] + [("outcome", self.outcome)]:
+            if value not in (0, 1, None):
+                raise ValueError(f"{name} {value!r} is not allowed; use 0, 1 or null")
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Stepwise:
+        known = {"problem", "steps", "labels", "outcome"}
+        extra = {key: value for key, value in row.items() if key not in known}
+        return cls(row["problem"], list(row["steps"]), row.get("labels"), row.get("outcome"), extra)
+
+    def to_row(self) -> dict[str, Any]:
+        row = asdict(self)
+        return {**row.pop("extra"), **row}
+
+
+def read_stepwise(path: str | Path) -> list[Stepwise]:
+    """Read `Stepwise` records; a row that breaks the record's rules raises BadRecord naming file and line."""
+    records = []
+    for number, row in enumerate(iter_jsonl(path, required=("problem", "steps")), start=1):
+        try:
+            records.append(Stepwise.from_row(row))
+        except (ValueError, TypeError) as error:
+            raise BadRecord(f"{path}: record {number}: {error}") from None
+    return records
