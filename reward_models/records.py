@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-class BadRecord(ValueError):
+class BadRecord(ValueError):  # noqa: N818
     """A line of a JSON Lines file that cannot be used; the message starts with `file:line:`."""
 
 
@@ -52,7 +52,7 @@ def _parse_line(raw: bytes, where: str, required: Sequence[str]) -> dict[str, An
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows under a temporary name and rename when complete, so a reader never sees half a file. Returns the count."""
+    """Write rows under a temporary name and rename when complete, so no reader sees half a file. Returns the count."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,0 +1,111 @@
+"""The step contract: how text becomes tokens, and which logits are scores.
+
+It lives in the checkpoint's `config.json`. A reward model without its contract is a table of numbers without units: the
+same weights read at another token, or behind another prompt, give confident nonsense. So the contract travels inside
+the checkpoint, and a checkpoint without one is refused rather than guessed at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reward_models.aggregate import AGGREGATIONS
+
+KEY = "step_contract"
+VERSION = 1
+KINDS = ("orm", "prm", "oprm")
+READOUTS = ("step_end", "marker")
+HEADS = ("linear", "mlp")
+PROBLEM_SLOT = "{problem}"
+# The paper's defaults: the outcome is read at the last token; step scores meet in their minimum (App. L, best-of-n).
+DEFAULT_AGGREGATION = {"orm": "last", "prm": "min", "oprm": "min"}
+
+
+@dataclass(frozen=True)
+class StepContract:
+    """What a caller must know to score text with a checkpoint."""
+
+    # orm: outcome of the whole solution; prm: correctness of each step; oprm: both in one model
+    kind: str
+    # text before the solution; {problem} is replaced by the problem, nothing else is interpreted
+    template: str = "# Question\n\n{problem}\n\n# Solution\n\n"
+    # text between two steps
+    separator: str = "\n\n"
+    # step_end: the last token of the step's own text, found by character offsets
+    # marker: the token of `marker`, which stands behind every step (models of other people, see `transfer.py`)
+    readout: str = "step_end"
+    # text behind every step, the last one included; only with readout "marker"
+    marker: str = ""
+    # how the probabilities of the steps become one score; empty: last for orm, min for prm and oprm
+    aggregation: str = ""
+    # linear: one row on the last hidden state; mlp: Linear-ReLU-Linear (Qwen2.5-Math-PRM)
+    head: str = "linear"
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, KINDS)
+        _check_choice("readout", self.readout, READOUTS)
+        _check_choice("head", self.head, HEADS)
+        if not self.aggregation:
+            object.__setattr__(self, "aggregation", DEFAULT_AGGREGATION[self.kind])
+        _check_choice("aggregation", self.aggregation, tuple(AGGREGATIONS))
+        if PROBLEM_SLOT not in self.template:
+            raise ValueError(f"template {self.template!r} has no {PROBLEM_SLOT}; the problem would never be read")
+        if (self.readout == "marker") != bool(self.marker):
+            raise ValueError(
+                f"readout {self.readout!r} with marker {self.marker!r}; give a marker with readout 'marker'"
+            )
+        if not self.separator and self.readout != "marker":
+            raise ValueError("separator is empty; steps would run into each other. Use for instance '\\n\\n'")
+        if self.version != VERSION:
+            raise ValueError(
+                f"{KEY} has version {self.version!r}, this package reads version {VERSION}; update reward_models"
+            )
+
+    def prompt(self, problem: str) -> str:
+        """Text before the first step."""
+        return self.template.replace(PROBLEM_SLOT, problem)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for `config.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StepContract:
+        """The inverse of `to_dict`; an unknown or missing field is a ValueError."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"{KEY} has unknown field {unknown[0]!r}; known fields are {sorted(known)}")
+        if "kind" not in values:
+            raise ValueError(f"{KEY} has no field 'kind'; it is one of {', '.join(KINDS)}")
+        return cls(**values)
+
+    @classmethod
+    def from_config(cls, config: Any, source: str = "this checkpoint") -> StepContract:
+        """Read the contract of a loaded `transformers` configuration.
+
+        Raises:
+            ValueError: the checkpoint has no contract (it may be a policy, or a reward model of another library).
+        """
+        values = getattr(config, KEY, None)
+        if values is None:
+            architecture = (getattr(config, "architectures", None) or ["unknown architecture"])[0]
+            raise ValueError(
+                f"{source}: config.json has no {KEY!r} ({architecture}), so it does not say where scores are read. "
+                "Pass a reward model trained with reward_models.train, or convert a foreign one with "
+                "`python -m reward_models export import`"
+            )
+        return cls.from_dict(values)
+
+    def write_to(self, config: Any) -> None:
+        """Store the contract in a `transformers` configuration, so that `save_pretrained` writes it."""
+        setattr(config, KEY, self.to_dict())
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")

@@ -1,0 +1,83 @@
+"""How good step and outcome probabilities are. Pure numpy; `None` where a figure is undefined (one class only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def auc(labels_B: ArrayLike, scores_B: ArrayLike) -> float | None:
+    """Area under the ROC curve: probability that a positive outranks a negative, ties counting half.
+
+    `labels_B` are 0 or 1. None if a class is absent.
+    """
+    labels, scores = _pair(labels_B, scores_B)
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # ranks from 1; equal scores share their mean rank
+    rank_sum = mean_rank[inverse][labels].sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def accuracy(labels_B: ArrayLike, probs_B: ArrayLike, threshold: float = 0.5) -> float | None:
+    """Share of labels on the right side of the threshold (a probability equal to it says 1); None without labels."""
+    labels, probs = _pair(labels_B, probs_B)
+    return float(((probs >= threshold) == labels).mean()) if len(labels) else None
+
+
+def calibration_error(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -> float | None:
+    """Expected calibration error: mean distance of stated and observed frequency over equal-width bins.
+
+    Naeini et al. 2015: sum over bins of (count / total) * |mean label - mean probability|. None without labels.
+    """
+    labels, probs = _pair(labels_B, probs_B)
+    if not len(labels):
+        return None
+    bin_B = np.minimum((probs * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_B, weights=labels - probs, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def first_error(probs_S: Sequence[float], threshold: float = 0.5) -> int:
+    """Index of the first step below the threshold, -1 if there is none."""
+    return next((index for index, prob in enumerate(probs_S) if prob < threshold), -1)
+
+
+def first_error_f1(
+    gold_B: Sequence[int], probs_BS: Sequence[Sequence[float]], threshold: float = 0.5
+) -> dict[str, float | None]:
+    """The ProcessBench metric (arXiv 2412.06559): locate the first wrong step, -1 for a solution without one.
+
+    Returns `error` (accuracy on wrong solutions), `correct` (accuracy on right ones) and `f1`, their harmonic mean; a
+    figure whose solutions are absent is None, and so is f1 then.
+    """
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for gold, probs in zip(gold_B, probs_BS, strict=True):
+        hits[gold >= 0].append(first_error(probs, threshold) == gold)
+    error, correct = (float(np.mean(hits[key])) if hits[key] else None for key in (True, False))
+    if error is None or correct is None:
+        return {"error": error, "correct": correct, "f1": None}
+    return {
+        "error": error,
+        "correct": correct,
+        "f1": 2 * error * correct / (error + correct) if error + correct else 0.0,
+    }
+
+
+def histogram(probs_B: ArrayLike, bins: int = 10) -> list[int]:
+    """Counts of probabilities in equal-width bins over [0, 1]."""
+    return np.histogram(np.asarray(probs_B, dtype=np.float64), bins=bins, range=(0, 1))[0].tolist()
+
+
+def _pair(labels_B: ArrayLike, scores_B: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    labels, scores = np.asarray(labels_B), np.asarray(scores_B, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"labels have shape {labels.shape}, scores {scores.shape}; both must be (B,)")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels contain {np.setdiff1d(labels, (0, 1))[:3].tolist()}; only 0 and 1 are allowed")
+    return labels.astype(bool), scores
