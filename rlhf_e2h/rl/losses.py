@@ -1,0 +1,99 @@
+"""PPO's clipped losses (Schulman et al. 2017) and token log-probabilities. Pure functions on tensors.
+
+A loss is a sum over real tokens divided by `denominator`. Given the token count of the whole minibatch there, the
+losses of micro-batches add up to the loss of the minibatch, whatever the split.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_e2h.rl.advantages import check_same_shape, masked_sum
+
+
+class PolicyLoss(NamedTuple):
+    loss: Tensor  # scalar with gradient
+    approx_kl: Tensor  # mean of (log ratio)^2 / 2, as in TRL
+    clip_fraction: Tensor  # share of tokens whose clipped term is the larger loss
+    ratio: Tensor  # mean of pi / pi_old
+
+
+class ValueLoss(NamedTuple):
+    loss: Tensor
+    clip_fraction: Tensor
+
+
+def token_logprobs(logits_BTV: Tensor, ids_BT: Tensor, temperature: float) -> Tensor:
+    """(B, T) log-probability of each token under softmax(logits / temperature), in float32."""
+    if logits_BTV.shape[:-1] != ids_BT.shape:
+        raise ValueError(f"logits {tuple(logits_BTV.shape)} do not match ids {tuple(ids_BT.shape)}")
+    logits = logits_BTV.float() / temperature
+    return logits.gather(-1, ids_BT.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def token_entropy(logits_BTV: Tensor, temperature: float) -> Tensor:
+    """(B, T) entropy in nats of softmax(logits / temperature)."""
+    logprobs = (logits_BTV.float() / temperature).log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def policy_loss(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    clip: float,
+    denominator: Tensor | float | None = None,
+    weights_BT: Tensor | None = None,
+) -> PolicyLoss:
+    """max(-A ratio, -A clamp(ratio, 1 - clip, 1 + clip)) over real tokens (eq. 7 of the paper, as a loss).
+
+    Args:
+        denominator: divide the sums by this; default: the number of real tokens.
+        weights_BT: truncated importance weights that correct for a sampler whose log-probabilities differ from the
+            trainer's; constants, no gradient flows through them.
+    """
+    check_same_shape(logprobs=logprobs_BT, old=old_logprobs_BT, advantages=advantages_BT, mask=mask_BT)
+    zero = logprobs_BT.new_zeros(())
+    # padding gets ratio 1 before exp, so that no inf appears whose gradient would be NaN
+    log_ratio = torch.where(mask_BT, logprobs_BT - old_logprobs_BT, zero)
+    ratio = log_ratio.exp()
+    plain = -advantages_BT * ratio
+    clipped = -advantages_BT * ratio.clamp(1 - clip, 1 + clip)
+    per_token = torch.maximum(plain, clipped)
+    if weights_BT is not None:
+        check_same_shape(logprobs=logprobs_BT, weights=weights_BT)
+        per_token = per_token * weights_BT.detach()
+    count = mask_BT.sum().clamp(min=1) if denominator is None else denominator
+    with torch.no_grad():
+        approx_kl = masked_sum(log_ratio.square() / 2, mask_BT) / count
+        clip_fraction = masked_sum((clipped > plain).to(ratio.dtype), mask_BT) / count
+        mean_ratio = masked_sum(ratio, mask_BT) / count
+    return PolicyLoss(masked_sum(per_token, mask_BT) / count, approx_kl, clip_fraction, mean_ratio)
+
+
+def value_loss(
+    values_BT: Tensor,
+    old_values_BT: Tensor,
+    returns_BT: Tensor,
+    mask_BT: Tensor,
+    clip: float | None,
+    denominator: Tensor | float | None = None,
+) -> ValueLoss:
+    """Half of max((V - R)^2, (clamp(V, V_old - clip, V_old + clip) - R)^2) over real tokens; clip None: no clipping."""
+    check_same_shape(values=values_BT, old=old_values_BT, returns=returns_BT, mask=mask_BT)
+    # padding gets error 0 before squaring: the gradient of NaN * 0 would be NaN
+    values_BT = torch.where(mask_BT, values_BT, values_BT.new_zeros(()))
+    returns_BT = torch.where(mask_BT, returns_BT, returns_BT.new_zeros(()))
+    plain = (values_BT - returns_BT).square()
+    if clip is None:
+        worst, hit = plain, torch.zeros_like(plain)
+    else:
+        bounded = torch.minimum(torch.maximum(values_BT, old_values_BT - clip), old_values_BT + clip)
+        clipped = (bounded - returns_BT).square()
+        worst, hit = torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
+    count = mask_BT.sum().clamp(min=1) if denominator is None else denominator
+    return ValueLoss(0.5 * masked_sum(worst, mask_BT) / count, masked_sum(hit.detach(), mask_BT) / count)
