@@ -1,0 +1,31 @@
+"""Are two answers the same? Safe for text from a model: nothing is evaluated before a whitelist grammar has read it.
+
+Importing this package loads neither torch nor sympy; heavy comparisons run in worker processes that can be killed.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from rlhf_e2h.checker.classes import answer_classes
+from rlhf_e2h.checker.extract import extract
+from rlhf_e2h.checker.pool import CheckerPool
+from rlhf_e2h.checker.verdict import REASONS, Verdict
+
+__all__ = ["REASONS", "CheckerPool", "Verdict", "answer_classes", "equal", "extract"]
+
+_pools: dict[tuple[bool, float], CheckerPool] = {}
+_lock = threading.Lock()
+
+
+def equal(gold: str, answer: str | None, strict: bool = False, timeout: float = 2.0) -> Verdict:
+    """Compare one pair; each side is a bare answer or a whole solution text.
+
+    A worker process is started when the first pair needs one, kept for the next call and ended at exit. For many
+    pairs use `CheckerPool`. `strict` reproduces the normalise-only grader of the easy-to-hard paper.
+    """
+    with _lock:
+        pool = _pools.get((strict, timeout))
+        if pool is None:
+            pool = _pools[strict, timeout] = CheckerPool(timeout=timeout, strict=strict)
+        return pool.check([(gold, answer)])[0]
