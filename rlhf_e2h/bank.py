@@ -1,0 +1,113 @@
+"""A sample bank: several solutions for each problem, sampled once, then graded and scored by whoever needs it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reward_models.aggregate import aggregate
+from reward_models.score import Scorer
+from rlhf_e2h.checker import CheckerPool
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.models import Policy
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rl.rollout import Rollouts, generate
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Decoding:
+    """How solutions are sampled."""
+
+    n: int = 16  # solutions a problem
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # 0: all tokens
+    max_new_tokens: int = 256
+    batch_size: int = 256  # solutions decoded together
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.batch_size < 1 or self.max_new_tokens < 1:
+            raise ValueError("n, batch_size and max_new_tokens must be at least 1")
+
+
+GREEDY = {"n": 1, "temperature": 0.0}
+
+
+def sample(
+    policy: Policy, problems: Sequence[Row], decoding: Decoding, seed: int, on_batch: Callable[[int], None] | None = None
+) -> list[Row]:
+    """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other."""
+    rollouts = generate(
+        policy.model,
+        policy.tokenizer,
+        [policy.prefix + SECTIONS.prompt(problem["problem"]) for problem in problems],
+        n=decoding.n,
+        temperature=decoding.temperature,
+        top_k=decoding.top_k,
+        max_new_tokens=decoding.max_new_tokens,
+        seed=seed,
+        batch_size=decoding.batch_size,
+        on_batch=on_batch,
+    )
+    return sample_rows(problems, rollouts, decoding.n)
+
+
+def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int) -> list[Row]:
+    return [
+        {
+            "problem_id": problems[index // n]["problem_id"],
+            "sample_id": index % n,
+            "text": text,
+            # An unfinished text may hold the first digits of an answer: it has none.
+            "answer": SECTIONS.answer(text) if done else None,
+            "finished": done,
+        }
+        for index, (text, done) in enumerate(zip(rollouts.texts, rollouts.finished, strict=True))
+    ]
+
+
+def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = False) -> list[Row]:
+    """The rows whose problem has a label, with `correct` and `reason` from the answer checker."""
+    known = [row for row in rows if row["problem_id"] in labels]
+    with CheckerPool() as pool:
+        verdicts = pool.check(((labels[row["problem_id"]].answer, row["answer"]) for row in known), progress=progress)
+    return [{**row, "correct": v.equal, "reason": v.reason} for row, v in zip(known, verdicts, strict=True)]
+
+
+def score(
+    rows: Sequence[Row], problems: Mapping[str, Row], scorer: Scorer, name: str, on_row: Callable[[int], None] | None = None
+) -> list[Row]:
+    """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`."""
+    items = ((problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows)
+    scored = []
+    for row, result in zip(rows, scorer.score_stream(items), strict=True):
+        scored.append({**row, "step_scores": result.steps, "score": result.score, "reward_model": name})
+        if on_row:
+            on_row(1)
+    return scored
+
+
+def aggregate_steps(rows: Iterable[Row], how: str) -> list[float]:
+    """One score a row from its step scores."""
+    return [float(aggregate(row["step_scores"], how)) for row in rows]
+
+
+def as_matrix(rows: Sequence[Row], values: Sequence[Any], what: str = "samples") -> tuple[list[str], np.ndarray]:
+    """Values of a bank as a (P, K) array, with the problem ids in order of first appearance.
+
+    Raises:
+        ConfigError: problems with different numbers of samples.
+    """
+    by_problem: dict[str, list[Any]] = defaultdict(list)
+    for row, value in zip(rows, values, strict=True):
+        by_problem[row["problem_id"]].append(value)
+    counts = {len(row) for row in by_problem.values()}
+    if len(counts) > 1:
+        raise ConfigError(f"{what}: problems have between {min(counts)} and {max(counts)} samples; every one needs the same n")
+    return list(by_problem), np.array(list(by_problem.values()))

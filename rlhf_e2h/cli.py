@@ -1,0 +1,137 @@
+"""The command line: `e2h run RECIPE`, one command a stage, and tools."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from rlhf_e2h import __version__
+from rlhf_e2h.recipe import STAGES
+
+_ABOUT = """\
+Train reward models on easy problems, use them to rerank samples and to optimise
+policies on hard problems whose labels nobody reads, and measure what it gained.
+
+  e2h run recipes/quickstart                  the whole method, on a CPU, in minutes
+  e2h run recipes/quickstart seeds=[0,1,2]    the same for three seeds
+  e2h run recipes/quickstart --only ppo       one stage; its inputs must be finished
+  e2h sft recipes/quickstart/2_sft_easy.yaml learning_rate=1e-4
+  e2h check answers.jsonl                     are these pairs of answers the same?
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="e2h", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"rlhf_e2h {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a recipe: every stage that is not finished", description=_RUN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.add_argument("recipe", help="a recipe folder, for example recipes/quickstart")
+    run.add_argument("--only", metavar="STAGE", help="run this stage only")
+    run.add_argument("--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
+    for kind, about in STAGES.items():
+        stage = commands.add_parser(kind, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"Settings of this stage: `e2h {kind} --settings`.")
+        stage.add_argument("file", nargs="?", help="a stage file of a recipe, for example recipes/quickstart/2_sft_easy.yaml")
+        stage.add_argument("--settings", action="store_true", help="list the settings that the YAML file may hold")
+        stage.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)  # started by `e2h run --launch`
+        stage.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to change, for example epochs=2 seed=1")
+    from rlhf_e2h.checker import command as check
+
+    check.add_arguments(commands.add_parser("check", help="compare answers with the symbolic checker"))
+    return top
+
+
+_RUN_HELP = """\
+Run every stage of a recipe that is not finished under its present settings.
+
+A stage is finished if its settings, the content of its inputs, its seed and its
+code version are what they were; then it is not run again. A killed run goes on
+where it can: start the same command again.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (2 for a mistake of the user, 130 after Ctrl-C)."""
+    args = parser().parse_args(arguments)
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        print("\nstopped; start the same command again to go on", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("E2H_TRACEBACK"):
+            raise
+        print(f"e2h: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.command == "check":
+        from rlhf_e2h.checker import command as check
+
+        return check.run(args)
+    quiet_libraries()
+    from rlhf_e2h.recipe import load_recipe
+
+    if args.command == "run":
+        from rlhf_e2h.pipeline import run_recipe
+
+        report = run_recipe(load_recipe(args.recipe, args.overrides), args.only, args.launch)
+        if report:
+            from rlhf_e2h.stages.report import show
+
+            show(report)
+        return 0
+    if args.settings or args.file is None:
+        return _print_settings(args.command)
+    return _run_stage_file(args)
+
+
+def _run_stage_file(args: argparse.Namespace) -> int:
+    import contextlib
+
+    from rlhf_e2h.recipe import load_recipe, stage_name
+    from rlhf_e2h.runs import Store, lock, run_stage
+    from rlhf_e2h.tracking import console
+
+    recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
+    store, spec = Store(recipe), recipe.stages[stage_name(args.file)]
+    with contextlib.nullcontext() if args.locked else lock(store.root):
+        for seed in recipe.settings.seeds:
+            folder = store.finished(spec, seed)
+            console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
+            console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
+    return 0
+
+
+def _print_settings(kind: str) -> int:
+    """Each setting with its default and the comment that stands beside it in the code."""
+    import importlib
+    import inspect
+
+    config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
+    print(f"stage: {kind}")
+    body = inspect.getsource(config).split("\n")[1:]
+    for line in body:
+        code = line.strip()
+        if code and not code.startswith(('"""', "def ", "@", "if ", "raise ", "return ")) and ":" in code and line.startswith("    ") and not line.startswith("     "):
+            print(f"  {code}")
+    return 0
+
+
+def quiet_libraries() -> None:
+    """Our output is progress and results; libraries speak up only for errors."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore")
+    for name in ("transformers", "trl", "accelerate", "datasets", "torch", "peft", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def entry() -> None:
+    sys.exit(main())

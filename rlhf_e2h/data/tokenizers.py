@@ -1,0 +1,46 @@
+"""Tokenizers that need no download: one for the procedural world, one for any text (bytes)."""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from rlhf_e2h.data.procedural import LETTERS, OPERATORS
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+_WORDS = ["\n\n", "# Question", "# Solution", "# Answer"]
+
+
+def procedural_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character, one for each section mark and for the blank line; about 50 tokens."""
+    characters = list("0123456789" + LETTERS + OPERATORS + "=;? ")
+    vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNKNOWN, *_WORDS, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("\n\n|# Question|# Solution|# Answer|[\\s\\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _wrap(tokenizer)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every UTF-8 byte is a token, so any text round-trips: LaTeX, other scripts, figures."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNKNOWN, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _wrap(tokenizer)
+
+
+def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+BUILDERS = {"procedural": procedural_tokenizer, "byte": byte_tokenizer}

@@ -1,0 +1,155 @@
+"""Loading, making and saving causal language models and their tokenizers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from rlhf_e2h.data.tokenizers import BUILDERS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class ModelShape:
+    """A Llama to be made from nothing. The defaults are the shipped base model (0.86 million parameters)."""
+
+    hidden: int = 128
+    layers: int = 4
+    intermediate: int = 384
+    heads: int = 4
+    max_positions: int = 2048
+
+
+@dataclass
+class LoraSettings:
+    """PEFT LoRA on all linear layers; rank 0 means full fine-tuning."""
+
+    rank: int = 0
+    alpha: int = 16
+    dropout: float = 0.0
+
+
+def new_llama(shape: ModelShape, tokenizer: str, seed: int) -> tuple[LlamaForCausalLM, Tokenizer]:
+    """A randomly initialised Llama with one of the project's own tokenizers."""
+    if tokenizer not in BUILDERS:
+        raise ValueError(f"tokenizer {tokenizer!r} is not known; use one of {sorted(BUILDERS)}")
+    made = BUILDERS[tokenizer]()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(made),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        intermediate_size=shape.intermediate,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=made.pad_token_id,
+        eos_token_id=made.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config), made
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer beside a model, with a pad token.
+
+    Raises:
+        FileNotFoundError: a local folder without tokenizer files.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("tokenizer*")):
+        raise FileNotFoundError(
+            f"{folder}: a model folder without tokenizer; copy tokenizer.json and tokenizer_config.json into it"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    if tokenizer.pad_token_id is None:
+        # Padding is masked by length everywhere, so sharing the id of EOS is safe here.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedModel, Tokenizer]:
+    """A causal language model and its tokenizer, from a local folder or a hub id.
+
+    Raises:
+        FileNotFoundError: the folder lacks config or tokenizer.
+        ValueError: unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; use one of {sorted(DTYPES)}")
+    folder = Path(path)
+    if folder.is_absolute() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no model here (config.json is missing); give a model folder or a hub id")
+    tokenizer = load_tokenizer(path)
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+    return model, tokenizer
+
+
+@dataclass
+class Policy:
+    """A model, its tokenizer, and the text that goes before every prompt (solved exemplars, for in-context baselines)."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    prefix: str = ""
+
+
+CONTEXT_FILE = "in_context.json"  # in a folder without weights: {"model": path or hub id, "prefix": text}
+
+
+def open_policy(path: str | Path, dtype: str = "float32") -> Policy:
+    """A policy from a model folder, a hub id, or the output of an `icl` stage."""
+    context = Path(path) / CONTEXT_FILE
+    if context.is_file():
+        described = json.loads(context.read_text(encoding="utf-8"))
+        return Policy(*load_policy(described["model"], dtype), described["prefix"])
+    return Policy(*load_policy(path, dtype))
+
+
+def save_policy(model: Any, tokenizer: Tokenizer, out: Path) -> None:
+    """Save as safetensors; LoRA adapters are merged first, so that every policy folder is a plain model."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    with quiet_progress():
+        model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:
+    """The model with LoRA adapters on all linear layers, or unchanged if the rank is 0."""
+    if lora.rank == 0:
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(lora))
+
+
+def lora_config(lora: LoraSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+@contextlib.contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Silence the weight-writing bars of transformers: ours says more."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    yield

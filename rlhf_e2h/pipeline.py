@@ -1,0 +1,99 @@
+"""Running a recipe: stages in order, finished ones skipped, one line each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rlhf_e2h.config import ConfigError, nearest
+from rlhf_e2h.environment import describe
+from rlhf_e2h.recipe import Recipe, StageSpec
+from rlhf_e2h.runs import Store, lock, read_done, run_stage, stage_seed, write_json
+from rlhf_e2h.tracking import console
+
+DISTRIBUTED = ("sft", "reward", "ppo", "dpo")  # stages that `--launch` starts on many processes
+
+
+def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = None) -> Path | None:
+    """Run the stages of a recipe for each of its seeds; returns the folder of the last report, if there is one.
+
+    Args:
+        only: one stage, whose inputs must be finished.
+        launch: an accelerate configuration with which training stages are started.
+    """
+    store = Store(recipe)
+    todo = _plan(recipe, only)
+    report = None
+    with lock(store.root):
+        write_json(store.root / "run.json", {"recipe": recipe.settings.name, "overrides": recipe.overrides, **describe()})
+        started, ran = time.time(), 0
+        for number, (spec, seed) in enumerate(todo, start=1):
+            folder, fresh = _run_one(store, spec, seed, f"[{number}/{len(todo)}]", launch)
+            ran += fresh
+            report = folder if spec.kind == "report" else report
+    if ran:
+        console.print(f"{ran} of {len(todo)} stages run in {_clock(time.time() - started)}; outputs in {recipe.run_folder}")
+    else:
+        console.print(f"nothing to do: all {len(todo)} stages are finished in {recipe.run_folder}")
+    return report
+
+
+def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
+    """(stage, seed) pairs in order: shared stages once, then seed by seed, then what spans all seeds."""
+    if only and only not in recipe.stages:
+        raise ConfigError(f"--only {only}: no such stage in {recipe.folder}; {nearest(only, recipe.stages)}")
+    chosen = [recipe.stages[only]] if only else [s for s in recipe.stages.values() if not s.optional]
+    pairs: list[tuple[StageSpec, int]] = []
+    for seed in recipe.settings.seeds:
+        pairs += [(s, seed) for s in chosen if not _spans_seeds(s)]
+    pairs += [(s, recipe.settings.seeds[0]) for s in chosen if _spans_seeds(s)]
+    unique: dict[tuple[str, int], tuple[StageSpec, int]] = {}
+    for spec, seed in pairs:
+        unique.setdefault((spec.name, stage_seed(spec, seed)), (spec, seed))
+    return list(unique.values())
+
+
+def _spans_seeds(spec: StageSpec) -> bool:
+    return bool(getattr(spec.module, "ALL_SEEDS", False))
+
+
+def _run_one(store: Store, spec: StageSpec, seed: int, label: str, launch: str | None) -> tuple[Path, bool]:
+    title = f"{label:>8} {spec.name}" + (f" (seed {seed})" if len(store.recipe.settings.seeds) > 1 else "")
+    folder = store.finished(spec, seed)
+    if folder:
+        console.print(f"{title:<34} [dim]finished before[/dim]")
+        return folder, False
+    if console.is_terminal:
+        console.print(f"{title:<34} [dim]{spec.kind} ...[/dim]", end="\r")
+    if launch and spec.kind in DISTRIBUTED:
+        _launch(store, spec, seed, launch)
+        folder = store.finished(spec, seed)
+        if folder is None:
+            raise RuntimeError(f"{spec.name}: the launched processes ended without finishing the stage")
+    else:
+        folder = run_stage(store, spec, seed)
+    done = read_done(folder)
+    assert done is not None
+    console.print(f"{title:<34} {_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+    return folder, True
+
+
+def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
+    """Start the stage on many processes; they share the run folder that this process has locked."""
+    if not Path(launch).is_file():
+        raise FileNotFoundError(f"--launch {launch}: no such file; `ls launch` shows those that ship")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch]
+    command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+
+
+def _summary(results: dict[str, Any]) -> str:
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in list(results.items())[:4])
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"

@@ -1,0 +1,42 @@
+"""Check samples against labels with the answer checker. Reads samples.jsonl and labels; writes graded.jsonl.
+
+For training only easy labels are opened, and samples of other problems are left out; `purpose: evaluation` opens all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.bank import grade
+from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.runs import StageRun
+from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+
+VERSION = 1
+OUTPUT = "graded.jsonl"
+
+
+@dataclass
+class Config:
+    """Settings of the `grade` stage."""
+
+    samples: Input  # output of a sample stage
+    data: Input  # output of a prepare stage
+    labels: Literal["easy", "full"] = "easy"  # full: for evaluation, or in a baseline with 'full' in its name
+    purpose: Literal["training", "evaluation"] = "training"
+
+
+def main(config: Config, run: StageRun) -> None:
+    rows = read_jsonl(run.path(config.samples) / SAMPLES, required=("problem_id", "sample_id", "text", "answer"))
+    labels = run.labels(run.path(config.data), config.labels, config.purpose)
+    graded = grade(rows, labels, progress=run.is_main)
+    if not graded:
+        raise ConfigError(f"{run.name}: none of the {len(rows)} samples belongs to a problem with {config.labels} labels")
+    write_jsonl(run.out / OUTPUT, graded)
+    run.log({f"reasons/{reason}": count for reason, count in Counter(r["reason"] for r in graded).items()})
+    run.finish(
+        graded=len(graded), unlabelled=len(rows) - len(graded), correct=sum(r["correct"] for r in graded) / len(graded)
+    )

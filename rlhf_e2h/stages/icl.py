@@ -1,0 +1,53 @@
+"""An in-context baseline: a base model with solved exemplars before every problem.
+
+Reads labels of a `prepare` stage. Writes a policy folder without weights: the model's place and the text before the prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
+from rlhf_e2h.prompts import few_shot
+from rlhf_e2h.runs import StageRun, write_json
+
+VERSION = 1
+
+
+@dataclass
+class Config:
+    """Settings of the `icl` stage."""
+
+    policy: Input  # model that reads the exemplars
+    data: Input  # output of a prepare stage
+    labels: Literal["easy", "full"] = "easy"  # where exemplars come from
+    shots: int = 4
+    between: Literal["eos", "blank"] = "eos"  # what ends an exemplar; a base model trained on packed texts knows eos
+    max_characters: int = 1500  # longer exemplars are passed over
+
+
+def main(config: Config, run: StageRun) -> None:
+    data, model = run.path(config.data), run.path(config.policy)
+    labels = run.labels(data, config.labels, splits=("train",))
+    solved = [
+        (problem["problem"], labels[problem["problem_id"]].solution)
+        for problem in read_problems(data, "train")
+        if problem["problem_id"] in labels
+    ]
+    short = [pair for pair in solved if sum(map(len, pair)) <= config.max_characters]
+    if len(short) < config.shots:
+        raise ConfigError(
+            f"{run.name}: {len(short)} exemplars of at most {config.max_characters} characters, {config.shots} needed; "
+            "raise max_characters or lower shots"
+        )
+    rng = np.random.default_rng(run.seed)
+    exemplars = [short[i] for i in rng.permutation(len(short))[: config.shots]]
+    end = load_tokenizer(model).eos_token if config.between == "eos" else "\n\n"
+    prefix = few_shot(exemplars, end)
+    write_json(run.out / CONTEXT_FILE, {"model": str(model), "prefix": prefix})
+    run.finish(exemplars=len(exemplars), characters=len(prefix))

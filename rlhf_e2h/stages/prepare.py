@@ -1,0 +1,215 @@
+"""prepare: read a source of problems, split it, and seal the hard labels.
+
+Reads   files, folders or a hub data set with problems, levels and solutions; or nothing (`source: procedural`).
+Writes  problems_{train,validation,test}.jsonl, labels_easy.jsonl, labels_sealed.jsonl (see data/firewall.py),
+        summary.json with counts by split and level, inputs and everything that was left out, and leaks.jsonl with the
+        train problems that resemble test problems.
+Solutions are written in the project's step format, ready for fine-tuning.
+
+Which row goes where depends on `data_seed`, ids, levels and subjects, never on answers. (A row without any answer is
+left out or refused before that.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from reward_models.records import write_jsonl
+from rlhf_e2h.config import Input
+from rlhf_e2h.data.example import Example
+from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of
+from rlhf_e2h.data.firewall import write_split
+from rlhf_e2h.data.gsm8k import read_gsm8k
+from rlhf_e2h.data.intake import Intake
+from rlhf_e2h.data.leaks import Leak
+from rlhf_e2h.data.levels import EASY, LEVELS, check_per_level, counts_by_level, problem_key
+from rlhf_e2h.data.math import read_math
+from rlhf_e2h.data.procedural import make_problems
+from rlhf_e2h.data.splitting import (
+    Rules,
+    Split,
+    leaks_of,
+    split_files,
+    split_paper,
+    split_random,
+    take_some,
+    without_near_duplicates,
+)
+from rlhf_e2h.data.steps import solution_text
+from rlhf_e2h.runs import StageRun
+
+VERSION = 1
+
+
+@dataclass
+class Config:
+    """Settings of `prepare`."""
+
+    source: Literal["procedural", "math", "gsm8k", "jsonl"] = "procedural"  # jsonl: rows of your own
+    train: Input = ""  # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
+    test: Input = ""  # the test side; may be missing with `split: random`
+    hub_id: str = (
+        ""  # in place of files: a hub data set with the splits train and test, for instance EleutherAI/hendrycks_math
+    )
+    hub_revision: str = ""  # commit of the hub data set; give one to get the same rows next year
+    hub_configs: list[str] = field(default_factory=list)  # parts of the hub data set; all of them if empty
+    # files: test is the test side, validation comes out of train. random: one pool.
+    # paper: test is MATH500, validation comes out of the test side with MATH500's counts, all other problems train.
+    split: Literal["files", "random", "paper"] = "files"
+    test_subset: Input = (
+        ""  # split: paper: file with the MATH500 problems; without it rows marked `in_math500` are taken
+    )
+    data_seed: int = 0  # decides the split; the seeds of a recipe's runs share it
+    train_size: int = 0  # problems to keep, with the mix of levels and subjects of the whole; 0: all
+    validation_size: int = 0  # problems; 0: none, or MATH500's counts with `split: paper`
+    test_size: int = 0  # problems to keep; 0: all
+    train_per_level: list[int] = field(default_factory=list)  # five counts, in place of a size
+    validation_per_level: list[int] = field(default_factory=list)
+    test_per_level: list[int] = field(default_factory=list)
+    easy_levels: list[int] = field(default_factory=lambda: list(EASY))  # whose labels training may read
+    unknown_level: Literal["error", "drop", "keep"] = (
+        "error"  # rows without a level; keep: train on them as hard problems
+    )
+    no_answer: Literal["error", "drop"] = "error"  # rows whose solution has no answer
+    duplicate_id: Literal["error", "drop"] = "error"
+    default_level: int = 0  # level of rows that have none, for sources without levels; 0: none
+    max_chars: int = 0  # leave out train and validation problems whose text or solution is longer; never test problems
+    near_duplicates: Literal["report", "drop", "ignore"] = "report"  # train problems that resemble a test problem
+    near_duplicate_threshold: float = 0.8  # Jaccard similarity of 3-token shingles from which two texts count as near
+
+    def __post_init__(self) -> None:
+        for per_level in (self.train_per_level, self.validation_per_level, self.test_per_level):
+            if per_level:
+                check_per_level(per_level)
+        if not self.easy_levels or not set(self.easy_levels) < set(LEVELS):
+            raise ValueError(f"easy_levels {self.easy_levels} is not allowed; name some of the levels 1 to 5, not all")
+        sizes = (self.train_size, self.validation_size, self.test_size, self.max_chars)
+        if min(sizes) < 0:
+            raise ValueError(f"sizes {sizes} are not allowed; use 0 or more")
+        if self.source == "procedural":
+            if not (self.train_size or self.train_per_level) or not (self.test_size or self.test_per_level):
+                raise ValueError("source: procedural needs train_size and test_size (or the per_level counts)")
+        elif not self.hub_id and not self.train:
+            raise ValueError(f"source: {self.source} needs `train` (a file or folder) or `hub_id`")
+        elif not self.hub_id and not self.test and self.split != "random":
+            raise ValueError(f"split: {self.split} needs `test`; give it, or use split: random")
+
+
+def main(config: Config, run: StageRun) -> None:
+    """Write the split and say what is in it."""
+    intake = Intake(config.unknown_level, config.no_answer, config.duplicate_id, config.default_level)
+    split = _procedural(config) if config.source == "procedural" else _from_rows(config, run, intake)
+    if config.near_duplicates == "drop":
+        split = without_near_duplicates(split, config.near_duplicate_threshold)
+    if config.source != "procedural":
+        split.train = _shrunk(split.train, config.train_size, config.train_per_level, config.data_seed)
+        split.test = _shrunk(split.test, config.test_size, config.test_per_level, config.data_seed)
+    parts = {name: [_in_steps(example) for example in part] for name, part in split.by_name().items()}
+    for name in ("train", "test"):
+        if not parts[name]:
+            raise ValueError(f"no problem is left for {name}; loosen the sizes and limits of this prepare stage")
+    write_split(run.out, parts, config.easy_levels)
+    leaks = [] if config.near_duplicates == "ignore" else leaks_of(split, config.near_duplicate_threshold)
+    write_jsonl(run.out / "leaks.jsonl", map(asdict, leaks))
+    summary = _summary(config, split, intake, leaks) | {"inputs": _inputs(config, run)}
+    (run.out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    run.log({f"problems/{name}": len(part) for name, part in parts.items()})
+
+
+def _procedural(config: Config) -> Split:
+    """Three disjoint sets; test is made first, so that other train sizes leave it as it is."""
+    seen: set[str] = set()
+    made = {}
+    for offset, name in enumerate(("test", "validation", "train")):
+        per_level = getattr(config, f"{name}_per_level") or _evenly(getattr(config, f"{name}_size"))
+        rows = make_problems(dict(zip(LEVELS, per_level, strict=True)), 3 * config.data_seed + offset, seen)
+        seen.update(row["problem"] for row in rows)
+        made[name] = [Example.from_row(row, "procedural", name) for row in rows]
+    return Split(made["train"], made["validation"], made["test"])
+
+
+def _evenly(total: int) -> list[int]:
+    """`total` shared over the levels, the remainder to the first of them."""
+    share, remainder = divmod(total, len(LEVELS))
+    return [share + (index < remainder) for index in range(len(LEVELS))]
+
+
+def _from_rows(config: Config, run: StageRun, intake: Intake) -> Split:
+    marked: set[str] = set()
+    sides: dict[str, list[Example]] = {}
+    for origin in ("train", "test"):
+        rows = _note_math500(_rows(config, run, origin), marked)
+        if config.source == "gsm8k":
+            sides[origin] = list(read_gsm8k(rows, origin, intake))
+        else:
+            sides[origin] = list(read_math(rows, origin, intake, config.source, config.source == "jsonl"))
+    rules = Rules(config.data_seed, config.validation_size, config.validation_per_level, config.max_chars)
+    pool = [*sides["train"], *sides["test"]]
+    if config.split == "random":
+        return split_random(pool, config.test_size, config.test_per_level, rules)
+    if config.split == "paper":
+        if config.test_subset:
+            marked = {problem_key(row.text("problem")) for row in iter_rows(run.path(config.test_subset))}
+        return split_paper(pool, marked, rules)
+    unlevelled = [example.problem_id for example in sides["test"] if example.level is None]
+    if unlevelled:
+        raise ValueError(
+            f"test problem {unlevelled[0]!r} has no level, so it cannot be counted; use unknown_level: drop"
+        )
+    return split_files(sides["train"], sides["test"], rules)
+
+
+def _rows(config: Config, run: StageRun, origin: str) -> Iterable[Row]:
+    if config.hub_id:
+        return iter_hub(config.hub_id, origin, config.hub_configs, config.hub_revision)
+    place = config.train if origin == "train" else config.test
+    return iter_rows(run.path(place)) if place else ()
+
+
+def _note_math500(rows: Iterable[Row], marked: set[str]) -> Iterator[Row]:
+    for row in rows:
+        if row.fields.get("in_math500"):
+            marked.add(problem_key(row.text("problem")))
+        yield row
+
+
+def _shrunk(part: list[Example], size: int, per_level: list[int], seed: int) -> list[Example]:
+    if per_level or 0 < size < len(part):
+        return take_some(part, size, per_level, seed)[0]
+    return part
+
+
+def _in_steps(example: Example) -> Example:
+    return replace(example, solution=solution_text(example.solution, example.answer))
+
+
+def _summary(config: Config, split: Split, intake: Intake, leaks: list[Leak]) -> dict[str, Any]:
+    parts = split.by_name()
+    return {
+        "source": config.hub_id or config.source,
+        "split": "procedural" if config.source == "procedural" else config.split,
+        "data_seed": config.data_seed,
+        "easy_levels": config.easy_levels,
+        "counts": {name: counts_by_level(part, config.easy_levels) for name, part in parts.items()},
+        "subjects": {name: dict(sorted(Counter(e.subject for e in part).items())) for name, part in parts.items()},
+        "left_out": {
+            **intake.report(),
+            "too long": {"rows": split.too_long},
+            "duplicates": {"rows": len(split.duplicates), "pairs": [asdict(pair) for pair in split.duplicates]},
+        },
+        "leaks": {"threshold": config.near_duplicate_threshold, **Counter(leak.kind for leak in leaks)},
+    }
+
+
+def _inputs(config: Config, run: StageRun) -> dict[str, dict[str, str]]:
+    """Where the rows came from; the file name alone, because a path tells about a machine, not about data."""
+    if config.hub_id:
+        return {"hub": {"id": config.hub_id, "revision": config.hub_revision or "latest at the time of the run"}}
+    places = {name: getattr(config, name) for name in ("train", "test", "test_subset") if getattr(config, name)}
+    paths: dict[str, Path] = {name: run.path(place) for name, place in places.items()}
+    return {name: {"file": path.name, "sha256": sha256_of(path)} for name, path in paths.items()}

@@ -1,0 +1,74 @@
+"""Fine-tune a policy on written solutions with TRL's SFTTrainer; the loss is on the solution only.
+
+Reads problems and labels of a `prepare` stage (easy labels, or all of them for the full-data baseline).
+Writes a model folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.runs import StageRun
+from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+
+VERSION = 1
+
+
+@dataclass
+class Config:
+    """Settings of the `sft` stage."""
+
+    policy: Input  # model to start from
+    data: Input  # output of a prepare stage
+    labels: Literal["easy", "full"] = "easy"  # whose solutions to learn from; full only in a stage with 'full' in its name
+    limit: int | None = None  # at most so many solutions
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+def main(config: Config, run: StageRun) -> None:
+    policy = open_policy(run.path(config.policy))
+    data = run.path(config.data)
+    labels = run.labels(data, config.labels, splits=("train",))
+    rows = [
+        {"prompt": SECTIONS.prompt(problem["problem"]), "completion": labels[problem["problem_id"]].solution}
+        for problem in read_problems(data, "train")
+        if problem["problem_id"] in labels
+    ][: config.limit]
+    if not rows:
+        raise ConfigError(f"{run.name}: no solutions with {config.labels} labels in {data}; check the prepare stage")
+    model, loss = finetune(policy.model, policy.tokenizer, rows, config.training, config.lora, run)
+    save_policy(model, policy.tokenizer, run.out)
+    run.finish(solutions=len(rows), loss=loss)
+
+
+def finetune(
+    model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, str]],
+    settings: TrainingSettings,
+    lora: LoraSettings,
+    run: StageRun,
+    description: str = "fine-tuning",
+) -> tuple[Any, float]:
+    """Supervised training on rows with `prompt` and `completion`; EOS is added and trained. Returns model and mean loss."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    arguments = SFTConfig(
+        **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(lora) if lora.rank else None,
+    )
+    metrics = fit(trainer, run, description)
+    return trainer.accelerator.unwrap_model(trainer.model), metrics["train_loss"]

@@ -1,0 +1,100 @@
+"""metrics.jsonl, its mirror in wandb, and progress bars with rate and time left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False)
+
+
+class Tracker:
+    """Appends metrics to metrics.jsonl, and to wandb if a run is given. A run is complete without wandb."""
+
+    def __init__(self, folder: Path, wandb_run: Any = None) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._wandb = wandb_run
+
+    def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Record numbers (or short texts) under their names; not-a-number becomes null."""
+        row: dict[str, Any] = {} if step is None else {"step": step}
+        for name, value in metrics.items():
+            value = value.item() if hasattr(value, "item") else value
+            row[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._wandb:
+            self._wandb.log({key: value for key, value in row.items() if key != "step"}, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._wandb:
+            self._wandb.finish(quiet=True)
+
+
+def start_wandb(settings: Any, recipe: str, stage: str, kind: str, seed: int, folder: Path, config: dict[str, Any]) -> Any:
+    """A wandb run for one stage, grouped by recipe, or None without settings.
+
+    Raises:
+        ValueError: wandb is asked for but not installed.
+    """
+    if settings is None or settings.mode == "disabled":
+        return None
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("the recipe asks for wandb, which is not installed; run `pip install 'rlhf_e2h[wandb]'`") from None
+    return wandb.init(
+        project=settings.project,
+        mode=settings.mode,
+        group=recipe,
+        name=f"{stage}-seed{seed}",
+        job_type=kind,
+        dir=str(folder),
+        config=config,
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+class _Rate(ProgressColumn):
+    """Items a second, in the unit of the task."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "", style="dim")
+
+
+class Bar:
+    """What a stage sees of a progress bar."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, n: float = 1) -> None:
+        self._progress.advance(self._task, n)
+
+    def update(self, completed: float) -> None:
+        self._progress.update(self._task, completed=completed)
+
+
+@contextmanager
+def progress_bar(total: float, description: str, unit: str = "items", show: bool = True) -> Iterator[Bar]:
+    """A bar with rate and time left on a terminal; silent where output goes to a file."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
+        yield Bar(progress, progress.add_task(description, total=total, unit=unit))
