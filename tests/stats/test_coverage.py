@@ -41,7 +41,7 @@ def test_quick_coverage():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("problems", "seeds", "difficulty", "seed_effect"), [(200, 1, 1.5, 0.0), (500, 1, 3.0, 0.0), (200, 5, 1.5, 0.2)]
+    ("problems", "seeds", "difficulty", "seed_effect"), [(200, 1, 1.5, 0.0), (500, 1, 3.0, 0.0), (200, 5, 1.5, 0.3)]
 )
 def test_coverage_is_nominal(problems, seeds, difficulty, seed_effect):
     one, difference = coverage(1_000, problems, seeds, difficulty, seed_effect, draws=1_000)
