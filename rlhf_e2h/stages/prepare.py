@@ -44,6 +44,7 @@ from rlhf_e2h.data.steps import solution_text
 from rlhf_e2h.runs import StageRun
 
 VERSION = 1
+SEEDED = False  # one split for all seeds of a recipe; `data_seed` gives another
 
 
 @dataclass
@@ -102,6 +103,8 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     """Write the split and say what is in it."""
+    if not run.is_main:
+        return
     intake = Intake(config.unknown_level, config.no_answer, config.duplicate_id, config.default_level)
     split = _procedural(config) if config.source == "procedural" else _from_rows(config, run, intake)
     if config.near_duplicates == "drop":
@@ -118,7 +121,7 @@ def main(config: Config, run: StageRun) -> None:
     write_jsonl(run.out / "leaks.jsonl", map(asdict, leaks))
     summary = _summary(config, split, intake, leaks) | {"inputs": _inputs(config, run)}
     (run.out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    run.log({f"problems/{name}": len(part) for name, part in parts.items()})
+    run.finish(counts=summary["counts"])
 
 
 def _procedural(config: Config) -> Split:

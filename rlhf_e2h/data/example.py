@@ -1,0 +1,39 @@
+"""A problem together with its label. It exists only inside `prepare`; on disk the two are kept apart (firewall.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem with its reference answer and solution.
+
+    `level` is 1-5, or None where the source gives none. `origin` is the side of the source that the row came from
+    ("train" or "test"); it decides nothing by itself, the split does.
+    """
+
+    problem_id: str
+    problem: str
+    level: int | None
+    subject: str
+    answer: str
+    solution: str
+    source: str
+    origin: str = "train"
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], source: str, origin: str) -> Example:
+        """An example from a row that has all fields (the procedural domain's, for instance)."""
+        return cls(
+            problem_id=row["problem_id"],
+            problem=row["problem"],
+            level=row["level"],
+            subject=row["subject"],
+            answer=row["answer"],
+            solution=row["solution"],
+            source=source,
+            origin=origin,
+        )

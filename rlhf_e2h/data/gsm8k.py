@@ -1,0 +1,46 @@
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): `question`, and `answer` or `solution` that ends in `#### 72`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from rlhf_e2h.data.example import Example
+from rlhf_e2h.data.files import Row
+from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
+
+_CALCULATION = re.compile(r"<<[^<>]*>>")
+_ANSWER = re.compile(r"\n?\s*####\s*(.+?)\s*$", re.DOTALL)
+
+
+def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake) -> Iterator[Example]:
+    """Examples from GSM8K rows, in the original files (the solution is called `answer`) or with a `solution` field.
+
+    Calculator notes (`<<48/2=24>>`) and thousands commas in answers go. GSM8K has no levels:
+    `intake.default_level` gives one (the paper counts GSM8K as easy: 1), otherwise its rule for unknown levels applies.
+
+    Raises:
+        BadRecord: a field is missing or empty, or a flaw that `intake` does not let pass.
+    """
+    for index, row in enumerate(rows):
+        problem, text = row.text("question", "problem"), row.text("solution", "answer")
+        solution, answer = split_answer(text)
+        level = intake.level(row.fields.get("level"), row.where)
+        if level is None and not intake.passes(
+            NO_LEVEL, row.where, "GSM8K rows have no level (default_level gives one)"
+        ):
+            continue
+        if not answer and not intake.passes(NO_ANSWER, row.where, "the solution has no answer after '####'"):
+            continue
+        problem_id = str(row.fields.get("problem_id") or f"gsm8k-{origin}-{index:05d}")
+        if intake.is_new(problem_id, row.where):
+            yield Example(problem_id, problem, level, "GSM8K", answer, solution, "gsm8k", origin)
+
+
+def split_answer(text: str) -> tuple[str, str]:
+    """(solution without calculator notes and answer line, answer without thousands commas; empty if there is none)."""
+    clean = _CALCULATION.sub("", text)
+    match = _ANSWER.search(clean)
+    if match is None:
+        return clean.strip(), ""
+    return clean[: match.start()].strip(), match[1].replace(",", "")
