@@ -40,7 +40,11 @@ GREEDY = {"n": 1, "temperature": 0.0}
 
 
 def sample(
-    policy: Policy, problems: Sequence[Row], decoding: Decoding, seed: int, on_batch: Callable[[int], None] | None = None
+    policy: Policy,
+    problems: Sequence[Row],
+    decoding: Decoding,
+    seed: int,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[Row]:
     """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other."""
     rollouts = generate(
@@ -81,7 +85,11 @@ def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = Fal
 
 
 def score(
-    rows: Sequence[Row], problems: Mapping[str, Row], scorer: Scorer, name: str, on_row: Callable[[int], None] | None = None
+    rows: Sequence[Row],
+    problems: Mapping[str, Row],
+    scorer: Scorer,
+    name: str,
+    on_row: Callable[[int], None] | None = None,
 ) -> list[Row]:
     """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`."""
     items = ((problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows)
@@ -109,5 +117,7 @@ def as_matrix(rows: Sequence[Row], values: Sequence[Any], what: str = "samples")
         by_problem[row["problem_id"]].append(value)
     counts = {len(row) for row in by_problem.values()}
     if len(counts) > 1:
-        raise ConfigError(f"{what}: problems have between {min(counts)} and {max(counts)} samples; every one needs the same n")
+        raise ConfigError(
+            f"{what}: problems have between {min(counts)} and {max(counts)} samples; every one needs the same n"
+        )
     return list(by_problem), np.array(list(by_problem.values()))

@@ -26,17 +26,33 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="e2h", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"rlhf_e2h {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run a recipe: every stage that is not finished", description=_RUN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = commands.add_parser(
+        "run",
+        help="run a recipe: every stage that is not finished",
+        description=_RUN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     run.add_argument("recipe", help="a recipe folder, for example recipes/quickstart")
     run.add_argument("--only", metavar="STAGE", help="run this stage only")
-    run.add_argument("--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml")
+    run.add_argument(
+        "--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml"
+    )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
     for kind, about in STAGES.items():
-        stage = commands.add_parser(kind, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"Settings of this stage: `e2h {kind} --settings`.")
-        stage.add_argument("file", nargs="?", help="a stage file of a recipe, for example recipes/quickstart/2_sft_easy.yaml")
+        stage = commands.add_parser(
+            kind,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"Settings of this stage: `e2h {kind} --settings`.",
+        )
+        stage.add_argument(
+            "file", nargs="?", help="a stage file of a recipe, for example recipes/quickstart/2_sft_easy.yaml"
+        )
         stage.add_argument("--settings", action="store_true", help="list the settings that the YAML file may hold")
         stage.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)  # started by `e2h run --launch`
-        stage.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to change, for example epochs=2 seed=1")
+        stage.add_argument(
+            "overrides", nargs="*", metavar="KEY=VALUE", help="settings to change, for example epochs=2 seed=1"
+        )
     from rlhf_e2h.checker import command as check
 
     check.add_arguments(commands.add_parser("check", help="compare answers with the symbolic checker"))
@@ -116,7 +132,13 @@ def _print_settings(kind: str) -> int:
     body = inspect.getsource(config).split("\n")[1:]
     for line in body:
         code = line.strip()
-        if code and not code.startswith(('"""', "def ", "@", "if ", "raise ", "return ")) and ":" in code and line.startswith("    ") and not line.startswith("     "):
+        if (
+            code
+            and not code.startswith(('"""', "def ", "@", "if ", "raise ", "return "))
+            and ":" in code
+            and line.startswith("    ")
+            and not line.startswith("     ")
+        ):
             print(f"  {code}")
     return 0
 

@@ -151,7 +151,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return [_convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(_expect(value, list, where))]
     if origin is dict:
         return {
-            _convert(k, args[0], where): _convert(v, args[1], f"{where}.{k}") for k, v in _expect(value, dict, where).items()
+            _convert(k, args[0], where): _convert(v, args[1], f"{where}.{k}")
+            for k, v in _expect(value, dict, where).items()
         }
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:

@@ -97,7 +97,7 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
 
 @dataclass
 class Policy:
-    """A model, its tokenizer, and the text that goes before every prompt (solved exemplars, for in-context baselines)."""
+    """A model, its tokenizer, and the text before every prompt (solved exemplars, for in-context baselines)."""
 
     model: PreTrainedModel
     tokenizer: Tokenizer

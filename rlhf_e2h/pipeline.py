@@ -28,14 +28,18 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     todo = _plan(recipe, only)
     report = None
     with lock(store.root):
-        write_json(store.root / "run.json", {"recipe": recipe.settings.name, "overrides": recipe.overrides, **describe()})
+        write_json(
+            store.root / "run.json", {"recipe": recipe.settings.name, "overrides": recipe.overrides, **describe()}
+        )
         started, ran = time.time(), 0
         for number, (spec, seed) in enumerate(todo, start=1):
             folder, fresh = _run_one(store, spec, seed, f"[{number}/{len(todo)}]", launch)
             ran += fresh
             report = folder if spec.kind == "report" else report
     if ran:
-        console.print(f"{ran} of {len(todo)} stages run in {_clock(time.time() - started)}; outputs in {recipe.run_folder}")
+        console.print(
+            f"{ran} of {len(todo)} stages run in {_clock(time.time() - started)}; outputs in {recipe.run_folder}"
+        )
     else:
         console.print(f"nothing to do: all {len(todo)} stages are finished in {recipe.run_folder}")
     return report

@@ -117,10 +117,13 @@ def load_recipe(folder: str | Path, overrides: list[str] | None = None, only_kin
     settings = build(RecipeSettings, common, str(place / "recipe.yaml"))
     variables = substitute(settings.variables, {}, str(place / "recipe.yaml"))
     stages = {
-        name: _build_stage(name, files[name], substitute(data, variables, str(files[name]))) for name, data in raw.items()
+        name: _build_stage(name, files[name], substitute(data, variables, str(files[name])))
+        for name, data in raw.items()
     }
     if current and only_kind and stages[current].kind != only_kind:
-        raise ConfigError(f"{stage_file}: is a {stages[current].kind!r} stage, not {only_kind!r}; run `e2h {stages[current].kind}`")
+        raise ConfigError(
+            f"{stage_file}: is a {stages[current].kind!r} stage, not {only_kind!r}; run `e2h {stages[current].kind}`"
+        )
     return Recipe(place, settings, _in_order(stages), list(overrides or []))
 
 
@@ -135,7 +138,9 @@ def stage_name(file: str | Path) -> str:
 def _stage_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such recipe folder; `ls recipes` shows those that ship")
-    files = sorted((f for f in folder.glob("*.yaml") if _FILE.fullmatch(f.name)), key=lambda f: (int(f.name.split("_")[0]), f.name))
+    files = sorted(
+        (f for f in folder.glob("*.yaml") if _FILE.fullmatch(f.name)), key=lambda f: (int(f.name.split("_")[0]), f.name)
+    )
     if not files:
         raise FileNotFoundError(f"{folder}: no stage files (NUMBER_NAME.yaml) in this folder")
     return {stage_name(file): file for file in files}
@@ -179,7 +184,9 @@ def _in_order(stages: dict[str, StageSpec]) -> dict[str, StageSpec]:
             return
         for needed in stages[name].upstream():
             if needed not in stages:
-                raise ConfigError(f"{stages[name].file}: reads '@{needed}', which is no stage here; {nearest(needed, stages)}")
+                raise ConfigError(
+                    f"{stages[name].file}: reads '@{needed}', which is no stage here; {nearest(needed, stages)}"
+                )
             visit(needed, (*path, name))
         ordered[name] = stages[name]
 

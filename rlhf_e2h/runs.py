@@ -1,8 +1,9 @@
 """Run folders and stage identity: what is finished, what may be reused, and what each stage has read.
 
-A stage writes to `RUN/STAGE/IDENTITY/`. The identity is a hash of the settings that change its result, of the content of
-its inputs, of its seed and of the code version it declares; so changed settings get another folder and never reuse old
-outputs, and changing them back finds the old folder again. `done.json` is written last: a folder without it is unfinished.
+A stage writes to `RUN/STAGE/IDENTITY/`. The identity is a hash of the settings that change its result, of the content
+of its inputs, of its seed and of the code version it declares; so changed settings get another folder and never reuse
+old outputs, and changing them back finds the old folder again. `done.json` is written last: a folder without it is
+unfinished.
 """
 
 from __future__ import annotations
@@ -243,7 +244,9 @@ class Store:
             files = {name: digest for name, digest in files.items() if name != firewall.SEALED_LABELS}
         path = folder / inside if inside else folder
         if not path.exists():
-            raise ConfigError(f"{spec.name}: '@{upstream.name}' has no {inside!r}; it has {', '.join(sorted(files)[:8])}")
+            raise ConfigError(
+                f"{spec.name}: '@{upstream.name}' has no {inside!r}; it has {', '.join(sorted(files)[:8])}"
+            )
         labels = sorted({record["file"] for record in done["labels_read"]} | set(done["labels_inherited"]))
         return Resolved(path, hash_data(files), folder, labels)
 
@@ -253,7 +256,9 @@ class Store:
         else:
             path = Path(reference).expanduser()
         if not path.exists() and not _looks_like_hub_id(reference):
-            raise FileNotFoundError(f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id")
+            raise FileNotFoundError(
+                f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id"
+            )
         if not path.exists():
             return Resolved(Path(reference), hash_data(reference))
         key = str(path.resolve())
@@ -306,7 +311,9 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "files": hash_tree(folder),
             "inputs": {ref: [r.digest for r in resolved] for ref, resolved in inputs.items()},
-            "upstream": sorted({str(r.folder.relative_to(store.root)) for rs in inputs.values() for r in rs if r.folder}),
+            "upstream": sorted(
+                {str(r.folder.relative_to(store.root)) for rs in inputs.values() for r in rs if r.folder}
+            ),
             "labels_read": run.labels_read,
             "labels_inherited": inherited,
             "results": run.results,
@@ -319,8 +326,8 @@ def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
     trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest")
     if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
         raise firewall.FirewallError(
-            f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may only depend on easy labels; "
-            "read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is meant as a baseline"
+            f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "
+            "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is meant as a baseline"
         )
 
 

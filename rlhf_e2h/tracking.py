@@ -40,7 +40,9 @@ class Tracker:
             self._wandb.finish(quiet=True)
 
 
-def start_wandb(settings: Any, recipe: str, stage: str, kind: str, seed: int, folder: Path, config: dict[str, Any]) -> Any:
+def start_wandb(
+    settings: Any, recipe: str, stage: str, kind: str, seed: int, folder: Path, config: dict[str, Any]
+) -> Any:
     """A wandb run for one stage, grouped by recipe, or None without settings.
 
     Raises:
@@ -51,7 +53,9 @@ def start_wandb(settings: Any, recipe: str, stage: str, kind: str, seed: int, fo
     try:
         import wandb
     except ImportError:
-        raise ValueError("the recipe asks for wandb, which is not installed; run `pip install 'rlhf_e2h[wandb]'`") from None
+        raise ValueError(
+            "the recipe asks for wandb, which is not installed; run `pip install 'rlhf_e2h[wandb]'`"
+        ) from None
     return wandb.init(
         project=settings.project,
         mode=settings.mode,

@@ -35,7 +35,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.micro_batch_size < 1:
-            raise ValueError(f"batch_size {self.batch_size} and micro_batch_size {self.micro_batch_size} must be at least 1")
+            raise ValueError(
+                f"batch_size {self.batch_size} and micro_batch_size {self.micro_batch_size} must be at least 1"
+            )
         if self.batch_size > self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; "

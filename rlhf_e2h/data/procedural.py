@@ -2,7 +2,7 @@
 
 A problem defines variables one after the other, each from the one before, in arithmetic modulo 7:
 
-    a=4+5;f=a*3;c=f+2;c=?      answered by the steps      a=4+5=2 | f=2*3=6 | c=6+2=1      and the answer 1
+    p=4+5;q=p*3;r=q+2;r=?      answered by the steps      p=4+5=2 | q=2*3=6 | r=6+2=1      and the answer 1
 
 The level is the number of operations. What makes hard problems hard is not only their length. The texts from which the
 base model learns come from a world with *misconceptions*: some arithmetic facts are written down wrongly, always in the
@@ -60,7 +60,8 @@ class World:
 def make_problem(level: int, rng: np.random.Generator) -> str:
     """One problem text of the level, without its answer."""
     operations = int(rng.choice(OPERATIONS_BY_LEVEL[level]))
-    names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:operations]]
+    first = int(rng.integers(len(LETTERS) - operations + 1))
+    names = LETTERS[first : first + operations]
     definitions = []
     for index, name in enumerate(names):
         operator = OPERATORS[int(rng.integers(len(OPERATORS)))]

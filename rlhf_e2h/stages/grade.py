@@ -34,7 +34,9 @@ def main(config: Config, run: StageRun) -> None:
     labels = run.labels(run.path(config.data), config.labels, config.purpose)
     graded = grade(rows, labels, progress=run.is_main)
     if not graded:
-        raise ConfigError(f"{run.name}: none of the {len(rows)} samples belongs to a problem with {config.labels} labels")
+        raise ConfigError(
+            f"{run.name}: none of the {len(rows)} samples belongs to a problem with {config.labels} labels"
+        )
     write_jsonl(run.out / OUTPUT, graded)
     run.log({f"reasons/{reason}": count for reason, count in Counter(r["reason"] for r in graded).items()})
     run.finish(

@@ -1,6 +1,7 @@
 """An in-context baseline: a base model with solved exemplars before every problem.
 
-Reads labels of a `prepare` stage. Writes a policy folder without weights: the model's place and the text before the prompt.
+Reads labels of a `prepare` stage. Writes a policy folder without weights: the model's place and the text before every
+prompt.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ Writes a model folder.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from rlhf_e2h.data.procedural import World, world_text
 from rlhf_e2h.models import ModelShape, new_llama, save_policy
@@ -30,37 +31,46 @@ class Config:
     shape: ModelShape = field(default_factory=ModelShape)
     world: World = field(default_factory=World)  # how often its texts are wrong
     level_weights: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0})
-    block: int = 384  # tokens a training sequence; several problems stand in one
-    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(max_steps=0))  # max_steps 0: no training
+    row_tokens: int = 128  # tokens a training row; several short problems stand in one
+    training: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(max_steps=0)
+    )  # max_steps 0: no training
 
 
 def main(config: Config, run: StageRun) -> None:
     model, tokenizer = new_llama(config.shape, config.tokenizer, run.seed)
     settings = config.training
     if settings.max_steps > 0:
-        blocks = _Blocks(config, tokenizer, settings.max_steps * settings.batch_size, run.seed)
-        arguments = TrainingArguments(**trainer_arguments(settings, run), adam_beta2=0.98, dataloader_drop_last=True)
-        metrics = fit(Trainer(model, arguments, train_dataset=blocks), run, "pretraining")
+        texts = _Texts(config, tokenizer, settings.max_steps * settings.batch_size, run.seed)
+        arguments = TrainingArguments(**trainer_arguments(settings, run), adam_beta2=0.98)
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        metrics = fit(Trainer(model, arguments, collator, train_dataset=texts), run, "pretraining")
         run.finish(loss=metrics["train_loss"])
     save_policy(model, tokenizer, run.out)
     run.finish(parameters=sum(p.numel() for p in model.parameters()))
 
 
-class _Blocks(torch.utils.data.Dataset):
-    """Fresh text for every block: block i is made from seed (seed, i), so that order and resumption do not matter."""
+class _Texts(torch.utils.data.Dataset):
+    """Fresh texts for every row: row i is made from seed (seed, i), so that order and resumption do not matter.
 
-    def __init__(self, config: Config, tokenizer, count: int, seed: int) -> None:
+    A row holds whole problems, one after the other, up to `row_tokens` (four times as many in one row of eight, so that
+    the model knows the long contexts of in-context baselines).
+    """
+
+    def __init__(self, config: Config, tokenizer: Any, count: int, seed: int) -> None:
         self.config, self.tokenizer, self.count, self.seed = config, tokenizer, count, seed
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
         rng = np.random.default_rng([self.seed, index])
-        texts, characters = [], 0
-        while characters < 2 * self.config.block:  # a section mark is one token of many characters: make plenty
+        room = self.config.row_tokens * (4 if rng.random() < 0.125 else 1)
+        row: list[int] = []
+        while True:
             problem, steps, answer = world_text(rng, self.config.world, self.config.level_weights)
-            texts.append(SECTIONS.prompt(problem) + SECTIONS.solution(steps, answer) + self.tokenizer.eos_token)
-            characters += len(texts[-1])
-        ids = torch.tensor(self.tokenizer("".join(texts))["input_ids"][: self.config.block])
-        return {"input_ids": ids, "labels": ids}
+            text = SECTIONS.prompt(problem) + SECTIONS.solution(steps, answer) + self.tokenizer.eos_token
+            ids = self.tokenizer(text)["input_ids"]
+            if row and len(row) + len(ids) > room:
+                return {"input_ids": row}
+            row += ids

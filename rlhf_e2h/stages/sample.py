@@ -37,7 +37,9 @@ def main(config: Config, run: StageRun) -> None:
     policy = open_policy(run.path(config.policy))
     problems = choose(read_problems(run.path(config.data), config.split), config.levels, config.limit)
     if not problems:
-        raise ConfigError(f"{run.name}: no {config.split} problems of levels {config.levels}; check `levels` and prepare")
+        raise ConfigError(
+            f"{run.name}: no {config.split} problems of levels {config.levels}; check `levels` and prepare"
+        )
     total = len(problems) * config.decoding.n
     with run.progress(total, "sampling", "solutions") as bar:
 

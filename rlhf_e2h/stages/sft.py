@@ -25,7 +25,9 @@ class Config:
 
     policy: Input  # model to start from
     data: Input  # output of a prepare stage
-    labels: Literal["easy", "full"] = "easy"  # whose solutions to learn from; full only in a stage with 'full' in its name
+    labels: Literal["easy", "full"] = (
+        "easy"  # whose solutions to learn from; full only in a stage with 'full' in its name
+    )
     limit: int | None = None  # at most so many solutions
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -56,7 +58,7 @@ def finetune(
     run: StageRun,
     description: str = "fine-tuning",
 ) -> tuple[Any, float]:
-    """Supervised training on rows with `prompt` and `completion`; EOS is added and trained. Returns model and mean loss."""
+    """Train on rows with `prompt` and `completion`; EOS is added and trained. Returns the model and the mean loss."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 

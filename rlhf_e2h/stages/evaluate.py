@@ -1,0 +1,230 @@
+"""Score policies and decodings on the test set: the one place where hard labels meet results.
+
+Greedy decoding for every policy; majority, weighted vote, best-of-n and pass@n from one sample bank, every method on
+the same subsets of it. Writes outcomes.jsonl (a row for each method and problem), quality.json (the reward models on the
+bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from reward_models.evaluation import compare
+from reward_models.records import Stepwise, read_jsonl, write_jsonl
+from reward_models.score import Scorer, StepScores
+from reward_models.voting import curve
+from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade, sample, score
+from rlhf_e2h.checker import CheckerPool, answer_classes
+from rlhf_e2h.config import Input, NamedInputs, setting
+from rlhf_e2h.data import procedural
+from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
+from rlhf_e2h.models import open_policy
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.stages.rerank import scored_file
+from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+
+VERSION = 1
+OUTCOMES = "outcomes.jsonl"
+
+
+@dataclass
+class Config:
+    """Settings of the `evaluate` stage."""
+
+    data: Input  # output of a prepare stage
+    policies: NamedInputs  # name in the tables -> policy, decoded greedily
+    samples: Input | None = None  # the sample bank: output of a sample stage on the test split
+    bank_policy: str = "sft_easy"  # name in the tables of the policy that sampled the bank
+    rerank: Input | None = None  # output of a rerank stage on that bank
+    reward_models: NamedInputs = field(default_factory=dict)  # the models of that rerank stage
+    judge: str | None = None  # the reward model whose score is put beside accuracy, to see reward hacking
+    sizes: list[int] | None = None  # n of the curves; 1, 2, 4, ... if not given
+    draws: int = 64  # random subsets of the bank for each n below its size
+    best_of_n: str = "min"  # aggregation of step scores for best-of-n (the paper: min)
+    weighted_vote: str = "prod"  # and for weighted voting (the paper: prod)
+    step_labels: Literal["procedural", "none"] = "none"  # how steps of the bank are checked, for reward-model quality
+    max_new_tokens: int = 256
+    batch_size: int = setting(256)
+
+
+def main(config: Config, run: StageRun) -> None:
+    data = run.path(config.data)
+    problems = {problem["problem_id"]: problem for problem in read_problems(data, "test")}
+    labels = run.labels(data, "full", "evaluation", splits=("test",))
+    outcomes, solutions = _greedy(config, run, problems, labels)
+    if config.samples:
+        bank_outcomes, shown = _bank(config, run, run.path(config.samples), problems, labels)
+        outcomes += bank_outcomes
+        solutions += shown
+    write_jsonl(run.out / OUTCOMES, outcomes)
+    write_jsonl(run.out / "solutions.jsonl", solutions)
+    hard = [
+        o for o in outcomes if o["policy"] == config.bank_policy and o["decoding"] == "greedy" and o["level"] in (4, 5)
+    ]
+    run.finish(
+        outcomes=len(outcomes), **({"hard_greedy": float(np.mean([o["correct"] for o in hard]))} if hard else {})
+    )
+
+
+def label_scope(run: StageRun, *references: str) -> str:
+    """none, easy or full: the widest labels that anything among the inputs was made from."""
+    files = {label for reference in references for resolved in run.inputs[reference] for label in resolved.labels}
+    return "full" if SEALED_LABELS in files else "easy" if EASY_LABELS in files else "none"
+
+
+def _greedy(
+    config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label]
+) -> tuple[list[Row], list[Row]]:
+    decoding = Decoding(n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+    judge = Scorer.from_pretrained(run.path(config.reward_models[config.judge])) if config.judge else None
+    outcomes: list[Row] = []
+    solutions: list[Row] = []
+    by_policy: dict[str, Any] = {}
+    with run.progress(len(problems) * len(config.policies), "greedy", "solutions") as bar:
+        for name, reference in config.policies.items():
+            policy = open_policy(run.path(reference))
+            rows = grade(sample(policy, list(problems.values()), decoding, run.seed, bar.advance), labels)
+            scope = label_scope(run, reference)
+            outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
+            if judge:
+                rows = score(rows, problems, judge, str(config.judge))
+                solutions += _readable(rows, problems, labels, name)
+            by_policy[name] = _by_level(rows, problems)
+    write_json(run.out / "policies.json", {"judge": config.judge, "policies": by_policy})
+    return outcomes, solutions
+
+
+def _outcomes(
+    rows: Sequence[Row], correct: Sequence[float], problems: Mapping[str, Row], policy: str, decoding: str,
+    reward_model: str | None, labels: str, samples: int,
+) -> list[Row]:  # fmt: skip
+    fixed = {"policy": policy, "decoding": decoding, "reward_model": reward_model, "labels": labels, "samples": samples}
+    return [
+        {
+            **fixed,
+            "problem_id": row["problem_id"],
+            "level": problems[row["problem_id"]]["level"],
+            "correct": float(value),
+        }
+        for row, value in zip(rows, correct, strict=True)
+    ]
+
+
+def _by_level(rows: Sequence[Row], problems: Mapping[str, Row]) -> dict[str, dict[str, float]]:
+    """Accuracy, reward-model score, steps and share of unfinished solutions, by level."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(problems[row["problem_id"]]["level"]), []).append(row)
+    return {
+        level: {
+            "n": len(group),
+            "accuracy": float(np.mean([row["correct"] for row in group])),
+            "unfinished": float(np.mean([not row["finished"] for row in group])),
+            "steps": float(np.mean([len(SECTIONS.split_steps(row["text"])) for row in group])),
+            **({"reward": float(np.mean([row["score"] for row in group]))} if "score" in group[0] else {}),
+        }
+        for level, group in sorted(groups.items())
+    }
+
+
+def _bank(
+    config: Config, run: StageRun, samples: Path, problems: Mapping[str, Row], labels: Mapping[str, Label]
+) -> tuple[list[Row], list[Row]]:
+    rows = grade(read_jsonl(samples / SAMPLES), labels, progress=run.is_main)
+    ids, correct_PK = as_matrix(rows, [row["correct"] for row in rows], "the bank")
+    with CheckerPool() as pool:
+        classes_PK = np.array([answer_classes(answers, pool) for answers in _answers(rows, len(ids))])
+    scope = label_scope(run, str(config.samples))
+    outcomes = list(
+        _curve_rows(config, curve(classes_PK, correct_PK, **_draws(config, run)), None, scope, ids, problems)
+    )
+    quality: dict[str, Any] = {}
+    shown: list[Row] = []
+    for name, reference in config.reward_models.items():
+        scored = read_jsonl(run.path(str(config.rerank)) / scored_file(name))
+        best_PK = as_matrix(rows, aggregate_steps(scored, config.best_of_n))[1]
+        vote_PK = as_matrix(rows, aggregate_steps(scored, config.weighted_vote))[1]
+        kind = Scorer.from_pretrained(run.path(reference)).contract.kind
+        if kind == "orm":
+            # An outcome model speaks at the last step; its scores at earlier steps are not judgements of those steps.
+            best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]
+        curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
+        wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
+        outcomes += _curve_rows(config, wanted, name, label_scope(run, str(config.samples), reference), ids, problems)
+        quality[name] = _quality(config, kind, scored, rows, problems)
+    write_json(run.out / "quality.json", quality)
+    return outcomes, shown
+
+
+def _draws(config: Config, run: StageRun) -> dict[str, Any]:
+    return {"sizes": config.sizes, "draws": config.draws, "seed": run.seed}
+
+
+def _answers(rows: Sequence[Row], problems: int) -> Iterator[list[str | None]]:
+    k = len(rows) // problems
+    for start in range(0, len(rows), k):
+        yield [row["answer"] for row in rows[start : start + k]]
+
+
+def _curve_rows(
+    config: Config, curves: Mapping[str, Mapping[int, Any]], reward_model: str | None, labels: str,
+    ids: Sequence[str], problems: Mapping[str, Row],
+) -> Iterator[Row]:  # fmt: skip
+    by_id = [{"problem_id": problem_id} for problem_id in ids]
+    for method, by_size in curves.items():
+        for n, correct_P in by_size.items():
+            yield from _outcomes(by_id, correct_P, problems, config.bank_policy, method, reward_model, labels, n)
+
+
+def _quality(
+    config: Config, kind: str, scored: Sequence[Row], graded: Sequence[Row], problems: Mapping[str, Row]
+) -> dict[str, dict[str, float | None]]:
+    """AUCs, calibration and first-error F1 of one reward model on the bank: easy, hard and each level."""
+    records, scores, levels = [], [], []
+    for row, truth in zip(scored, graded, strict=True):
+        problem = problems[row["problem_id"]]
+        steps = SECTIONS.split_steps(row["text"])
+        labels = procedural.step_labels(problem["problem"], steps) if config.step_labels == "procedural" else None
+        records.append(Stepwise(problem["problem"], steps, list(labels) if labels else None, int(truth["correct"])))
+        scores.append(StepScores(steps=row["step_scores"], score=row["score"]))
+        levels.append(problem["level"])
+    groups = {"easy": (1, 2, 3), "hard": (4, 5), **{str(level): (level,) for level in range(1, 6)}}
+    found = {}
+    for group, members in groups.items():
+        chosen = [i for i, level in enumerate(levels) if level in members]
+        if chosen:
+            found[group] = compare([records[i] for i in chosen], [scores[i] for i in chosen], kind)
+    return found
+
+
+def _readable(rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str) -> list[Row]:
+    """Up to two right and two wrong solutions of easy and of hard problems, with the score of each step."""
+    shown: list[Row] = []
+    wanted = {(easy, correct): 2 for easy in (True, False) for correct in (True, False)}
+    for row in rows:
+        problem = problems[row["problem_id"]]
+        key = (problem["level"] in (1, 2, 3), row["correct"])
+        if wanted[key]:
+            wanted[key] -= 1
+            shown.append(
+                {
+                    "policy": policy,
+                    "problem_id": row["problem_id"],
+                    "level": problem["level"],
+                    "problem": problem["problem"],
+                    "steps": SECTIONS.split_steps(row["text"]),
+                    "step_scores": row["step_scores"],
+                    "score": row["score"],
+                    "reward_model": row["reward_model"],
+                    "answer": row["answer"],
+                    "gold": labels[row["problem_id"]].answer,
+                    "correct": row["correct"],
+                }
+            )
+    return shown

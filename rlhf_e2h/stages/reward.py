@@ -1,0 +1,125 @@
+"""Train a reward model (ORM, PRM or OPRM) with the `reward_models` package.
+
+Reads graded samples (their outcome), optionally step labels, and the problems of a `prepare` stage. Writes a model
+folder that plain transformers loads, and quality.json with its metrics on held-out easy problems.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from reward_models.contract import StepContract
+from reward_models.records import Stepwise, read_jsonl, read_stepwise
+from reward_models.train import TrainSettings, train
+from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.data import procedural
+from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.stages.grade import OUTPUT as GRADED
+
+VERSION = 1
+
+
+@dataclass
+class Config:
+    """Settings of the `reward` stage."""
+
+    kind: Literal["orm", "prm", "oprm"]  # what is trained: outcome, process, or both in one model
+    base: Input  # model to start from; the paper starts from the base model, not from SFT
+    data: Input  # output of a prepare stage
+    graded: Input | None = None  # output of a grade stage: solutions with their outcome
+    records: Input | None = None  # Stepwise JSON Lines with step labels of people (PRM800K and others)
+    # where step labels of graded samples come from: `procedural` checks each step as a person would, `outcome` calls
+    # every step of a right solution valid and leaves those of wrong ones unlabelled but for the last
+    step_labels: Literal["procedural", "outcome", "none"] = "none"
+    reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
+    balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
+    held_out: float = 0.1  # share of problems whose records are kept for validation
+    training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
+
+
+def main(config: Config, run: StageRun) -> None:
+    problems = {p["problem_id"]: p["problem"] for p in read_problems(run.path(config.data), "train")}
+    records = _records(config, run, problems)
+    kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
+    training = [record for record in records if record.problem not in kept_out]
+    validation = [record for record in records if record.problem in kept_out]
+    if not training or not validation:
+        raise ConfigError(
+            f"{run.name}: {len(training)} records to train on and {len(validation)} held out; "
+            "both are needed, so give more problems or change held_out"
+        )
+    contract = StepContract(config.kind, template=SECTIONS.template, separator=SECTIONS.separator)
+    settings = dataclasses.replace(config.training, seed=run.seed)
+    with run.progress(1, f"training {config.kind}", "steps") as bar:
+
+        def on_log(logs: dict[str, Any]) -> None:
+            step, total = logs.pop("step", 0), logs.pop("max_steps", 0)
+            bar.update(step / max(total, 1))
+            run.log({f"train/{name}": value for name, value in logs.items()}, step=step)
+
+        result = train(run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract)
+    metrics = result["validation"]
+    write_json(run.out / "quality.json", {"kind": config.kind, "records": len(training), "validation": metrics})
+    run.log({f"validation/{name}": v for name, v in metrics.items() if isinstance(v, (int, float))})
+    shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
+    run.finish(records=len(training), **{k: v for k, v in shown.items() if v is not None})
+
+
+def _records(config: Config, run: StageRun, problems: dict[str, str]) -> list[Stepwise]:
+    records: list[Stepwise] = []
+    if config.graded:
+        rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
+        rows = [row for row in rows if row["finished"]]
+        if config.kind == "orm":
+            rows = balanced(rows, config.balance)
+        records += [_labelled(row, problems[row["problem_id"]], config.step_labels) for row in rows]
+    if config.records:
+        records += read_stepwise(run.path(config.records))
+    if config.reference_solutions:
+        records += _reference_records(run, run.path(config.data), problems)
+    if not records:
+        raise ConfigError(f"{run.name}: nothing to train on; set `graded`, `records` or `reference_solutions`")
+    return records
+
+
+def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
+    steps = SECTIONS.split_steps(row["text"])
+    outcome = int(row["correct"])
+    labels: list[int | None] | None = None
+    if source == "procedural":
+        labels = list(procedural.step_labels(problem, steps))
+    elif source == "outcome":
+        labels = [1] * len(steps) if outcome else [None] * (len(steps) - 1) + [0]
+    return Stepwise(problem, steps, labels, outcome)
+
+
+def _reference_records(run: StageRun, data: Path, problems: dict[str, str]) -> list[Stepwise]:
+    labels = run.labels(data, "easy", splits=("train",))
+    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items()]
+    return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
+
+
+def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
+    """Keep right and wrong solutions of each problem within 1:ratio, in order; problems with one kind only drop out.
+
+    Sun et al. 2024, appendix C.1: between 1:3 and 3:1 a question.
+    """
+    groups: dict[str, dict[bool, list[dict[str, Any]]]] = {}
+    for row in rows:
+        groups.setdefault(row["problem_id"], {True: [], False: []})[row["correct"]].append(row)
+    kept: list[dict[str, Any]] = []
+    for group in groups.values():
+        most = int(ratio * min(len(group[True]), len(group[False])))
+        kept += group[True][:most] + group[False][:most]
+    return kept
+
+
+def _held_out(problem: str, share: float) -> bool:
+    """Whether a problem is kept for validation: by its text, so that every reward model of a run keeps out the same."""
+    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32
