@@ -5,6 +5,7 @@
     problems_train.jsonl  problems_validation.jsonl  problems_test.jsonl    text, level, subject; never an answer
     labels_easy.jsonl     answers and solutions of the easy problems of train and validation
     labels_sealed.jsonl   the same for hard problems, for problems without a level, and for all of test
+    stepwise_easy.jsonl, stepwise_sealed.jsonl    step labels, where the source has some, parted in the same way
 
 Scope "easy" is the first label file, scope "full" is both. Stages open labels through `run.labels`, which applies
 `check_access` and records each file that was opened; this module holds the files and the rule, and no state.
@@ -26,6 +27,9 @@ SPLITS = ("train", "validation", "test")
 SCOPES = ("easy", "full")
 EASY_LABELS = "labels_easy.jsonl"
 SEALED_LABELS = "labels_sealed.jsonl"
+EASY_STEPWISE = "stepwise_easy.jsonl"
+SEALED_STEPWISE = "stepwise_sealed.jsonl"
+SEALED_FILES = frozenset({SEALED_LABELS, SEALED_STEPWISE})
 # A baseline that is meant to read hard labels says so by having one of these words in its stage name.
 OPEN_WORDS = frozenset({"full", "dagger", "hardonly"})
 PROBLEM_FIELDS = ("problem_id", "problem", "level", "subject", "source")
@@ -143,6 +147,12 @@ def allowed_scope(stage_kind: str, stage_name: str, purpose: str = "") -> str:
     if stage_kind == "grade" and purpose == "evaluation":
         return "full"
     return "easy"
+
+
+def check_file(stage_kind: str, stage_name: str, file: str | Path) -> None:
+    """Raise `FirewallError` if the stage may not take this file as an input (a sealed one, in an easy-only stage)."""
+    if Path(file).name in SEALED_FILES:
+        check_access(stage_kind, stage_name, "", "full")
 
 
 def check_access(stage_kind: str, stage_name: str, purpose: str, scope: str) -> None:

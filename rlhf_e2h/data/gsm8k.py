@@ -39,8 +39,13 @@ def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake) -> Iterator[Exa
 
 def split_answer(text: str) -> tuple[str, str]:
     """(solution without calculator notes and answer line, answer without thousands commas; empty if there is none)."""
-    clean = _CALCULATION.sub("", text)
+    clean = without_calculations(text)
     match = _ANSWER.search(clean)
     if match is None:
         return clean.strip(), ""
     return clean[: match.start()].strip(), match[1].replace(",", "")
+
+
+def without_calculations(text: str) -> str:
+    """The text without calculator notes such as `<<48/2=24>>`."""
+    return _CALCULATION.sub("", text)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.leaks import Leak, find_leaks
-from rlhf_e2h.data.levels import Duplicate, drop_duplicates, problem_key, take_like, take_per_level, take_stratified
+from rlhf_e2h.data.levels import (
+    LEVELS,
+    Duplicate,
+    drop_duplicates,
+    problem_key,
+    take_like,
+    take_per_level,
+    take_stratified,
+)
+from rlhf_e2h.data.procedural import make_problems
 
 
 @dataclass
@@ -48,8 +57,36 @@ def take_some(
     return take_per_level(examples, per_level, seed) if per_level else take_stratified(examples, size, seed)
 
 
+def evenly(total: int) -> list[int]:
+    """`total` shared over the five levels, the remainder to the first of them."""
+    share, remainder = divmod(total, len(LEVELS))
+    return [share + (index < remainder) for index in range(len(LEVELS))]
+
+
+def split_procedural(per_level: Mapping[str, Sequence[int]], seed: int) -> Split:
+    """Disjoint sets of procedural problems with the given counts by level.
+
+    Test is made first, so that it stays as it is when other sizes change.
+    """
+    seen: set[str] = set()
+    made = {}
+    for offset, name in enumerate(("test", "validation", "train")):
+        counts = dict(zip(LEVELS, per_level[name], strict=True))
+        rows = make_problems(counts, 3 * seed + offset, seen)
+        seen.update(row["problem"] for row in rows)
+        made[name] = [Example.from_row(row, "procedural", name) for row in rows]
+    return Split(made["train"], made["validation"], made["test"])
+
+
 def split_files(train: Sequence[Example], test: Sequence[Example], rules: Rules) -> Split:
-    """Test is the test file, whole; validation is taken from train."""
+    """Test is the test file, whole; validation is taken from train.
+
+    Raises:
+        ValueError: a test problem has no level, so it could not be counted.
+    """
+    for example in test:
+        if example.level is None:
+            raise ValueError(f"test problem {example.problem_id!r} has no level; use unknown_level: drop")
     (kept_test, pool), dropped = drop_duplicates([test, train])
     short = rules.short(pool)
     validation, rest = rules.take_validation(short, rules.seed)

@@ -1,9 +1,10 @@
 """prepare: read a source of problems, split it, and seal the hard labels.
 
-Reads   files, folders or a hub data set with problems, levels and solutions; or nothing (`source: procedural`).
+Reads   files, folders or a hub data set with problems, levels and solutions; or nothing (`source: procedural`); or
+        the solutions and step labels (`source: prm800k`, `metamath`, `shepherd`) of another prepare stage's problems.
 Writes  problems_{train,validation,test}.jsonl, labels_easy.jsonl, labels_sealed.jsonl (see data/firewall.py),
         summary.json with counts by split and level, inputs and everything that was left out, and leaks.jsonl with the
-        train problems that resemble test problems.
+        train problems that resemble test problems. Solution sets: see data/solution_sets.py.
 Solutions are written in the project's step format, ready for fine-tuning.
 
 Which row goes where depends on `data_seed`, ids, levels and subjects, never on answers. (A row without any answer is
@@ -14,36 +15,42 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.config import Input
+from rlhf_e2h.config import Input, Inputs
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of
 from rlhf_e2h.data.firewall import write_split
-from rlhf_e2h.data.gsm8k import read_gsm8k
 from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.data.leaks import Leak
 from rlhf_e2h.data.levels import EASY, LEVELS, check_per_level, counts_by_level, problem_key
-from rlhf_e2h.data.math import read_math
-from rlhf_e2h.data.procedural import make_problems
+from rlhf_e2h.data.metamath import read_metamath
+from rlhf_e2h.data.prm800k import read_prm800k
+from rlhf_e2h.data.shepherd import read_shepherd
+from rlhf_e2h.data.solution_sets import Choice, write_solution_set
+from rlhf_e2h.data.solutions import Matcher, Solution
+from rlhf_e2h.data.sources import read_sides
 from rlhf_e2h.data.splitting import (
     Rules,
     Split,
+    evenly,
     leaks_of,
     split_files,
     split_paper,
+    split_procedural,
     split_random,
     take_some,
     without_near_duplicates,
 )
 from rlhf_e2h.data.steps import solution_text
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runs import StageRun, write_json
 
 VERSION = 1
+SOLUTION_SOURCES = ("prm800k", "metamath", "shepherd")
 SEEDED = False  # one split for all seeds of a recipe; `data_seed` gives another
 
 
@@ -51,9 +58,12 @@ SEEDED = False  # one split for all seeds of a recipe; `data_seed` gives another
 class Config:
     """Settings of `prepare`."""
 
-    source: Literal["procedural", "math", "gsm8k", "jsonl"] = "procedural"  # jsonl: rows of your own
-    train: Input = ""  # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
-    test: Input = ""  # the test side; may be missing with `split: random`
+    # problems: procedural, math, gsm8k, jsonl (rows of your own); solutions of them: prm800k, metamath, shepherd
+    source: Literal["procedural", "math", "gsm8k", "jsonl", "prm800k", "metamath", "shepherd"] = "procedural"
+    train: Input | None = (
+        None  # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
+    )
+    test: Input | None = None  # the test side; may be missing with `split: random`
     hub_id: str = (
         ""  # in place of files: a hub data set with the splits train and test, for instance EleutherAI/hendrycks_math
     )
@@ -82,6 +92,15 @@ class Config:
     max_chars: int = 0  # leave out train and validation problems whose text or solution is longer; never test problems
     near_duplicates: Literal["report", "drop", "ignore"] = "report"  # train problems that resemble a test problem
     near_duplicate_threshold: float = 0.8  # Jaccard similarity of 3-token shingles from which two texts count as near
+    # For the sources of solutions:
+    problems: Input | None = None  # prepare stage whose train problems the solutions belong to; it gives their levels
+    records: Inputs = field(default_factory=list)  # the files of the set (PRM800K has two phases)
+    outside: Literal["exclude", "easy"] = "exclude"  # problems not in the split; easy: as in the paper's released code
+    quality_control: bool = True  # PRM800K: also the records that served to check the labellers
+    with_gsm8k: bool = True  # MetaMATH: its GSM8K part, which counts as easy
+    tasks: list[str] = field(default_factory=lambda: ["MATH"])  # Math-Shepherd: parts to read; all of them if empty
+    solutions_per_problem: int = 0  # in each draw; 0: all
+    draws: int = 1  # sets of solutions drawn one after the other; train one epoch on them
 
     def __post_init__(self) -> None:
         for per_level in (self.train_per_level, self.validation_per_level, self.test_per_level):
@@ -89,10 +108,18 @@ class Config:
                 check_per_level(per_level)
         if not self.easy_levels or not set(self.easy_levels) < set(LEVELS):
             raise ValueError(f"easy_levels {self.easy_levels} is not allowed; name some of the levels 1 to 5, not all")
-        sizes = (self.train_size, self.validation_size, self.test_size, self.max_chars)
+        sizes = (self.train_size, self.validation_size, self.test_size, self.max_chars, self.solutions_per_problem)
         if min(sizes) < 0:
             raise ValueError(f"sizes {sizes} are not allowed; use 0 or more")
-        if self.source == "procedural":
+        if self.draws < 1:
+            raise ValueError(f"draws {self.draws} is not allowed; use 1 or more")
+        self._check_source()
+
+    def _check_source(self) -> None:
+        if self.source in SOLUTION_SOURCES:
+            if not self.problems or not self.records:
+                raise ValueError(f"source: {self.source} needs `problems` (a prepare stage) and `records` (its files)")
+        elif self.source == "procedural":
             if not (self.train_size or self.train_per_level) or not (self.test_size or self.test_per_level):
                 raise ValueError("source: procedural needs train_size and test_size (or the per_level counts)")
         elif not self.hub_id and not self.train:
@@ -105,8 +132,15 @@ def main(config: Config, run: StageRun) -> None:
     """Write the split and say what is in it."""
     if not run.is_main:
         return
+    if config.source in SOLUTION_SOURCES:
+        _prepare_solutions(config, run)
+    else:
+        _prepare_problems(config, run)
+
+
+def _prepare_problems(config: Config, run: StageRun) -> None:
     intake = Intake(config.unknown_level, config.no_answer, config.duplicate_id, config.default_level)
-    split = _procedural(config) if config.source == "procedural" else _from_rows(config, run, intake)
+    split = _split(config, run, intake)
     if config.near_duplicates == "drop":
         split = without_near_duplicates(split, config.near_duplicate_threshold)
     if config.source != "procedural":
@@ -120,51 +154,55 @@ def main(config: Config, run: StageRun) -> None:
     leaks = [] if config.near_duplicates == "ignore" else leaks_of(split, config.near_duplicate_threshold)
     write_jsonl(run.out / "leaks.jsonl", map(asdict, leaks))
     summary = _summary(config, split, intake, leaks) | {"inputs": _inputs(config, run)}
-    (run.out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(run.out / "summary.json", summary)
     run.finish(counts=summary["counts"])
 
 
-def _procedural(config: Config) -> Split:
-    """Three disjoint sets; test is made first, so that other train sizes leave it as it is."""
-    seen: set[str] = set()
-    made = {}
-    for offset, name in enumerate(("test", "validation", "train")):
-        per_level = getattr(config, f"{name}_per_level") or _evenly(getattr(config, f"{name}_size"))
-        rows = make_problems(dict(zip(LEVELS, per_level, strict=True)), 3 * config.data_seed + offset, seen)
-        seen.update(row["problem"] for row in rows)
-        made[name] = [Example.from_row(row, "procedural", name) for row in rows]
-    return Split(made["train"], made["validation"], made["test"])
+def _prepare_solutions(config: Config, run: StageRun) -> None:
+    problems = run.path(config.problems)
+    upstream = json.loads((problems / "summary.json").read_text(encoding="utf-8"))
+    choice = Choice(
+        upstream["easy_levels"], config.solutions_per_problem, config.draws, config.max_chars, config.data_seed
+    )
+    readers: dict[str, Callable[[Iterator[Row]], Iterator[Solution]]] = {
+        "prm800k": lambda rows: read_prm800k(rows, config.quality_control),
+        "metamath": lambda rows: read_metamath(rows, config.with_gsm8k),
+        "shepherd": lambda rows: read_shepherd(rows, tuple(config.tasks)),
+    }
 
+    def read() -> Iterator[Solution]:
+        return readers[config.source](row for place in config.records for row in iter_rows(run.path(place)))
 
-def _evenly(total: int) -> list[int]:
-    """`total` shared over the levels, the remainder to the first of them."""
-    share, remainder = divmod(total, len(LEVELS))
-    return [share + (index < remainder) for index in range(len(LEVELS))]
+    def matcher() -> Matcher:
+        return Matcher.of(problems, config.outside)
 
-
-def _from_rows(config: Config, run: StageRun, intake: Intake) -> Split:
-    marked: set[str] = set()
-    sides: dict[str, list[Example]] = {}
-    for origin in ("train", "test"):
-        rows = _note_math500(_rows(config, run, origin), marked)
-        if config.source == "gsm8k":
-            sides[origin] = list(read_gsm8k(rows, origin, intake))
-        else:
-            sides[origin] = list(read_math(rows, origin, intake, config.source, config.source == "jsonl"))
-    rules = Rules(config.data_seed, config.validation_size, config.validation_per_level, config.max_chars)
-    pool = [*sides["train"], *sides["test"]]
-    if config.split == "random":
-        return split_random(pool, config.test_size, config.test_per_level, rules)
-    if config.split == "paper":
-        if config.test_subset:
-            marked = {problem_key(row.text("problem")) for row in iter_rows(run.path(config.test_subset))}
-        return split_paper(pool, marked, rules)
-    unlevelled = [example.problem_id for example in sides["test"] if example.level is None]
-    if unlevelled:
+    summary = write_solution_set(run.out, config.source, read, matcher, choice)
+    if not summary["matching"]["used"]:
         raise ValueError(
-            f"test problem {unlevelled[0]!r} has no level, so it cannot be counted; use unknown_level: drop"
+            f"none of the problems of {config.source} is a train problem of {config.problems}: {summary['matching']}; "
+            "check that both are about the same problems, or set outside=easy"
         )
-    return split_files(sides["train"], sides["test"], rules)
+    write_json(run.out / "summary.json", summary | {"inputs": _inputs(config, run)})
+    run.finish(counts=summary["counts"], step_records=summary["step records"])
+
+
+def _split(config: Config, run: StageRun, intake: Intake) -> Split:
+    if config.source == "procedural":
+        per_level = {
+            name: getattr(config, f"{name}_per_level") or evenly(getattr(config, f"{name}_size"))
+            for name in ("test", "validation", "train")
+        }
+        return split_procedural(per_level, config.data_seed)
+    sides = read_sides(config.source, lambda origin: _rows(config, run, origin), intake)
+    rules = Rules(config.data_seed, config.validation_size, config.validation_per_level, config.max_chars)
+    if config.split == "random":
+        return split_random([*sides.train, *sides.test], config.test_size, config.test_per_level, rules)
+    if config.split == "paper":
+        keys = sides.math500
+        if config.test_subset:
+            keys = {problem_key(row.text("problem")) for row in iter_rows(run.path(config.test_subset))}
+        return split_paper([*sides.train, *sides.test], keys, rules)
+    return split_files(sides.train, sides.test, rules)
 
 
 def _rows(config: Config, run: StageRun, origin: str) -> Iterable[Row]:
@@ -172,13 +210,6 @@ def _rows(config: Config, run: StageRun, origin: str) -> Iterable[Row]:
         return iter_hub(config.hub_id, origin, config.hub_configs, config.hub_revision)
     place = config.train if origin == "train" else config.test
     return iter_rows(run.path(place)) if place else ()
-
-
-def _note_math500(rows: Iterable[Row], marked: set[str]) -> Iterator[Row]:
-    for row in rows:
-        if row.fields.get("in_math500"):
-            marked.add(problem_key(row.text("problem")))
-        yield row
 
 
 def _shrunk(part: list[Example], size: int, per_level: list[int], seed: int) -> list[Example]:
@@ -214,5 +245,6 @@ def _inputs(config: Config, run: StageRun) -> dict[str, dict[str, str]]:
     if config.hub_id:
         return {"hub": {"id": config.hub_id, "revision": config.hub_revision or "latest at the time of the run"}}
     places = {name: getattr(config, name) for name in ("train", "test", "test_subset") if getattr(config, name)}
+    places |= {f"records[{index}]": place for index, place in enumerate(config.records)}
     paths: dict[str, Path] = {name: run.path(place) for name, place in places.items()}
     return {name: {"file": path.name, "sha256": sha256_of(path)} for name, path in paths.items()}

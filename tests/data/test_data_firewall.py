@@ -13,6 +13,7 @@ from rlhf_e2h.data.firewall import (
     FirewallError,
     allowed_scope,
     check_access,
+    check_file,
     read_labels,
     read_problems,
     write_split,
@@ -100,6 +101,14 @@ def test_allowed_scope(kind: str, name: str, purpose: str, scope: str) -> None:
     else:
         with pytest.raises(FirewallError, match=rf"stage '{name}' \({kind}.* may not read the sealed labels"):
             check_access(kind, name, purpose, "full")
+
+
+def test_sealed_files_as_inputs() -> None:
+    check_file("reward", "prm_easy", "x/stepwise_easy.jsonl")
+    check_file("reward", "prm_full", Path("x/stepwise_sealed.jsonl"))
+    for name in ("stepwise_sealed.jsonl", "labels_sealed.jsonl"):
+        with pytest.raises(FirewallError, match="stage 'prm_easy'"):
+            check_file("reward", "prm_easy", Path("x") / name)
 
 
 def test_unknown_scope() -> None:
