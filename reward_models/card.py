@@ -1,0 +1,56 @@
+"""The model card: what the checkpoint was trained on, how well it did, how to call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: token-classification
+tags: [reward-model, {kind}]
+---
+# {title}
+
+Trained with `reward_models` from `{base}` on {used} solutions ({trained_tokens} labelled tokens; left out: {left_out}).
+Loss: token-weighted binary cross-entropy on {loss_on}, {epochs} epochs, learning rate {learning_rate}.
+
+A step's score is `sigmoid(logit)` of the one label at the token that ends the step; the score of a solution is the
+`{aggregation}` of its step scores. Prompt and separator stand in `config.json` under `step_contract`.
+
+```python
+from reward_models import Scorer
+scorer = Scorer.from_pretrained("PATH")
+scorer.score("What is 2 + 3?", [["2 + 3 = 5", "# Answer\\n\\n5"]])
+```
+
+| validation | value |
+|---|---|
+{metrics}
+"""
+
+_TITLES = {"orm": "Outcome reward model", "prm": "Process reward model", "oprm": "Outcome and process reward model"}
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """Markdown of the card from the report that `train` writes."""
+    figures = report.get("validation") or {}
+    plain: dict[str, Any] = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    plain["first_error_f1"] = (figures.get("first_error") or {}).get("f1")
+    lines = [f"| {name} | {value:.4g} |" for name, value in plain.items() if value is not None]
+    names = ("without_label", "thinned", "too_long")
+    left_out = ", ".join(f"{report[name]} {name.replace('_', ' ')}" for name in names)
+    settings, contract = report["settings"], report["contract"]
+    return _CARD.format(
+        kind=report["kind"],
+        title=_TITLES[report["kind"]],
+        base=report["base"].rstrip("/").rpartition("/")[2],  # a name, not a path of somebody's machine
+        used=report["used"],
+        trained_tokens=report["trained_tokens"],
+        left_out=left_out,
+        loss_on=settings["loss_on"].replace("_", " "),
+        epochs=settings["epochs"],
+        learning_rate=settings["learning_rate"],
+        aggregation=contract["aggregation"],
+        metrics="\n".join(lines) or "| none | |",
+    )

@@ -1,0 +1,138 @@
+"""Tokenised training rows, their order, and their batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from reward_models.contract import StepContract
+from reward_models.encode import encode
+from reward_models.records import Stepwise
+from reward_models.targets import IGNORED, mix, record_weight, token_targets, usable
+
+CHUNK = 8192  # records a tokenizer call: offsets of a million records at once would fill the memory
+MEGABATCH = 50  # batches among which rows are sorted by length, as in the Hugging Face length sampler
+
+
+class TokenRows(Dataset):
+    """Rows of (ids (T,), labels (T,), weight), held as compact arrays."""
+
+    def __init__(
+        self, ids: list[NDArray[np.int32]], labels: list[NDArray[np.float32]], weights: list[float], pad_id: int
+    ) -> None:
+        self.ids, self.labels, self.weights, self.pad_id = ids, labels, weights, pad_id
+        self.lengths = [len(row) for row in ids]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> int:
+        return index  # the collator reads the arrays itself; a dict for each row would cost more than the batch
+
+    def collate(self, indices: Sequence[int], causal: bool) -> dict[str, torch.Tensor]:
+        """Batch of `input_ids`, `labels`, `weights` (B, T), padded on the right; `attention_mask` unless causal."""
+        width = max(self.lengths[index] for index in indices)
+        shape = (len(indices), width)
+        ids_BT = np.full(shape, self.pad_id, np.int64)
+        labels_BT = np.full(shape, IGNORED, np.float32)
+        weights_BT = np.zeros(shape, np.float32)
+        mask_BT = np.zeros(shape, np.int64)
+        for line, index in enumerate(indices):
+            length = self.lengths[index]
+            ids_BT[line, :length] = self.ids[index]
+            labels_BT[line, :length] = self.labels[index]
+            mask_BT[line, :length] = 1
+            weights_BT[line] = np.where(labels_BT[line] == IGNORED, 0, self.weights[index])
+        batch = {"input_ids": ids_BT, "labels": labels_BT, "weights": weights_BT}
+        if not causal:
+            batch["attention_mask"] = mask_BT
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def build_rows(
+    records: Sequence[Stepwise],
+    tokenizer: Any,
+    contract: StepContract,
+    *,
+    loss_on: str,
+    max_length: int,
+    orm_share: float | None = None,
+    seed: int = 0,
+) -> tuple[TokenRows, dict[str, int]]:
+    """Rows for training and the counts of records used, without a label for this kind, thinned out, and too long.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+    labelled = [record for record in records if usable(record, contract.kind)]
+    chosen = labelled
+    if contract.kind == "oprm":
+        chosen = [labelled[index] for index in mix(labelled, orm_share, seed)]
+    ids, labels, weights = [], [], []
+    for start in range(0, len(chosen), CHUNK):
+        part = chosen[start : start + CHUNK]
+        encoded = encode(
+            tokenizer,
+            contract,
+            [record.problem for record in part],
+            [record.steps for record in part],
+            with_owners=loss_on == "every_token",
+        )
+        for record, row in zip(part, encoded, strict=True):
+            if len(row.ids) <= max_length:
+                ids.append(np.array(row.ids, np.int32))
+                labels.append(token_targets(record, row, contract.kind, loss_on))
+                weights.append(record_weight(record))
+    counts = {
+        "records": len(records),
+        "used": len(ids),
+        "without_label": len(records) - len(labelled),
+        "thinned": len(labelled) - len(chosen),
+        "too_long": len(chosen) - len(ids),
+        "trained_tokens": int(sum((row != IGNORED).sum() for row in labels)),
+    }
+    if not counts["trained_tokens"] or not sum(weights):
+        raise ValueError(f"no record trains a model of kind {contract.kind!r}: {counts}; check labels and max_length")
+    return TokenRows(ids, labels, weights, tokenizer.pad_token_id), counts
+
+
+class LengthSampler(Sampler[int]):
+    """Random order in which neighbours have similar length; a pure function of seed and epoch, so runs can resume."""
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int], grouped: bool = True
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch, self.grouped = lengths, batch_size, seed, epoch, grouped
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch()])
+        order = rng.permutation(len(self.lengths))
+        if not self.grouped:
+            return iter(order.tolist())
+        lengths = np.asarray(self.lengths)
+        mega = MEGABATCH * self.batch_size
+        parts = [order[start : start + mega] for start in range(0, len(order), mega)]
+        order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+        # whole batches change places, so that the rate schedule does not run from long to short; a rest stays last
+        full = len(order) // self.batch_size
+        shuffled = order[: full * self.batch_size].reshape(full, self.batch_size)[rng.permutation(full)].ravel()
+        return iter([*shuffled.tolist(), *order[full * self.batch_size :].tolist()])
+
+
+def optimiser_steps(rows: int, batch_size: int, epochs: float) -> int:
+    """Optimiser steps of a run; the last batch of an epoch may be short."""
+    return max(1, math.ceil(math.ceil(rows / batch_size) * epochs))
+
+
+def weight_total(batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    """Sum of token weights over the micro-batches of one optimiser step, a scalar."""
+    return torch.stack([batch["weights"].sum() for batch in batches]).sum()

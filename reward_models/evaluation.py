@@ -1,0 +1,83 @@
+"""Metrics of a reward model on labelled records; what early stopping watches and model cards print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reward_models import metrics
+from reward_models.records import Stepwise
+from reward_models.score import Scorer, StepScores
+
+# the figure that early stopping maximises
+SELECTION = {"orm": "outcome_auc", "prm": "step_auc", "oprm": "step_auc"}
+
+
+def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, Any]:
+    """Score records and compare with their labels; None where a figure has no data of both classes.
+
+    Keys: `step_auc`, `step_accuracy`, `step_calibration_error` over all labelled steps; `outcome_auc` of the contract's
+    aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean cross-entropy at
+    the read-outs of labelled steps (of outcomes for an ORM); `records`, `skipped`; `score_histogram`, ten bins of
+    probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra fields.
+    """
+    scored = list(scorer.score_stream((record.problem, record.steps) for record in records))
+    return compare(records, scored, scorer.contract.kind)
+
+
+def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str) -> dict[str, Any]:
+    """The metrics of `evaluate_records` for records that have been scored already, by a model of `kind`."""
+    pairs = [(record, scores) for record, scores in zip(records, scored, strict=True) if not scores.skipped]
+    steps = [
+        (label, prob)
+        for record, scores in pairs
+        for label, prob in zip(record.labels or [], scores.steps, strict=False)
+        if label is not None
+    ]
+    outcomes = [(record.outcome, scores) for record, scores in pairs if record.outcome is not None]
+    labels, probs = [label for label, _ in steps], [prob for _, prob in steps]
+    right = [outcome for outcome, _ in outcomes]
+    orm = kind == "orm"
+    if orm:
+        labels, probs = right, [scores.steps[-1] for _, scores in outcomes]
+    return {
+        "records": len(records),
+        "skipped": len(records) - len(pairs),
+        "loss": _cross_entropy(labels, probs),
+        "step_auc": metrics.auc([label for label, _ in steps], [prob for _, prob in steps]),
+        "step_accuracy": metrics.accuracy([label for label, _ in steps], [prob for _, prob in steps]),
+        "calibration_error": metrics.calibration_error(labels, probs),
+        "outcome_auc": metrics.auc(right, [scores.score for _, scores in outcomes]),
+        "first_error": _first_error(pairs),
+        "score_histogram": _histograms(pairs, last_only=orm),
+    }
+
+
+def _cross_entropy(labels: Sequence[int], probs: Sequence[float]) -> float | None:
+    if not labels:
+        return None
+    right_B = np.where(np.array(labels) == 1, probs, 1 - np.array(probs))
+    return float(-np.log(np.maximum(right_B, 1e-12)).mean())
+
+
+def _first_error(pairs: Sequence[tuple[Stepwise, StepScores]]) -> dict[str, float | None]:
+    """Only records whose labels are complete up to the first error say where it is."""
+    gold, probs = [], []
+    for record, scores in pairs:
+        labels = record.labels or [None]
+        first = labels.index(0) if 0 in labels else -1
+        known = labels[:first] if first >= 0 else labels
+        if None not in known:
+            gold.append(first)
+            probs.append(scores.steps)
+    return metrics.first_error_f1(gold, probs)
+
+
+def _histograms(pairs: Sequence[tuple[Stepwise, StepScores]], last_only: bool) -> dict[str, list[int]]:
+    by_level: dict[str, list[float]] = {}
+    for record, scores in pairs:
+        level = str(record.extra.get("level", "all"))
+        by_level.setdefault(level, []).extend(scores.steps[-1:] if last_only else scores.steps)
+    return {level: metrics.histogram(by_level[level]) for level in sorted(by_level)}

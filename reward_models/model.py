@@ -1,0 +1,171 @@
+"""The reward model itself: any `AutoModelForTokenClassification` with one label, its logit, and a sigmoid.
+
+The head starts at zero (every probability 1/2) and has its bias frozen at zero, because the sequence-classification
+classes of `transformers`, to which an outcome model exports, have no bias. Dropout is off: with it two scorings of one
+solution during training would differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from reward_models.contract import StepContract
+
+HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the load reports and progress bars of `transformers`: an expected new head is no news."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The scoring layer of a token-classification model."""
+    for name in HEAD_NAMES:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            return head
+    raise ValueError(f"{type(model).__name__} has no layer named {' or '.join(HEAD_NAMES)}; it is no token classifier")
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether all attention looks backwards only; padding on the right needs no attention mask then."""
+    flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    return bool(flags) and all(flags)
+
+
+def new_model(
+    base: str | Path, contract: StepContract, dtype: torch.dtype = torch.float32, quantization: Any = None
+) -> PreTrainedModel:
+    """A reward model from a base (policy or plain language) model: zero head, no dropout, contract in its config.
+
+    Raises:
+        FileNotFoundError: `base` looks like a folder and is none.
+    """
+    _check_folder(base)
+    config = AutoConfig.from_pretrained(base)
+    config.num_labels = 1
+    config.id2label, config.label2id = {0: "score"}, {"score": 0}
+    config.use_cache = False  # nothing is generated; a cache would only hold memory
+    _switch_off_dropout(config)
+    contract.write_to(config)
+    with quiet():
+        model = AutoModelForTokenClassification.from_pretrained(
+            base, config=config, dtype=dtype, quantization_config=quantization
+        )
+    head = head_of(model)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def freeze(model: nn.Module, embeddings: bool, norms: bool) -> None:
+    """Stop gradients of the head's bias, and if asked of embeddings and of normalisation layers."""
+    for name, parameter in head_of(model).named_parameters():
+        if name.endswith("bias"):
+            parameter.requires_grad_(False)
+    for module in model.modules():
+        if (embeddings and isinstance(module, nn.Embedding)) or (norms and "norm" in type(module).__name__.lower()):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The checkpoint's fast tokenizer, padding on the right.
+
+    Without a pad token EOS pads. That is safe here: masks and read-out positions come from lengths, not from pad ids.
+    """
+    _check_folder(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"{path}: the tokenizer has neither pad nor EOS token; set tokenizer.pad_token and save it"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, Any, StepContract]:
+    """A trained reward model with tokenizer and contract, in evaluation mode, float32 unless told otherwise.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no step contract, no scoring head in the weights, or weights that are not finite.
+    """
+    _check_folder(path)
+    config = AutoConfig.from_pretrained(path)
+    contract = StepContract.from_config(config, str(path))
+    if contract.head == "mlp":
+        from reward_models.transfer import load_mlp_model
+
+        model, missing = load_mlp_model(path, dtype or torch.float32)
+    else:
+        with quiet():
+            model, report = AutoModelForTokenClassification.from_pretrained(
+                path, dtype=dtype or torch.float32, output_loading_info=True
+            )
+        missing = report["missing_keys"]
+    lost = sorted(name for name in missing if name.split(".")[0] in HEAD_NAMES)
+    if lost:
+        raise ValueError(f"{path}: the weights hold no {lost[0]!r}, so the scoring head would be random; train again")
+    if model.config.num_labels != 1 and contract.head == "linear":
+        raise ValueError(
+            f"{path}: {model.config.num_labels} labels, expected 1; convert it with reward_models.transfer"
+        )
+    bad = next((name for name, value in model.named_parameters() if not _finite(value)), None)
+    if bad is not None:
+        raise ValueError(f"{path}: weight {bad!r} holds NaN or infinite values; the training run diverged")
+    tokenizer = load_tokenizer(path)
+    model.eval().requires_grad_(False)
+    return model.to(pick_device(device)), tokenizer, contract
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The given device, else a GPU if there is one, else the CPU."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _finite(value: torch.Tensor) -> bool:
+    return bool(torch.isfinite(value.detach().sum(dtype=torch.float32)))
+
+
+def _switch_off_dropout(config: Any) -> None:
+    config.classifier_dropout = 0.0
+    for name, value in list(vars(config).items()):
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _check_folder(path: str | Path) -> None:
+    text = str(path)
+    looks_local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    if looks_local and not os.path.isdir(os.path.expanduser(text)):
+        raise FileNotFoundError(f"{text}: no such folder; give a checkpoint folder or a model id of the hub")

@@ -1,0 +1,180 @@
+"""Scoring: all steps of a solution in one forward pass, many solutions in batches of equal length.
+
+scorer = Scorer.from_pretrained("runs/prm")
+scorer.score("What is 2 + 3?", [["2 + 3 = 5", "# Answer\\n\\n5"]])[0].steps     # [0.98, 0.97]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from reward_models.aggregate import aggregate
+from reward_models.contract import StepContract
+from reward_models.encode import OVERLONG, Encoded, OverlongError, encode, shorten
+from reward_models.model import is_causal, load_model
+
+# Solutions read ahead by `score_stream`, so that batches can be sorted by length; memory stays flat.
+WINDOW = 2048
+
+Item = tuple[str, Sequence[str]] | tuple[str, Sequence[str], Any]
+
+
+@dataclass
+class StepScores:
+    """Scores of one solution. A skipped one has no steps, the score NaN, and the reason in `skipped`."""
+
+    steps: list[float] = field(default_factory=list)  # (S,) probabilities that a step (or the outcome so far) is right
+    score: float = math.nan  # the contract's aggregation of `steps`
+    logits: list[float] = field(default_factory=list)  # (S,) before the sigmoid
+    skipped: str = ""
+    tokens: int = 0  # read for this solution, problem included
+
+
+class Scorer:
+    """A reward model in memory. `model` may still be training; it is put in evaluation mode for each call."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        contract: StepContract,
+        *,
+        max_tokens_per_batch: int = 16384,
+        max_length: int | None = None,
+        overlong: str = "error",
+    ) -> None:
+        """`max_tokens_per_batch` counts padding; `max_length` is the limit of one solution in tokens (default: the
+        model's). `overlong` says what happens beyond it: "error", "truncate_left" (cut the problem) or "skip"."""
+        if overlong not in OVERLONG:
+            raise ValueError(f"overlong {overlong!r} is not known; choose one of {', '.join(OVERLONG)}")
+        if max_tokens_per_batch < 1:
+            raise ValueError(f"max_tokens_per_batch is {max_tokens_per_batch}; it must be at least 1")
+        limits = [max_length, getattr(model.config, "max_position_embeddings", None)]
+        self.model, self.tokenizer, self.contract = model, tokenizer, contract
+        self.max_tokens_per_batch, self.overlong = max_tokens_per_batch, overlong
+        self.max_length = min((limit for limit in limits if limit), default=None)
+        self._causal = is_causal(model)
+        self._special = frozenset(tokenizer.all_special_ids)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        max_tokens_per_batch: int = 16384,
+        **options: Any,
+    ) -> Scorer:
+        """Load a checkpoint of this package. `options` are those of the constructor."""
+        model, tokenizer, contract = load_model(path, device, dtype)
+        return cls(model, tokenizer, contract, max_tokens_per_batch=max_tokens_per_batch, **options)
+
+    def score(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[StepScores]:
+        """Scores of several solutions, each a list of step texts, of one problem; in the order given."""
+        return list(self.score_stream((problem, steps) for steps in solutions))
+
+    def score_texts(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[StepScores]:
+        """Scores of (problem, steps) pairs given as two lists, as a training loop has them; in the order given."""
+        return list(self.score_stream(zip(problems, solutions, strict=True)))
+
+    def score_stream(self, items: Iterable[Item], window: int = WINDOW) -> Iterator[StepScores]:
+        """Scores in input order, reading `window` items ahead.
+
+        An item is (problem, steps) or (problem, steps, id); errors name the id, or else the position in the stream.
+
+        Raises:
+            OverlongError: a solution beyond the limit, with the policy "error".
+            ValueError: a solution without steps, or a model that returns NaN.
+        """
+        iterator, seen = iter(items), 0
+        while chunk := list(islice(iterator, window)):
+            names = [f"item {item[2] if len(item) > 2 else seen + place}" for place, item in enumerate(chunk)]
+            seen += len(chunk)
+            yield from self._score_chunk(chunk, names)
+
+    def _score_chunk(self, chunk: Sequence[Item], names: Sequence[str]) -> list[StepScores]:
+        rows = encode(self.tokenizer, self.contract, [item[0] for item in chunk], [item[1] for item in chunk])
+        results = [StepScores() for _ in rows]
+        ready: list[tuple[int, Encoded]] = []
+        for place, row in enumerate(rows):
+            try:
+                ready.append((place, self._fit(row, names[place])))
+            except OverlongError as error:
+                if self.overlong != "skip":
+                    raise
+                results[place].skipped = str(error)
+        ready.sort(key=lambda pair: len(pair[1].ids), reverse=True)
+        for batch in self._batches(ready):
+            logits = self._forward([row for _, row in batch])
+            for (place, row), logits_S in zip(batch, logits, strict=True):
+                results[place] = self._result(row, logits_S, names[place])
+        return results
+
+    def _fit(self, row: Encoded, name: str) -> Encoded:
+        if self.max_length is None or len(row.ids) <= self.max_length:
+            return row
+        if self.overlong == "truncate_left":
+            return shorten(row, self.max_length, self._special, name)
+        raise OverlongError(
+            f"{name}: {len(row.ids)} tokens, the limit is {self.max_length}; "
+            "set overlong to 'truncate_left' or 'skip', or raise max_length"
+        )
+
+    def _batches(self, rows: Sequence[tuple[int, Encoded]]) -> Iterator[list[tuple[int, Encoded]]]:
+        """Rows come longest first, so a batch's width is that of its first row."""
+        start = 0
+        while start < len(rows):
+            count = max(1, self.max_tokens_per_batch // len(rows[start][1].ids))
+            yield list(rows[start : start + count])
+            start += count
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[Encoded]) -> list[list[float]]:
+        width = max(len(row.ids) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        ids_BT = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])
+        mask_BT = None
+        if not self._causal:
+            mask_BT = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
+        logits_BT = forward_logits(self.model, ids_BT, mask_BT)
+        line = torch.tensor([index for index, row in enumerate(rows) for _ in row.positions])
+        place = torch.tensor([position for row in rows for position in row.positions])
+        flat = iter(logits_BT.cpu()[line, place].tolist())
+        return [list(islice(flat, len(row.positions))) for row in rows]
+
+    def _result(self, row: Encoded, logits_S: list[float], name: str) -> StepScores:
+        if any(math.isnan(logit) for logit in logits_S):
+            raise ValueError(
+                f"{name}: the model returned NaN; its weights or the data type {self.model.dtype} are broken"
+            )
+        steps = [sigmoid(logit) for logit in logits_S]
+        return StepScores(steps, aggregate(steps, self.contract.aggregation), logits_S, tokens=len(row.ids))
+
+
+def forward_logits(model: PreTrainedModel, ids_BT: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    """Float32 logits (B, T) in evaluation mode; the model's mode is put back afterwards.
+
+    `mask_BT` is 1 on real tokens. Leave it out for a causal model padded on the right: real tokens never look at the
+    padding, and the attention kernel without a mask is faster.
+    """
+    training = model.training
+    model.eval()
+    try:
+        ids_BT = ids_BT.to(model.device)
+        mask_BT = None if mask_BT is None else mask_BT.to(model.device)
+        return model(input_ids=ids_BT, attention_mask=mask_BT).logits.squeeze(-1).float()
+    finally:
+        model.train(training)
+
+
+def sigmoid(logit: float) -> float:
+    """Logistic function that neither overflows nor leaves [0, 1]."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))

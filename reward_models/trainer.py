@@ -1,0 +1,92 @@
+"""The Hugging Face Trainer with our loss, our batch order and our evaluation; everything else is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from reward_models.dataset import LengthSampler, TokenRows, weight_total
+from reward_models.model import is_causal
+from reward_models.targets import weighted_bce_sum
+
+LOSS_EPSILON = 1e-6  # the paper code's guard against batches without a trained token
+
+
+class StepTrainer(Trainer):
+    """Token-weighted binary cross-entropy, averaged over the whole optimiser step (all micro-batches and processes)."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        rows: TokenRows,
+        *,
+        batch_size: int,
+        group_by_length: bool,
+        evaluate_fn: Callable[[], Mapping[str, Any]] | None,
+        on_log: Callable[[Mapping[str, float]], None] | None,
+    ) -> None:
+        collate = partial(rows.collate, causal=is_causal(model))
+        # `evaluate` below does not use the evaluation set, but the Trainer insists on one
+        super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
+        self.model_accepts_loss_kwargs = True  # our loss is divided by the weight of the whole step already
+        self.evaluate_fn = evaluate_fn
+        self.sampler = LengthSampler(
+            rows.lengths, batch_size, arguments.seed, lambda: int(self.state.epoch or 0), group_by_length
+        )
+        self.remove_callback(PrinterCallback)
+        if on_log is not None:
+            self.add_callback(_Logs(on_log))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+        return self.sampler
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of one optimiser step, and the sum of their token weights over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        total = weight_total(batches).to(device)
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total.reshape(1)).sum()
+        return batches, total
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """sum(w * BCE) / (sum(w) + 1e-6); times the number of processes, because gradients are averaged over them."""
+        labels_BT, weights_BT = inputs.pop("labels"), inputs.pop("weights")
+        outputs = model(**inputs)
+        total = weights_BT.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = weighted_bce_sum(outputs.logits.squeeze(-1), labels_BT, weights_BT) / (total + LOSS_EPSILON)
+        loss = loss * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Metrics of `evaluate_fn`. Every process computes all of them: right under any sharding, and no gathering."""
+        figures = self.evaluate_fn() if self.evaluate_fn else {}
+        logged = {f"{metric_key_prefix}_{name}": value for name, value in figures.items() if isinstance(value, float)}
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
+        return logged
+
+
+class _Logs(TrainerCallback):
+    def __init__(self, on_log: Callable[[Mapping[str, float]], None]) -> None:
+        self._on_log = on_log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self._on_log({**logs, "step": state.global_step, "max_steps": state.max_steps})
+
+
+def early_stopping(patience: int) -> list[TrainerCallback]:
+    """Stop after `patience` evaluations without a better one; none for 0."""
+    return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []

@@ -1,0 +1,220 @@
+"""Training on a task whose answer is in the text, so that a model that learns must separate the classes."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import FAST, LEARN, words_task
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from reward_models.contract import KEY, StepContract
+from reward_models.dataset import LengthSampler, build_rows
+from reward_models.model import head_of, load_tokenizer, new_model
+from reward_models.records import Stepwise
+from reward_models.score import Scorer
+from reward_models.train import TrainSettings, train
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_prm_learns_steps_and_reports_it(prm):
+    folder, result = prm
+    assert result["validation"]["step_auc"] > 0.99
+    assert result["validation"]["first_error"]["f1"] > 0.9
+    scores = Scorer.from_pretrained(folder).score("What is 3?", [["good step.", "bad step.", "good step."]])[0]
+    assert scores.steps[0] > 0.8 > 0.2 > scores.steps[1] and scores.steps[2] > 0.8
+    assert scores.score == min(scores.steps)
+    assert json.loads((folder / "training.json").read_text())["used"] == 160
+    assert "step_auc" in (folder / "README.md").read_text()
+
+
+def test_orm_learns_outcomes_without_step_labels(base, tmp_path):
+    records = [replace(record, labels=None) for record in words_task(160, 1)]
+    result = train(base, records, "orm", tmp_path, LEARN, validation=words_task(60, 2))
+    assert result["validation"]["outcome_auc"] > 0.95
+    assert result["validation"]["step_auc"] is not None  # the same positions, read as steps
+
+
+def test_oprm_learns_both(base, tmp_path):
+    records = [replace(r, labels=None) if i % 2 else replace(r, outcome=None) for i, r in enumerate(words_task(200, 1))]
+    settings = replace(LEARN, orm_share=0.3, loss_on="step_end")
+    result = train(base, records, "oprm", tmp_path, settings, validation=words_task(60, 2))
+    assert result["used"] == round(100 / 0.7) and result["thinned"] == 200 - result["used"]
+    assert result["validation"]["step_auc"] > 0.9
+
+
+def test_two_runs_are_byte_identical_and_the_seed_matters(base, tmp_path):
+    records, settings = words_task(48, 1), replace(FAST, epochs=1)
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        train(base, records, "prm", tmp_path / name, replace(settings, seed=seed))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+
+
+def test_accumulation_does_not_change_the_loss_or_the_weights(base, tmp_path):
+    """Token-weighted means over micro-batches of unequal length must be those of the whole batch."""
+    records, losses = words_task(64, 1), {}
+    for micro in (16, 4):
+        logged = []
+        settings = replace(FAST, epochs=1, micro_batch_size=micro, log_every=1, group_by_length=False)
+        train(base, records, "prm", tmp_path / str(micro), settings, on_log=logged.append)
+        losses[micro] = [log["loss"] for log in logged if "loss" in log]
+    assert losses[4] == pytest.approx(losses[16], rel=1e-4)
+    assert losses[16][0] == pytest.approx(math.log(2), abs=1e-5)  # zero head: every probability is 1/2
+    a, b = (load_file(tmp_path / str(micro) / "model.safetensors") for micro in (16, 4))
+    assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
+
+
+def test_record_weights_change_the_loss(base, tmp_path):
+    """With weight 0 on the bad records only the good ones train, and every step becomes good."""
+    records = [
+        Stepwise("q", ["good step." if good else "bad step."], [good], extra={"weight": float(good)})
+        for good in (0, 1) * 40
+    ]
+    train(base, records, "prm", tmp_path, LEARN)
+    scores = Scorer.from_pretrained(tmp_path).score("q", [["bad step."], ["good step."]])
+    assert min(score.score for score in scores) > 0.8
+
+
+def test_killed_run_resumes_to_the_same_weights(base, tmp_path):
+    """Stop after 6 of 9 steps by an error in the log callback, run again, compare with an uninterrupted run."""
+    records = words_task(48, 1)
+    settings = replace(FAST, checkpoint_every=2, log_every=1)
+
+    def die(log):
+        if log["step"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(base, records, "prm", tmp_path / "killed", settings, on_log=die)
+    assert (tmp_path / "killed/checkpoints/checkpoint-4").is_dir()
+    steps = []
+    train(base, records, "prm", tmp_path / "killed", settings, on_log=lambda log: steps.append(log["step"]))
+    assert steps[0] == 5  # went on, did not start over
+    train(base, records, "prm", tmp_path / "whole", settings)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert not (tmp_path / "killed/checkpoints").exists()
+
+
+def test_checkpoint_of_other_settings_is_not_resumed(base, tmp_path):
+    def die(log):
+        raise KeyboardInterrupt
+
+    records = words_task(32, 1)
+    settings = replace(FAST, checkpoint_every=1, log_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, records, "prm", tmp_path, settings, on_log=die)
+    steps = []
+    changed = replace(settings, learning_rate=1e-3, log_every=1)
+    train(base, records, "prm", tmp_path, changed, on_log=lambda log: steps.append(log["step"]))
+    assert steps[0] == 1
+
+
+def test_early_stopping_keeps_the_best_weights(base, tmp_path):
+    """Training labels are inverted, so validation only gets worse: the first evaluation must win."""
+    records = [replace(r, labels=[1 - label for label in r.labels]) for r in words_task(64, 1)]
+    logged = []
+    settings = replace(FAST, epochs=4, eval_every=2, patience=2, log_every=1, learning_rate=3e-3)
+    result = train(base, records, "prm", tmp_path, settings, validation=words_task(40, 2), on_log=logged.append)
+    curve = [log["eval_step_auc"] for log in logged if "eval_step_auc" in log]
+    assert result["steps"] < 16
+    assert result["validation"]["step_auc"] == pytest.approx(max(curve))
+
+
+def test_lora_merges_into_a_plain_checkpoint(base, tmp_path):
+    settings = replace(LEARN, lora_rank=8, learning_rate=2e-2)
+    result = train(base, words_task(160, 1), "prm", tmp_path, settings, validation=words_task(60, 2))
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert not [name for name in names if "lora" in name]
+    assert result["validation"]["step_auc"] > 0.9
+    loaded = Scorer.from_pretrained(tmp_path).score("q", [["good step."]])[0].score
+    assert loaded > 0.5
+
+
+def test_frozen_parts_stay_as_they_were(base, tmp_path):
+    train(base, words_task(32, 1), "prm", tmp_path, replace(FAST, epochs=1, freeze_embeddings=True, freeze_norms=True))
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+    assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+    assert torch.count_nonzero(after["score.bias"]) == 0 < torch.count_nonzero(after["score.weight"])
+
+
+def test_new_model_has_a_zero_head_and_no_dropout(base):
+    model = new_model(base, StepContract("prm"))
+    assert all(torch.count_nonzero(parameter) == 0 for parameter in head_of(model).parameters())
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}
+    assert model.dtype == torch.float32
+
+
+def test_contract_is_in_the_saved_configuration(prm):
+    config = AutoConfig.from_pretrained(prm[0])
+    assert getattr(config, KEY)["kind"] == "prm"
+    assert config.num_labels == 1
+
+
+def test_gradient_checkpointing_and_bf16_run(base, tmp_path):
+    settings = replace(LEARN, gradient_checkpointing=True, bf16=True)
+    result = train(base, words_task(160, 1), "prm", tmp_path, settings, validation=words_task(40, 2))
+    assert result["validation"]["step_auc"] > 0.9
+    assert load_file(tmp_path / "model.safetensors")["score.weight"].dtype == torch.float32
+
+
+def test_no_pickle_is_left_behind(prm):
+    assert sorted(path.suffix for path in prm[0].iterdir()) == [".json"] * 4 + [".md", ".safetensors"]
+
+
+def test_sampler_covers_all_rows_and_groups_lengths():
+    lengths = [(7 * i) % 50 + 1 for i in range(103)]
+    orders = [list(LengthSampler(lengths, 8, seed=0, epoch=lambda e=epoch: e)) for epoch in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(103)) and orders[0] != orders[1]
+    spans = [
+        max(lengths[i] for i in orders[0][k : k + 8]) - min(lengths[i] for i in orders[0][k : k + 8])
+        for k in range(0, 96, 8)
+    ]
+    assert max(spans) <= 5  # 103 rows over 50 lengths: 8 neighbours span about 4
+
+
+def test_over_long_and_unlabelled_records_are_counted(base):
+    tokenizer = load_tokenizer(base)
+    records = [Stepwise("q", ["good step."], [1]), Stepwise("q", ["good step. " * 50], [1]), Stepwise("q", ["x"])]
+    _, counts = build_rows(records, tokenizer, StepContract("prm"), loss_on="step_end", max_length=60)
+    assert counts == {
+        "records": 3,
+        "used": 1,
+        "without_label": 1,
+        "thinned": 0,
+        "too_long": 1,
+        "trained_tokens": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_on": "tokens"}, "every_token, step_end"),
+        ({"micro_batch_size": 3}, "no multiple"),
+        ({"patience": 2}, "needs evaluations"),
+        ({"load_in_4bit": True}, "lora_rank"),
+        ({"patience": 2, "eval_every": 4, "checkpoint_every": 6}, "multiple of eval_every"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_loaded(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainSettings(**changes)
+
+
+def test_wrong_input_is_refused(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        train(tmp_path / "nowhere", words_task(2, 0), "prm", tmp_path, FAST)
+    with pytest.raises(ValueError, match="no record trains a model of kind 'prm'"):
+        train(base, [Stepwise("q", ["a"], None, 1)], "prm", tmp_path, FAST)
+    one_class = [Stepwise("q", ["a"], [1], 1)]
+    with pytest.raises(ValueError, match="validation labels are only"):
+        train(base, words_task(4, 0), "prm", tmp_path, replace(FAST, eval_every=1, patience=1), one_class)
+    with pytest.raises(ValueError, match="lower max_length"):
+        train(base, [Stepwise("q", ["good step. " * 300], [1])], "prm", tmp_path, replace(FAST, max_length=4096))

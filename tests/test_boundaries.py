@@ -1,0 +1,53 @@
+"""Who may import whom, checked in clean processes by listing what was loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REWARD_MODULES = sorted(path.stem for path in (ROOT / "reward_models").glob("*.py") if path.stem != "__main__")
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+
+_LOADED = """
+import importlib, importlib.abc, json, sys
+
+class Forbidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "rlhf_e2h":
+            raise ImportError("rlhf_e2h is absent here")
+
+if {absent}:
+    sys.meta_path.insert(0, Forbidden())
+for module in {modules}:
+    importlib.import_module(module)
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+
+
+def loaded(modules, absent=False):
+    """Top-level names in sys.modules after importing `modules` in a fresh process; `absent` hides rlhf_e2h."""
+    script = _LOADED.format(modules=modules, absent=absent)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_reward_models_stand_alone():
+    """Every module imports with rlhf_e2h absent, and none loads it when it is there."""
+    names = [f"reward_models.{name}" for name in REWARD_MODULES]
+    assert "reward_models.train" in names
+    assert "rlhf_e2h" not in loaded(names, absent=True)
+
+
+def test_pure_parts_load_no_framework():
+    pure = ["records", "aggregate", "voting", "metrics", "contract", "readout"]
+    assert not loaded([f"reward_models.{name}" for name in pure]) & HEAVY
+
+
+def test_no_experimental_or_unsafe_imports():
+    """Textual, because what must not be imported must not even be written down."""
+    forbidden = ("trl.experimental", "import pickle", "torch.load(", "trust_remote_code=True", "rlhf_e2h")
+    for path in (ROOT / "reward_models").glob("*.py"):
+        found = [word for word in forbidden if word in path.read_text()]
+        assert not found, f"{path.name} has {found}"
