@@ -38,9 +38,8 @@ class Path:
             labels[-1] = label
         return Path((*steps, *new), (*labels, *[label] * len(new)))
 
-    def last_only(self, before: int) -> tuple[int | None, ...]:
-        """Labels with those of the first `before` steps hidden."""
-        return (*[None] * before, *self.labels[before:])
+    def unlabelled(self) -> Path:
+        return Path(self.steps, (None,) * len(self.steps))
 
 
 def clean(text: str) -> list[str]:
@@ -70,14 +69,13 @@ def read_prm800k(rows: Iterable[Row], quality_control: bool = True) -> Iterator[
             paths = list(_paths(label["steps"], row.where))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise BadRecord(f"{row.where}: not a PRM800K record ({type(error).__name__}: {error})") from None
-        for number, (path, before, complete) in enumerate(paths):
+        for number, (path, complete) in enumerate(paths):
             if path.steps:
-                solution_id = f"{row.where}/{number}"
-                yield Solution(solution_id, problem, problem, path.steps, path.last_only(before), complete)
+                yield Solution(f"{row.where}/{number}", problem, problem, path.steps, path.labels, complete)
 
 
-def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, int, bool]]:
-    """(path, number of steps before its last completion, fit for fine-tuning), the chosen path first."""
+def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, bool]]:
+    """(path, fit for fine-tuning), the chosen path first."""
     chosen, right, others = Path(), True, []
     for step in steps:
         completions = step.get("completions") or []
@@ -86,7 +84,7 @@ def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, int,
         if choice is None and len(texts) == 1 and not step.get("human_completion"):
             choice = 0
         others += [
-            (chosen.then(text, label), len(chosen.steps), False)
+            (chosen.unlabelled().then(text, label), False)
             for index, (text, label) in enumerate(texts)
             if index != choice and label is not None
         ]
@@ -98,7 +96,7 @@ def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, int,
         else:
             break
     answered = bool(chosen.steps) and chosen.steps[-1].startswith(SECTIONS.answer_mark)
-    yield chosen, 0, right and answered
+    yield chosen, right and answered
     yield from others
 
 

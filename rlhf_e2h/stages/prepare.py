@@ -159,7 +159,7 @@ def _prepare_problems(config: Config, run: StageRun) -> None:
 
 
 def _prepare_solutions(config: Config, run: StageRun) -> None:
-    problems = run.path(config.problems)
+    problems = run.path(config.problems or "")
     upstream = json.loads((problems / "summary.json").read_text(encoding="utf-8"))
     choice = Choice(
         upstream["easy_levels"], config.solutions_per_problem, config.draws, config.max_chars, config.data_seed

@@ -34,7 +34,12 @@ def run_prepare(tmp_path: Path) -> Callable[..., Path]:
         config = prepare.Config(**settings)
         folder = tmp_path / out
         folder.mkdir()
-        named = [value for value in settings.values() if isinstance(value, str | Path)]
+        named = [
+            v
+            for value in settings.values()
+            for v in (value if isinstance(value, list) else [value])
+            if isinstance(v, str)
+        ]
         inputs = {str(value): [Resolved(Path(value), "")] for value in named}
         tracker = Tracker(folder)
         try:
