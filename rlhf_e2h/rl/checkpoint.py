@@ -1,0 +1,103 @@
+"""Exact checkpoints of a training loop without pickle: safetensors for tensors, JSON for the rest.
+
+A checkpoint is a folder `step_000010`. It is written under a name that starts with a dot, forced to disk and renamed,
+so a folder with the right name is complete; sizes are checked again before it is used. Older checkpoints go only
+after a newer one stands.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
+    """Write `tensors` (one safetensors file a group) and `state` (JSON) as the checkpoint of `step`.
+
+    Raises:
+        OSError: the disk is full or not writable; checkpoints that exist are untouched.
+    """
+    final, partial = root / f"step_{step:06d}", root / f".step_{step:06d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        sizes = {}
+        for group, named in tensors.items():
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, partial / group)
+            sizes[group] = _force_to_disk(partial / group)
+        (partial / "state.json").write_text(json.dumps({"step": step, "files": sizes, **state}))
+        _force_to_disk(partial / "state.json")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in root.glob("step_*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _force_to_disk(path: Path) -> int:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size
+
+
+def last_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest complete checkpoint below `root` and its state; damaged ones are passed over with a warning."""
+    for folder in sorted(root.glob("step_*"), reverse=True) if root.is_dir() else []:
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            whole = all((folder / name).stat().st_size == size for name, size in state["files"].items())
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if whole:
+            return folder, state
+        log.warning("%s is not complete and is passed over", folder)
+    return None
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that are trained, by name; shared ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as flat tensors named `parameter:slot`."""
+    return {
+        f"{name}:{slot}": torch.as_tensor(value)
+        for name, parameter in trainable(model).items()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+@torch.no_grad()
+def load_training_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and optimiser state back, exactly.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
+    parameters = trainable(model)
+    weights = load_file(folder / "model.safetensors")
+    if weights.keys() != parameters.keys():
+        different = sorted(weights.keys() ^ parameters.keys())
+        raise ValueError(f"{folder}: weights of another model ({different[0]}); remove the folder to start again")
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        name, slot = key.rsplit(":", 1)
+        # AdamW keeps its step counter on the CPU unless it is fused, the rest beside the parameter
+        at = parameters[name].device if value.dim() or slot != "step" else torch.device("cpu")
+        optimizer.state[parameters[name]][slot] = value.to(at)

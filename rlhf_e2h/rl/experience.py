@@ -1,0 +1,77 @@
+"""The rollouts of one PPO step with what the updates need, and the model passes that compute it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from rlhf_e2h.rl.actor_critic import RolloutBatch, reference_logprobs
+from rlhf_e2h.rl.trainer import Trainer
+
+
+@dataclass
+class Experience:
+    """The rollouts of one step with everything that the updates need, (B, T) each."""
+
+    batch: RolloutBatch
+    sampled_logprobs: Tensor  # what the sampler says
+    old_logprobs: Tensor  # what the trainer says (or the sampler, see settings.old_logprobs)
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    weights: Tensor | None  # truncated importance weights
+
+
+def evaluate(trainer: Trainer, batch: RolloutBatch, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, T) log-probabilities, entropies and values under the weights that sampled; 0 at padding."""
+    settings = trainer.settings
+    values_only = settings.old_logprobs == "sampler"
+
+    def outputs(rows: Tensor) -> tuple[Tensor, ...]:
+        found = trainer.model(batch, rows, settings.temperature, values_only)
+        return (found.values,) if values_only else (found.logprobs, found.entropy, found.values)
+
+    results = _divide(trainer, batch, outputs, 1 if values_only else 3)
+    return (sampled, torch.zeros_like(sampled), results[0]) if values_only else (results[0], results[1], results[2])
+
+
+def evaluate_reference(trainer: Trainer, batch: RolloutBatch, logprobs: Tensor) -> Tensor:
+    """(B, T) log-probabilities under the reference; `logprobs` themselves where there is none."""
+    adapted = trainer.bare.policy
+    context: Any = contextlib.nullcontext()
+    model: nn.Module = adapted
+    if trainer.reference is not None:
+        model = trainer.reference
+    elif isinstance(adapted, PeftModel):
+        context = adapted.disable_adapter()
+    else:
+        return logprobs  # no reference: KL is 0
+
+    def outputs(rows: Tensor) -> tuple[Tensor, ...]:
+        return (reference_logprobs(model, batch, rows, trainer.settings.temperature),)
+
+    with context, trainer.accelerator.autocast():
+        return _divide(trainer, batch, outputs, 1)[0]
+
+
+def _divide(
+    trainer: Trainer, batch: RolloutBatch, outputs: Callable[[Tensor], tuple[Tensor, ...]], count: int
+) -> list[Tensor]:
+    """Run `outputs` on this process's share of the rows, a chunk at a time; returns the (B, T) results of all."""
+    accelerator, mask = trainer.accelerator, batch.mask
+    results = [torch.zeros(mask.shape, device=mask.device) for _ in range(count)]
+    rows = batch.share(
+        torch.arange(len(mask), device=mask.device), accelerator.process_index, accelerator.num_processes
+    )
+    for chunk in batch.chunks(rows, trainer.settings.forward_batch):
+        for result, found in zip(results, outputs(chunk), strict=True):
+            width = found.shape[1]
+            result[chunk, :width] = torch.where(mask[chunk, :width], found, 0.0)
+    # each row was filled in by one process and is 0 in the others
+    return [accelerator.reduce(result, "sum") for result in results] if accelerator.num_processes > 1 else results
