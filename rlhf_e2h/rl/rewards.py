@@ -108,7 +108,7 @@ def _metrics(
     empty = sum(
         not text[start:end].strip()
         for reward, text in zip(rewards, rollouts.texts, strict=True)
-        for start, end in zip([0, *reward.step_ends[:-1]], reward.step_ends, strict=True)
+        for start, end in zip([0, *reward.step_ends], reward.step_ends, strict=False)
     )
     metrics = {
         "step_rewards/score_mean": sum(scores) / max(len(scores), 1),
