@@ -30,6 +30,8 @@ _PROSE = re.compile(
     r"(?![A-Za-z])",
     re.I,
 )
+# Words before the first formula, or two of them before the first number: "Matrix: $..$", "Jane started 3 hours ago".
+_LEAD_IN = re.compile(r"\s*(?:[A-Za-z]{2,}[\s:,]+)+\$|\s*(?:[A-Za-z]{3,}[\s:,]+){2,}[-$]?\d")
 
 
 class Box(NamedTuple):
@@ -77,7 +79,7 @@ def boxes(text: str) -> list[Box]:
 
 
 def box_run(text: str) -> list[str]:
-    r"""The boxes at the end that only commas, "and", "or" and mathematics delimiters separate: `\boxed{1}, \boxed{2}`."""
+    r"""The boxes at the end that only commas, "and", "or" and delimiters separate: `\boxed{1}, \boxed{2}`."""
     all_boxes = boxes(text)
     run: list[str] = []
     for index in range(len(all_boxes) - 1, -1, -1):
@@ -97,7 +99,7 @@ def is_bare(text: str) -> bool:
     outside = _MATH_SPAN.sub(" ", text)
     outside = re.sub(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}", " ", outside)
     if not _PROSE.search(outside):
-        return True
+        return not _LEAD_IN.match(text)
     # Words without any number or formula are an answer in words.
     return not re.search(r"[\d$\\=<>]", text) and len(text.split()) <= 12
 

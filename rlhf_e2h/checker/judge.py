@@ -2,46 +2,147 @@
 
 from __future__ import annotations
 
-import re
-from fractions import Fraction
+from functools import lru_cache
 
-from rlhf_e2h.checker.extract import extract
+from rlhf_e2h.checker.approximate import Undecided
+from rlhf_e2h.checker.compare import same_answer
+from rlhf_e2h.checker.extract import box_run, clean, extract
+from rlhf_e2h.checker.nodes import Node, ParseError, RefusedError, is_scalar
+from rlhf_e2h.checker.normalise import squeeze
+from rlhf_e2h.checker.parser import parse
+from rlhf_e2h.checker.scalars import Same, same_full, same_quick
 from rlhf_e2h.checker.verdict import Verdict
 
-VERSION = "1"
-MAX_ANSWER = 1000
-_DECIMAL = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)\Z")
-_REFUSED = re.compile(r"__|\*\*|[\"';`@]|\b(?:import|exec|eval|open|lambda|factorial|binomial|zeta|gamma|range)\b")
+VERSION = "1"  # part of the key of verdicts on disk: raise it when a verdict can change
+
+_extract = lru_cache(maxsize=4096)(extract)
 
 
 def preload() -> None:
-    import math_verify  # noqa: F401
+    """What a worker loads before it says that it is ready, so that no comparison pays for imports."""
+    from rlhf_e2h.checker import second_opinion
+
+    second_opinion.preload()
 
 
 def cache_key(gold: str, answer: str) -> tuple[str, str]:
-    return extract(gold) or "", extract(answer) or ""
+    """The normalised pair. Answers with several boxes keep them, since the gold answer decides how they are read."""
+    return "\0".join(_forms(gold)), "\0".join(_forms(answer))
+
+
+@lru_cache(maxsize=4096)
+def _forms(text: str) -> tuple[str, ...]:
+    """The answer as extracted, and the list of boxes at the end if there are several."""
+    answer = _extract(text)
+    if not answer:
+        return ()
+    run = box_run(clean(text)) if text.count("boxed") > 1 else []
+    return (squeeze(answer), ", ".join(run)) if run else (squeeze(answer),)
 
 
 def quick(gold: str, answer: str, strict: bool) -> Verdict | None:
-    left, right = extract(gold), extract(answer)
+    """A verdict that needs no worker, else None."""
+    left, right = _forms(gold), _forms(answer)
     if not right:
         return Verdict(False, "no_answer")
-    left = left or ""
-    a, b = re.sub(r"\s", "", left), re.sub(r"\s", "", right)
-    if a == b:
-        return Verdict(True, "string")
-    if max(len(a), len(b)) > MAX_ANSWER or _REFUSED.search(b):
-        return Verdict(False, "refused")
-    if _DECIMAL.match(a) and _DECIMAL.match(b):
-        return Verdict(True, "number") if Fraction(a) == Fraction(b) else Verdict(False, "different")
-    return Verdict(False, "different") if strict else None
+    if strict:
+        from rlhf_e2h.checker.strict import same_strict
+
+        same = same_strict(_extract(gold) or "", _extract(answer) or "")
+        return Verdict(same, "string" if same else "different")
+    if not left:
+        return Verdict(False, "unparsable")
+    verdicts = [_decide(g, a, same_quick) for g, a in _readings(left, right)]
+    for verdict in verdicts:
+        if verdict is not None and verdict.equal:
+            return verdict
+    return None if None in verdicts else verdicts[0]
 
 
 def full(gold: str, answer: str) -> Verdict:
-    from math_verify import parse, verify
+    """The same with many digits, a solver, and Math-Verify for what the grammar does not know. Runs in a worker."""
+    from rlhf_e2h.checker import second_opinion
 
-    left, right = (parse(f"${extract(text)}$", parsing_timeout=None) for text in (gold, answer))
-    if not left or not right:
+    verdicts = []
+    for left, right in _readings(_forms(gold), _forms(answer)):
+        verdict = _decide(left, right, same_full)
+        if verdict is None or verdict.reason == "unparsable":
+            verdict = second_opinion.ask(left, right)
+        if verdict.equal:
+            return verdict
+        verdicts.append(verdict)
+    return verdicts[0] if verdicts else Verdict(False, "no_answer")
+
+
+def _readings(left: tuple[str, ...], right: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The last boxes against each other; several boxes as one list only against a side that is a list or set."""
+    pairs = [(left[0], right[0])]
+    if len(right) > 1 and _is_list(left[0]):
+        pairs.append((left[0], right[1]))
+    if len(left) > 1 and _is_list(right[0]):
+        pairs.append((left[1], right[0]))
+    if len(left) > 1 and len(right) > 1:
+        pairs.append((left[1], right[1]))
+    return pairs
+
+
+def _is_list(text: str) -> bool:
+    tree = parse(text)
+    return isinstance(tree, Node) and tree.op in ("list", "set", "brace")
+
+
+def _decide(left: str, right: str, same: Same) -> Verdict | None:
+    """None: `same` cannot tell, or a side is outside the grammar and might be worth a second opinion."""
+    if left == right:
+        return Verdict(True, "string")
+    a, b = parse(left), parse(right)
+    if isinstance(a, RefusedError) or isinstance(b, RefusedError):
+        return Verdict(False, "refused")
+    if isinstance(a, Exception) or isinstance(b, Exception):
+        if same is same_full:
+            return Verdict(False, "unparsable")
+        return None if _mathematical(a) and _mathematical(b) else Verdict(False, "unparsable")
+    try:
+        if same_answer(a, b, same):
+            return Verdict(True, _reason(a, b))
+        if (alternative := _unmerged(left, right, a, b)) is not None and same_answer(*alternative, same):
+            return Verdict(True, "symbolic")
+    except Undecided:
+        return None
+    except (RefusedError, RecursionError, MemoryError):
+        return Verdict(False, "refused")
+    except ParseError:
         return Verdict(False, "unparsable")
-    same = verify(left, right, timeout_seconds=None)
-    return Verdict(True, "symbolic") if same else Verdict(False, "different")
+    if _only_words(a) != _only_words(b):
+        return Verdict(False, "unparsable" if _only_words(b) else "different")
+    return Verdict(False, "different")
+
+
+def _unmerged(left: str, right: str, a: Node, b: Node) -> tuple[Node, Node] | None:
+    """`100,200,300` read as a list when the other side is a list of as many."""
+    for text, tree, other, first in ((left, a, b, True), (right, b, a, False)):
+        if tree.op == "num" and other.op == "list" and "," in text:
+            again = parse(text, False)
+            if isinstance(again, Node) and again.op == "list" and len(again.args) == len(other.args):
+                return (again, other) if first else (other, again)
+    return None
+
+
+def _mathematical(tree: Node | Exception) -> bool:
+    return isinstance(tree, Exception) or tree.op != "text"
+
+
+def _only_words(tree: Node) -> bool:
+    return tree.op == "text"
+
+
+def _reason(a: Node, b: Node) -> str:
+    plain = frozenset(("num", "div", "mul", "unit", "deg"))
+    numbers = all(is_scalar(side) or side.op == "unit" for side in (a, b)) and a.op in plain and b.op in plain
+    return "number" if numbers and not _has_names(a) and not _has_names(b) else "symbolic"
+
+
+def _has_names(node: Node) -> bool:
+    from rlhf_e2h.checker.nodes import has
+
+    return has(node, "sym", "const", "root", "fn", "pow")

@@ -71,7 +71,7 @@ class CheckerPool:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers and write the cache. Safe to call twice; the pool may be used again afterwards without disk."""
+        """Kill the workers and write the cache. Safe to call twice; a pool used again afterwards has no disk cache."""
         atexit.unregister(self.close)
         if os.getpid() != self._owner:
             return

@@ -1,0 +1,318 @@
+"""Are two parsed answers the same? Structure here; scalars, sets of reals and relations in their own modules.
+
+Every function takes `same`, the scalar test of the process it runs in, which may raise Undecided.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from rlhf_e2h.checker.approximate import Undecided
+from rlhf_e2h.checker.names import Named, same_name, strip_name
+from rlhf_e2h.checker.nodes import ZERO, Node, ParseError, children, has, is_scalar, negate, rebuild
+from rlhf_e2h.checker.realsets import NotASet, as_set, same_set
+from rlhf_e2h.checker.relations import same_relation
+from rlhf_e2h.checker.scalars import Same
+
+MAX_SIGNS = 3  # ± in one item; each doubles the number of values
+MAX_ITEMS = 200
+
+
+def same_answer(left: Node, right: Node, same: Same) -> bool:
+    """Compare two answers, each an item or a list of items.
+
+    Raises:
+        Undecided: `same` cannot tell, or the structure needs a solver.
+        RefusedError: something is too large to compute.
+    """
+    left, right = (_spread(_gathered(side)) for side in (left, right))
+    items_left, items_right = _items(left), _items(right)
+    if max(len(items_left), len(items_right)) > MAX_ITEMS:
+        raise ParseError("too many items")
+    if len(items_left) == len(items_right) == 1:
+        return same_item(items_left[0], items_right[0], same)
+    if _same_list(left, right, items_left, items_right, same):
+        return True
+    return _as_sets(left, right, same) is True
+
+
+def _gathered(node: Node) -> Node:
+    """`p=5,q=2; p=7,q=2`: each group of named values is one point, since every group has the same names."""
+    if node.op != "list" or node.args[0] != ";":
+        return node
+    groups = [[strip_name(item, None) for item in _items(part)] for part in node.args[1:]]
+    names = [[item.name for item in group] for group in groups]
+    if not all(_distinct(group) for group in groups) or any(other != names[0] for other in names):
+        return node
+    return Node("list", (";", *(Node("tuple", ("(", ")", *(item.value for item in group))) for group in groups)))
+
+
+def _spread(node: Node) -> Node:
+    """Units off, ± written out: `\\pm 3` is the list 3, -3, and inside a list or set its values join the others."""
+    node = _strip_units(node)
+    if not has(node, "pm", "mp"):
+        return node
+    if node.op in ("list", "set", "brace"):
+        head = node.args[:1] if node.op == "list" else ()
+        items: list[Node] = []
+        for arg in node.args[len(head) :]:
+            spread = _spread(arg)
+            items += spread.args[1:] if spread.op == "list" else (spread,)
+        return Node(node.op, (*head, *items))
+    return Node("list", (",", *_signs(node)))
+
+
+def _signs(node: Node) -> list[Node]:
+    count = sum(1 for _ in _find_signs(node))
+    if count > MAX_SIGNS:
+        raise ParseError("too many ± signs")
+    linked = has(node, "mp")
+    choices = [(1,) * count, (-1,) * count] if linked else list(product((1, -1), repeat=count))
+    return [_choose(node, list(choice)) for choice in choices]
+
+
+def _find_signs(node: Node) -> list[Node]:
+    return ([node] if node.op in ("pm", "mp") else []) + [s for child in children(node) for s in _find_signs(child)]
+
+
+def _choose(node: Node, signs: list[int]) -> Node:
+    if node.op in ("pm", "mp"):
+        sign = signs.pop(0) * (1 if node.op == "pm" else -1)
+        left, right = (_choose(arg, signs) for arg in node.args)
+        return Node("add", (left, right if sign > 0 else negate(right)))
+    return rebuild(node, lambda child: _choose(child, signs))
+
+
+def _strip_units(node: Node) -> Node:
+    if node.op == "unit":
+        return _strip_units(node.args[0])
+    return rebuild(node, _strip_units) if has(node, "unit") else node
+
+
+def _items(node: Node) -> list[Node]:
+    return list(node.args[1:]) if node.op == "list" else [node]
+
+
+def _same_list(left: Node, right: Node, a: list[Node], b: list[Node], same: Same) -> bool:
+    # A list against one set, or against the tuple that its named values fill: `x=1, y=2` and `(1,2)`.
+    for whole, items, other in ((left, b, right), (right, a, left)):
+        if whole.op in ("set", "brace") and len(items) > 1:
+            return len(whole.args) == len(items) and _matching(list(whole.args), _values(items), same)
+        named = [strip_name(item, same) for item in items]
+        if whole.op == "tuple" and other.op == "list" and _distinct(named):
+            return _in_order(list(whole.args[2:]), [item.value for item in named], same)
+        if whole.op == "rel" and other.op == "list" and (unpacked := _unpacked(whole)) is not None:
+            return _same_list(Node("list", (",", *unpacked)), other, unpacked, items, same)
+    if len(a) != len(b):
+        return False
+    named_a, named_b = ([strip_name(item, same) for item in side] for side in (a, b))
+    if _distinct(named_a) and _distinct(named_b):
+        return _matching(a, b, same) or _by_position_of_names(named_a, named_b, same)
+    if _distinct(named_a) or _distinct(named_b):
+        return _in_order([item.value for item in named_a], [item.value for item in named_b], same)
+    return _matching(a, b, same)
+
+
+def _values(items: list[Node]) -> list[Node]:
+    return [strip_name(item, None).value for item in items]
+
+
+def _distinct(items: list[Named]) -> bool:
+    names = [item.name for item in items]
+    return None not in names and len(set(names)) == len(names) > 1
+
+
+def _by_position_of_names(a: list[Named], b: list[Named], same: Same) -> bool:
+    """Same names in any order with the same values; other names do not match."""
+    for item in a:
+        partners = [other for other in b if same_name(item.name, other.name)]
+        if len(partners) != 1 or not same_item(item.value, partners[0].value, same):
+            return False
+    return True
+
+
+def _unpacked(relation: Node) -> list[Node] | None:
+    """`(x,y) = (1,2)` as `x=1, y=2`."""
+    operators, *members = relation.args
+    if operators != ("=",) or any(member.op != "tuple" for member in members):
+        return None
+    names, values = members[0].args[2:], members[1].args[2:]
+    if len(names) != len(values) or any(name.op != "sym" for name in names):
+        return None
+    return [Node("rel", (("=",), name, value)) for name, value in zip(names, values, strict=True)]
+
+
+def _in_order(a: list[Node], b: list[Node], same: Same) -> bool:
+    return len(a) == len(b) and all(same_item(x, y, same) for x, y in zip(a, b, strict=True))
+
+
+def _matching(a: list[Node], b: list[Node], same: Same) -> bool:
+    """The same members in any order. Equality is transitive, so the first partner found is as good as any."""
+    if len(a) != len(b):
+        return False
+    rest = list(b)
+    undecided = False
+    for item in a:
+        for position, other in enumerate(rest):
+            try:
+                if same_item(item, other, same):
+                    del rest[position]
+                    break
+            except Undecided:
+                undecided = True
+        else:
+            if undecided:
+                raise Undecided("members of a list")
+            return False
+    return True
+
+
+def _as_sets(left: Node, right: Node, same: Same) -> bool | None:
+    try:
+        return same_set(left, right, same)
+    except NotASet:
+        return None
+
+
+def same_item(left: Node, right: Node, same: Same) -> bool:
+    """Two single items; a name in front (`x = 5`, `x \\in S`) counts only against another name."""
+    if left == right:
+        return True
+    a, b = strip_name(left, same), strip_name(right, same)
+    if a.contradictory or b.contradictory:
+        return False
+    if a.name is not None and b.name is not None:
+        if same_name(a.name, b.name):
+            return same_value(a.value, b.value, same)
+        return left.op == right.op == "rel" and _two_relations(left, right, same)
+    if left.op == right.op == "rel" and a.value.op == b.value.op == "rel":
+        return _two_relations(left, right, same)
+    if (a.name is None) == (b.name is None) or "rel" not in (a.value.op, b.value.op):
+        return same_value(a.value, b.value, same)
+    # One side names its value, the other is an equation: `y = 2x + 3` and `2x - y + 3 = 0`.
+    if left.op == right.op == "rel":
+        return _two_relations(left, right, same)
+    return same_value(a.value, b.value, same)
+
+
+def _two_relations(left: Node, right: Node, same: Same) -> bool:
+    if same_relation(left, right, same):
+        return True
+    return _as_sets(left, right, same) is True
+
+
+def same_value(left: Node, right: Node, same: Same) -> bool:
+    """Two values without names."""
+    if left == right:
+        return True
+    left, right = _spread(left), _spread(right)
+    if left.op == "list" or right.op == "list":
+        return left.op == right.op and _matching(_items(left), _items(right), same)
+    kinds = {left.op, right.op}
+    if is_scalar(left) and is_scalar(right):
+        return same(left, right)
+    if "text" in kinds:
+        return _same_words(left, right)
+    if kinds <= {"base"} or kinds <= {"ratio"}:
+        return _same_ratio(left, right, same) if left.op == "ratio" else left.args == right.args
+    if kinds <= {"matrix", "add", "mul", "det", "num", "div"} and "matrix" in kinds | _inner(left) | _inner(right):
+        from rlhf_e2h.checker.matrices import same_matrix
+
+        return same_matrix(left, right, same)
+    if "det" in _inner(left) | _inner(right) | kinds:
+        return same(left, right)
+    if kinds <= {"set", "brace"}:
+        return _same_members(left, right, same)
+    if kinds <= {"tuple", "brace"}:
+        verdict = _same_tuple(left, right, same)
+        if verdict or kinds != {"tuple"}:
+            return verdict
+    if left.op == right.op == "builder" and _two_relations_in(left, right, same):
+        return True
+    return _same_real_sets(left, right, same)
+
+
+def _two_relations_in(left: Node, right: Node, same: Same) -> bool:
+    return left.args[0].op == right.args[0].op == "rel" and same_relation(left.args[0], right.args[0], same)
+
+
+def _inner(node: Node) -> set[str]:
+    return {child.op for child in children(node)}
+
+
+def _same_members(left: Node, right: Node, same: Same) -> bool:
+    a, b = list(left.args), list(right.args)
+    return _matching(a, b, same)
+
+
+def _same_tuple(left: Node, right: Node, same: Same) -> bool:
+    """Point, ordered list or interval: brackets must agree (braces without backslashes stand for round ones)."""
+    brackets = [node.args[:2] if node.op == "tuple" else ("(", ")") for node in (left, right)]
+    items = [list(node.args[2:] if node.op == "tuple" else node.args) for node in (left, right)]
+    return brackets[0] == brackets[1] and _in_order(items[0], items[1], same)
+
+
+def _same_real_sets(left: Node, right: Node, same: Same) -> bool:
+    set_like = frozenset(("tuple", "set", "brace", "union", "inter", "minus", "reals", "builder", "rel"))
+    if left.op not in set_like or right.op not in set_like:
+        return False
+    if {left.op, right.op} == {"tuple", "set"} or {left.op, right.op} == {"tuple"}:
+        return False  # `(1,2,3)` is no set of three; two intervals were compared as tuples
+    try:
+        return same_set(left, right, same)
+    except NotASet:
+        pass
+    readable = [_reads_as_set(side) for side in (left, right)]
+    if ("rel" in (left.op, right.op) and any(readable)) or {left.op, right.op} & {"builder"}:
+        raise Undecided("an inequality for the solver")
+    return left.op == right.op and len(left.args) == len(right.args) and _operands(left, right, same)
+
+
+def _operands(left: Node, right: Node, same: Same) -> bool:
+    if left.op in ("union", "inter"):
+        return _matching(_flat(left, left.op), _flat(right, left.op), same)
+    return left.op == "minus" and _in_order(list(left.args), list(right.args), same)
+
+
+def _flat(node: Node, op: str) -> list[Node]:
+    return [part for arg in node.args for part in _flat(arg, op)] if node.op == op else [node]
+
+
+def _reads_as_set(node: Node) -> bool:
+    try:
+        as_set(node)
+    except NotASet:
+        return False
+    return True
+
+
+def _same_words(left: Node, right: Node) -> bool:
+    """Words against words, and one letter against the symbol of that letter: `\\text{(C)}` and C."""
+    spoken = [node.args[0] if node.op == "text" else _letter(node) for node in (left, right)]
+    return None not in spoken and spoken[0] == spoken[1]
+
+
+def _letter(node: Node) -> str | None:
+    if node.op in ("sym", "const") and len(node.args[0]) == 1:
+        return str(node.args[0]).lower()
+    if node.op == "mul" and all(part.op in ("sym", "const") for part in node.args):
+        return "".join(str(part.args[0]) for part in node.args).lower()
+    return None
+
+
+def _same_ratio(left: Node, right: Node, same: Same) -> bool:
+    """The same parts, or the same proportion unless it may be a time of day (`12:30`)."""
+    a, b = list(left.args), list(right.args)
+    if _in_order(a, b, same):
+        return True
+    if len(a) != len(b) or any(_is_clock(side) for side in (a, b)):
+        return False
+    if not all(is_scalar(x) for x in a + b) or ZERO in a + b:
+        return False
+    return all(same(Node("mul", (x, b[0])), Node("mul", (y, a[0]))) for x, y in zip(a[1:], b[1:], strict=True))
+
+
+def _is_clock(parts: list[Node]) -> bool:
+    if parts[-1].op == "text":
+        return True
+    return len(parts) == 2 and all(p.op == "num" for p in parts) and 10 <= parts[1].args[0] < 60 > parts[0].args[0]

@@ -1,0 +1,82 @@
+"""Names in front of values: `x = 5`, `f(x) = x^2`, `\\angle ABC = 30`, `(x,y) = (1,2)`, `x \\in S`, and chains."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rlhf_e2h.checker.approximate import Undecided
+from rlhf_e2h.checker.nodes import Node, free_symbols, is_scalar
+from rlhf_e2h.checker.scalars import Same
+
+
+class Named(NamedTuple):
+    """A value with the name that stood before it; `contradictory` if the chain equates two different numbers."""
+
+    name: Node | None
+    value: Node
+    contradictory: bool = False
+
+
+def strip_name(node: Node, same: Same | None) -> Named:
+    """Split `name = value`; other relations come back whole, without a name.
+
+    A chain `x = a = b \\approx c` has the value b. A chain of numbers (`10^3 = 1000`) has the last one's value if the
+    members agree. With `same` None nothing is checked.
+    """
+    if node.op != "rel":
+        return Named(None, node)
+    operators, members = node.args[0], list(node.args[1:])
+    if operators == ("in",):
+        return Named(members[0], members[1]) if is_name(members[0]) else Named(None, node)
+    if any(operator not in ("=", "~") for operator in operators):
+        return Named(None, node)
+    # A tail `\approx ...` is a rounding of what was said before; `x \approx 11` alone gives 11.
+    operators = list(operators)
+    while operators and operators[-1] == "~" and len(members) > 2:
+        operators.pop()
+        members.pop()
+    if len(members) == 2 and operators == ["~"] and not is_name(members[0]):
+        return Named(None, members[0])
+    if is_name(members[0]):
+        return Named(members[0], members[-1], _literals_differ(members[1:]))
+    if len(members) == 2 and is_name(members[1]) and not free_symbols(members[0]):
+        return Named(members[1], members[0])
+    if not any(free_symbols(member) for member in members):
+        return Named(None, members[-1], same is not None and not _agree(members, same))
+    return Named(None, Node("rel", (tuple(operators), *members)))
+
+
+def is_name(node: Node) -> bool:
+    """A symbol, `f(x)`, a function of a symbol, letters in capitals (`AB`), words, or a tuple or ratio of those."""
+    if node.op == "sym" or node.op == "text":
+        return True
+    if node.op == "fn":
+        return bool(free_symbols(node)) and node.args[0] not in ("sin", "cos", "tan", "sec", "csc", "cot")
+    if node.op == "mul":
+        return all(part.op == "sym" and part.args[0][:1].isupper() for part in node.args)
+    if node.op == "tuple":
+        return all(is_name(arg) for arg in node.args[2:])
+    return node.op == "ratio" and all(is_name(arg) for arg in node.args)
+
+
+def same_name(left: Node | None, right: Node | None) -> bool:
+    return left == right
+
+
+def _literals_differ(members: list[Node]) -> bool:
+    """`x = 13 = 12`: another member is a number as plain as the last, and not the same."""
+    last = members[-1]
+    return last.op == "num" and any(m.op == "num" and m.args[0] != last.args[0] for m in members[:-1])
+
+
+def _agree(members: list[Node], same: Same) -> bool:
+    last = members[-1]
+    for member in members[:-1]:
+        if not (is_scalar(member) and is_scalar(last)):
+            continue
+        try:
+            if not same(member, last):
+                return False
+        except Undecided:
+            raise Undecided("a chain of numbers") from None
+    return True

@@ -1,0 +1,49 @@
+"""What the grammar does not decide: sympy solves inequalities from our own tree, Math-Verify reads the rest.
+
+Runs in workers only. Text reaches Math-Verify after the whitelist in `_readable`, and through its LaTeX grammar
+alone; its plain-expression path, which ends in sympy's `parse_expr`, is never used.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rlhf_e2h.checker.verdict import Verdict
+
+_COMMANDS = (
+    r"\frac \sqrt \int \sum \prod \lim \to \infty \pi \cdot \times \sin \cos \tan \log \ln \exp \binom \le \ge \leq"
+    r" \geq \ne \neq \lt \gt \pm \alpha \beta \gamma \theta \lambda \mu \phi \omega \cup \cap \text \overline \mathbb \in"
+    r" \circ \cr \forall \quad "
+)
+_PLAIN = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>()\[\]{}|,.!'&]*\Z")
+MAX_LENGTH = 300
+_LONG_NUMBER = re.compile(r"\d{12}")
+_TOWER = re.compile(r"\^[^+\-*/=,]{0,20}\^|\^\s*\{?\s*\d{4}|\d{4,}\s*!|!\s*!")
+
+
+def preload() -> None:
+    import math_verify  # noqa: F401
+    import sympy  # noqa: F401
+
+
+def ask(left: str, right: str) -> Verdict:
+    if not (_readable(left) and _readable(right)):
+        return Verdict(False, "unparsable")
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    config: Any = [LatexExtractionConfig()]
+    a, b = (parse(f"${text}$", config, parsing_timeout=None) for text in (left, right))  # type: ignore[arg-type]
+    if not a or not b:
+        return Verdict(False, "unparsable")
+    same = verify(a, b, timeout_seconds=None)
+    return Verdict(True, "symbolic") if same else Verdict(False, "different")
+
+
+def _readable(text: str) -> bool:
+    if len(text) > MAX_LENGTH or _LONG_NUMBER.search(text) or _TOWER.search(text) or "__" in text or "**" in text:
+        return False
+    commands = re.findall(r"\\[A-Za-z]+", text)
+    return all(f"{command} " in _COMMANDS for command in commands) and bool(
+        _PLAIN.match(re.sub(r"\\[A-Za-z]+", " ", text))
+    )
