@@ -23,6 +23,7 @@ from rlhf_e2h.prompts import SECTIONS
         ("First line\nSecond line", ["First line", "Second line"]),
         ("First,\nthe second", ["First,\nthe second"]),
         ("so we\nhave it", ["so we\nhave it"]),
+        ("We find:\nThis is 3.", ["We find:\nThis is 3."]),
         ("We have\n\\[x = 1.\\]\nThus it is.", ["We have\n\\[x = 1.\\]", "Thus it is."]),
         ("We have \\[x = 1\\] where $x$ is. Good.", ["We have \\[x = 1\\] where $x$ is.", "Good."]),
         ("We have \\[x = 1\\]Hence ok", ["We have \\[x = 1\\]", "Hence ok"]),
