@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,6 @@ def _cell(value: Any) -> Any:
     return f"{value:.{DIGITS}f}" if isinstance(value, float) else ("" if value is None else value)
 
 
-def main_seed(results: dict[str, Any]) -> int | str:
+def main_seed(results: Mapping[str, Any]) -> int | str:
     """The value of `seed` whose rows stand for the run: all seeds together, or the only one."""
     return ALL_SEEDS if len(results["seeds"]) > 1 else results["seeds"][0]

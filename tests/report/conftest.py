@@ -66,3 +66,108 @@ def made_up_outcomes(seeds=(0, 1, 2), **sizes):
 @pytest.fixture(scope="session")
 def outcomes():
     return made_up_outcomes(per_level=20, sizes=(1, 4, 16))
+
+
+def made_up_manifest(seeds=(0, 1, 2)):
+    """Completion records as `StageRun.manifest` gives them."""
+    easy = {"file": "labels_easy.jsonl", "sha256": "0" * 64, "purpose": "training"}
+    sealed = {"file": "labels_sealed.jsonl", "sha256": "1" * 64, "purpose": "training"}
+    exam = {"file": "labels_sealed.jsonl", "sha256": "1" * 64, "purpose": "evaluation"}
+    easy_file, both = ["labels_easy.jsonl"], ["labels_easy.jsonl", "labels_sealed.jsonl"]
+    stages = [  # name, kind, seconds, tokens, read, inherited
+        ("prepare", "prepare", 1.2, None, [], []),
+        ("sft_easy", "sft", 21.4, 812_000, [easy], []),
+        ("sft_full", "sft", 24.9, 1_403_000, [easy, sealed], []),
+        ("sample_easy", "sample", 34.0, 3_920_114, [], easy_file),
+        ("grade_easy", "grade", 6.1, None, [easy], easy_file),
+        ("prm", "reward", 71.3, 4_200_110, [], easy_file),
+        ("prm_full", "reward", 75.7, 5_120_220, [], both),
+        ("bank", "sample", 30.2, 2_811_000, [], easy_file),
+        ("rerank", "rerank", 19.5, 11_244_000, [], both),
+        ("ppo_prm", "ppo", 122.8, 9_310_400, [easy], easy_file),
+        ("evaluate", "evaluate", 12.6, 402_117, [exam], both),
+    ]
+    return [
+        {
+            "stage": kind, "name": name, "seed": seed, "seconds": seconds, "labels_read": read,
+            "labels_inherited": inherited, "results": {"tokens": tokens} if tokens else {}, "files": {},
+        }
+        for name, kind, seconds, tokens, read, inherited in stages
+        for seed in ((0,) if kind == "prepare" else seeds)
+    ]  # fmt: skip
+
+
+def made_up_solutions():
+    """Scored and graded samples: arithmetic, and LaTeX that must not break the page."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for index in range(40):
+        level = index % 5 + 1
+        correct = bool(rng.random() < 0.6)
+        scores = [float(x) for x in np.clip(rng.normal(0.85 if correct else 0.6, 0.25, level + 1), 0.01, 0.99)]
+        steps = [f"4+5*5+5*{step}:4+5={step % 7}" for step in range(level)] + [f"# Answer\n\n{index % 7}"]
+        rows.append(
+            {
+                "problem_id": f"p{index}", "level": level, "problem": f"(4+5)*5+{index}", "steps": steps,
+                "policy": "ppo_prm",
+                "step_scores": scores, "score": min(scores), "reward_model": "prm", "correct": correct, "gold": "3",
+            }
+        )  # fmt: skip
+    latex = r"If $\frac{a}{b} < 1$ & $x^2-<b>4</b>=0$, find $\sqrt{\dfrac{\pi^{2}}{6}}$ " + "x" * 120
+    rows[4] |= {
+        "problem": latex,
+        "steps": [latex, r"So $\boxed{<script>alert(1)</script>}$"],
+        "step_scores": [0.9, 0.1],
+    }
+    return rows
+
+
+ABOUT = {
+    "recipe": "quickstart",
+    "description": "Easy-to-hard on a small arithmetic world, on a CPU, in minutes",
+    "date": "2026-02-03 04:05 UTC",
+    "machine": "2 x86_64 CPU cores, 8 GiB memory, no GPU",
+    "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "uncommitted_changes": True},
+    "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.19.0", "trl": "1.16.0"},
+    "overrides": ["seeds=[0,1,2]"],
+}
+QUALITY = {
+    "orm": [{"outcome_auc_easy": 0.91, "outcome_auc_hard": 0.74, "calibration_error_hard": 0.09, "records": 4210}],
+    "prm": [
+        {"step_auc_easy": 0.97, "step_auc_hard": 0.88, "outcome_auc_hard": 0.83, "first_error_f1_hard": 0.71},
+        {"step_auc_easy": 0.95, "step_auc_hard": 0.86, "outcome_auc_hard": 0.81, "first_error_f1_hard": 0.69},
+        {"records": 12044},
+    ],
+}
+
+
+def made_up_hacking():
+    rows = []
+    for policy, score, accuracy in [
+        ("base", 0.41, 0.36),
+        ("sft_easy", 0.52, 0.48),
+        ("ppo_prm", 0.81, 0.62),
+        ("rest_prm", 0.6, 0.59),
+    ]:
+        rows.append({"policy": policy, "level": "hard", "step": None, "score": score, "accuracy": accuracy})
+    for step in range(0, 60, 10):
+        rows.append(
+            {
+                "policy": "ppo_prm",
+                "level": "hard",
+                "step": step,
+                "score": 0.52 + step / 200,
+                "accuracy": 0.48 + step / 400,
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def page_input(outcomes):
+    from rlhf_e2h.report.page import PageInput
+    from rlhf_e2h.report.results import build_results
+
+    return PageInput(
+        build_results(outcomes, draws=200), ABOUT, made_up_manifest(), QUALITY, made_up_solutions(), made_up_hacking()
+    )

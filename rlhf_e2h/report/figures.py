@@ -1,0 +1,259 @@
+"""The figures of the report. Each keeps the numbers that it shows, for the CSV beside it and the table below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+from rlhf_e2h.data.levels import LEVELS
+from rlhf_e2h.report.comparisons import CEILING, REFERENCE
+from rlhf_e2h.report.results import main_seed, write_csv
+from rlhf_e2h.report.svg import MARKER, SERIES, new_figure, styled, to_svg
+from rlhf_e2h.report.tables import CEILINGS, index_rows
+
+MARKERS = ("o", "s", "^", "D", "v")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure and its numbers."""
+
+    name: str  # of the files, and part of ids in the page
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: list[Row]
+    page_svg: str
+    file_svg: str
+
+    def write(self, folder: Path) -> None:
+        """NAME.svg and NAME.csv."""
+        write_csv(folder / f"{self.name}.csv", self.columns, self.rows)
+        (folder / f"{self.name}.svg").write_text(self.file_svg, encoding="utf-8")
+
+
+def _plot(
+    name: str, title: str, caption: str, columns: Sequence[str], rows: list[Row], draw: Callable[[], Any]
+) -> Plot:
+    with styled(name):
+        figure = draw()
+        page_svg, file_svg = to_svg(figure, name, f"{title}. {caption} The table below it has the numbers.")
+    return Plot(name, title, caption, tuple(columns), rows, page_svg, file_svg)
+
+
+def curve_over_n(results: Mapping[str, Any], decoding: str, level: str = "hard") -> Plot | None:
+    """Accuracy over the number of samples: majority, one decoding by each reward model, pass@n. None without a bank."""
+    seed = main_seed(results)
+    rows = [row for row in results["rows"] if row["seed"] == seed and row["level"] == level]
+    policies = list(dict.fromkeys(row["policy"] for row in rows if row["decoding"] == "majority"))
+    if not policies:
+        return None
+    policy = REFERENCE if REFERENCE in policies else policies[0]
+    rows = [row for row in rows if row["policy"] == policy]
+    series = {"majority": [row for row in rows if row["decoding"] == "majority"]}
+    for row in rows:
+        if row["decoding"] == decoding:
+            series.setdefault(row["reward_model"], []).append(row)
+    if len(series) == 1:
+        return None
+    series["pass@n"] = [row for row in rows if row["decoding"] in CEILINGS]
+    series = {name: sorted(points, key=lambda row: row["samples"]) for name, points in series.items() if points}
+    data = [{"series": name, **point} for name, points in series.items() for point in points]
+    words = decoding.replace("_", " ").replace("best of n", "best-of-n")
+    return _plot(
+        f"curve_{decoding}",
+        f"{words.capitalize()} over the number of samples",
+        f"{policy} on {level} problems, 95 % intervals shaded; pass@n knows the answers and is the ceiling.",
+        ("series", "policy", "samples", "level", "n", "accuracy", "ci_low", "ci_high", "seed"),
+        data,
+        lambda: _draw_curve(series),
+    )
+
+
+def _draw_curve(series: Mapping[str, list[Row]]) -> Any:
+    figure, axes = new_figure()
+    models = [name for name in series if name not in ("majority", "pass@n")]
+    for name, points in series.items():
+        x = [point["samples"] for point in points]
+        y = [point["accuracy"] for point in points]
+        if name in models:
+            index = models.index(name) % len(SERIES)
+            colour, marker, line = MARKER[SERIES[index]], MARKERS[index], "-"
+        else:
+            colour, marker, line = MARKER["s0"], "", "--" if name == "majority" else ":"
+        axes.plot(x, y, line, color=colour, marker=marker, label=name)
+        if name != "pass@n":
+            axes.fill_between(
+                x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], color=colour, alpha=0.09, linewidth=0
+            )
+    ticks = sorted({point["samples"] for points in series.values() for point in points})
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("samples")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def level_bars(results: Mapping[str, Any]) -> Plot | None:
+    """Greedy accuracy by level for at most five policies: base, reference, best optimised, other optimised, ceiling."""
+    rows = index_rows(results)
+    greedy = {key[0]: key[:-1] for key in rows if key[1] == "greedy"}
+    ranked = [row for row in results["comparisons"] if row["kind"] == "policy" and row["estimate"] is not None]
+    ranked = [row for row in ranked if row["treatment"]["labels"] == "easy"]
+    ranked.sort(key=lambda row: -row["estimate"])
+    wanted = ["base", REFERENCE, *(row["treatment"]["policy"] for row in ranked[:2]), CEILING]
+    policies = [policy for policy in dict.fromkeys(wanted) if policy in greedy] or list(greedy)[:5]
+    data = [
+        {"series": policy, **rows[*greedy[policy], str(level)]}
+        for policy in policies
+        for level in LEVELS
+        if (*greedy[policy], str(level)) in rows
+    ]
+    if not data:
+        return None
+    return _plot(
+        "levels",
+        "Greedy accuracy by level",
+        "Levels 1 to 3 are easy, 4 and 5 are hard. Lines are 95 % intervals.",
+        ("series", "level", "n", "accuracy", "ci_low", "ci_high", "labels", "seed"),
+        data,
+        lambda: _draw_levels(policies, data),
+    )
+
+
+def _draw_levels(policies: Sequence[str], data: Sequence[Row]) -> Any:
+    figure, axes = new_figure()
+    width = 0.84 / len(policies)
+    for index, policy in enumerate(policies):
+        points = [row for row in data if row["series"] == policy]
+        x = [int(row["level"]) + (index - (len(policies) - 1) / 2) * width for row in points]
+        y = [row["accuracy"] for row in points]
+        whiskers = [
+            [row["accuracy"] - row["ci_low"] for row in points],
+            [row["ci_high"] - row["accuracy"] for row in points],
+        ]
+        colour = MARKER["s0"] if policy == "base" else MARKER[SERIES[index % len(SERIES)]]
+        axes.bar(x, y, width * 0.88, color=colour, label=policy)
+        axes.errorbar(x, y, whiskers, fmt="none", ecolor=MARKER["ink"], elinewidth=0.9)
+    axes.set_xticks(list(LEVELS))
+    axes.set_xlabel("level")
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def difference_forest(results: Mapping[str, Any], kind: str) -> Plot | None:
+    """Paired differences of one kind with intervals, the best on top; rerankings with the most samples only."""
+    found = [row for row in results["comparisons"] if row["kind"] == kind and row["estimate"] is not None]
+    most = max((row["treatment"]["samples"] for row in found), default=0)
+    found = [row for row in found if row["treatment"]["samples"] == most]
+    if kind == "decoding":
+        policies = {row["treatment"]["policy"] for row in found}
+        found = [
+            row
+            for row in found
+            if row["treatment"]["policy"] == (REFERENCE if REFERENCE in policies else min(policies))
+        ]
+    if not found:
+        return None
+    found.sort(key=lambda row: row["estimate"])
+    data = [{"comparison": _short(row, kind), "labels": row["treatment"]["labels"], **row} for row in found]
+    against = REFERENCE if kind == "policy" else f"majority of the same {most} samples"
+    title = "Policies against SFT on easy problems" if kind == "policy" else "Rerankings against majority"
+    return _plot(
+        f"differences_{kind}",
+        title,
+        f"Accuracy on hard problems minus that of {against}, in points, paired, with 95 % intervals. "
+        "Hollow: trained on hard labels.",
+        ("comparison", "labels", "level", "n", "estimate", "low", "high", "name"),
+        data[::-1],
+        lambda: _draw_forest(data),
+    )
+
+
+def _short(row: Row, kind: str) -> str:
+    side = row["treatment"]
+    return side["policy"] if kind == "policy" else f"{side['decoding'].replace('_', ' ')}, {side['reward_model']}"
+
+
+def _draw_forest(data: Sequence[Row]) -> Any:
+    figure, axes = new_figure(height=0.9 + 0.27 * len(data))
+    for y, row in enumerate(data):
+        full = row["labels"] == "full"
+        clear = row["low"] > 0 or row["high"] < 0
+        colour = MARKER["s0"] if not clear else MARKER["s1"] if row["low"] > 0 else MARKER["s2"]
+        axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(100 * row["estimate"], y, "o", color=colour, markersize=6.5, fillstyle="none" if full else "full")
+    axes.axvline(0, color=MARKER["ink"], linewidth=0.9)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x")
+    axes.set_yticks(range(len(data)), [row["comparison"] for row in data])
+    axes.tick_params(axis="y", labelcolor=MARKER["ink"])
+    axes.set_ylim(-0.6, len(data) - 0.4)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("points")
+    return figure
+
+
+def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> list[Plot]:
+    """Reward model score against checked accuracy: where they part, a policy pleases the model more than the checker.
+
+    Args:
+        points: policy, level (easy or hard), score and accuracy in [0, 1], means over seeds; `step` of the
+            training, or None for the finished policy.
+    """
+    final = [dict(row) for row in points if row["level"] == level and row["step"] is None]
+    over_steps = [dict(row) for row in points if row["level"] == level and row["step"] is not None]
+    columns = ("policy", "level", "step", "score", "accuracy")
+    plots = []
+    if final:
+        caption = f"Greedy solutions of {level} problems. A score far right of the accuracy is reward hacking."
+        title = "Reward model score and checked accuracy"
+        plots.append(_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
+    if over_steps:
+        caption = f"Greedy solutions of {level} problems during PPO."
+        title = "Reward model score and checked accuracy during training"
+        plots.append(
+            _plot("reward_hacking_steps", title, caption, columns, over_steps, lambda: _draw_gap_over_steps(over_steps))
+        )
+    return plots
+
+
+def _draw_gap(points: Sequence[Row]) -> Any:
+    figure, axes = new_figure(height=1.1 + 0.3 * len(points))
+    for y, row in enumerate(points[::-1]):
+        score, accuracy = 100 * row["score"], 100 * row["accuracy"]
+        axes.plot([accuracy, score], [y, y], color=MARKER["s0"], linewidth=1.4)
+        axes.plot(accuracy, y, "s", color=MARKER["s1"], markersize=7, label="checker" if not y else None)
+        axes.plot(score, y, "o", color=MARKER["s2"], markersize=7, label="reward model" if not y else None)
+    axes.set_yticks(range(len(points)), [row["policy"] for row in points[::-1]])
+    axes.tick_params(axis="y", labelcolor=MARKER["ink"])
+    axes.set_ylim(-0.6, len(points) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(PercentFormatter(100.0, decimals=0))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_gap_over_steps(points: Sequence[Row]) -> Any:
+    figure, axes = new_figure()
+    for index, policy in enumerate(dict.fromkeys(row["policy"] for row in points)):
+        mine = sorted((row for row in points if row["policy"] == policy), key=lambda row: row["step"])
+        colour, steps = MARKER[SERIES[index % len(SERIES)]], [row["step"] for row in mine]
+        axes.plot(steps, [row["score"] for row in mine], "-", color=colour, label=f"{policy}, reward model")
+        axes.plot(steps, [row["accuracy"] for row in mine], "--", color=colour, label=f"{policy}, checker")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("step")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,152 @@
+"""The report page: one HTML file without any request to another, made from plain data."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.report.figures import Plot, curve_over_n, difference_forest, hacking_plots, level_bars
+from rlhf_e2h.report.results import main_seed
+from rlhf_e2h.report.solutions import pick_solutions
+from rlhf_e2h.report.tables import (
+    BANDS,
+    cost_table,
+    decoding_table,
+    manifest_table,
+    policy_table,
+    quality_table,
+)
+from rlhf_e2h.report.verdict import make_verdict
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class PageInput:
+    """Everything that the page shows. Parts that a run does not have stay empty, and the page leaves them out."""
+
+    results: Mapping[str, Any]  # what report.results.build_results made
+    about: Mapping[str, Any]  # recipe, description, machine, versions, git, date, overrides
+    manifest: Sequence[Row] = ()  # completion records of the stages
+    quality: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # reward model -> metrics, one mapping a seed
+    solutions: Sequence[Row] = ()  # scored and graded samples to choose from
+    hacking: Sequence[Row] = ()  # policy, step (or None), level, score, accuracy
+    easy_levels: Sequence[int] = EASY
+
+
+def draw_figures(page: PageInput) -> dict[str, Plot]:
+    """The figures that the data allow, by name, in the order of the page."""
+    results = page.results
+    found = [
+        difference_forest(results, "policy"),
+        difference_forest(results, "decoding"),
+        curve_over_n(results, "weighted_vote"),
+        curve_over_n(results, "best_of_n"),
+        level_bars(results),
+        *hacking_plots(page.hacking),
+    ]
+    return {plot.name: plot for plot in found if plot}
+
+
+def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> str:
+    """The page as text. The same input gives the same bytes; dates come from `about`, never from the clock."""
+    environment = Environment(
+        loader=PackageLoader("rlhf_e2h.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, signed=_signed, clock=_clock, thousands=_thousands, data_uri=_data_uri)
+    columns, quality = quality_table(page.quality)
+    manifest = manifest_table(page.manifest)
+    return environment.get_template("page.html").render(
+        about=_about(page.about),
+        bands=BANDS,
+        cost=cost_table(page.manifest),
+        decodings=decoding_table(page.results),
+        figures=draw_figures(page) if figures is None else figures,
+        hard_n=_problems(page.results, "hard"),
+        manifest=manifest,
+        method=page.results["method"],
+        pgr=page.results["pgr"],
+        custom=[row for row in page.results["comparisons"] if row["kind"] == "custom"],
+        policies=policy_table(page.results),
+        quality=quality,
+        quality_columns=columns,
+        seeds=page.results["seeds"],
+        solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),
+        verdict=make_verdict(page.results, manifest),
+    )
+
+
+def write_page(page: PageInput, folder: Path) -> Path:
+    """Write `report.html` and `figures/NAME.svg` with `figures/NAME.csv` into a folder; returns the page's path."""
+    figures = draw_figures(page)
+    for plot in figures.values():
+        plot.write(folder / "figures")
+    path = folder / "report.html"
+    path.write_text(render_page(page, figures), encoding="utf-8")
+    return path
+
+
+def _about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What was run, with a value for everything that the template names."""
+    git = about.get("git") or {}
+    commit = git.get("commit")
+    changed = " with uncommitted changes" if git.get("uncommitted_changes") else ""
+    return {
+        "recipe": about.get("recipe") or "unnamed recipe",
+        "description": about.get("description") or "",
+        "date": about.get("date") or "unknown",
+        "machine": about.get("machine") or "unknown",
+        "commit": f"{commit[:12]}{changed}" if commit else "not in a git checkout",
+        "versions": about.get("versions") or {},
+        "overrides": list(about.get("overrides") or ()),
+    }
+
+
+def _problems(results: Mapping[str, Any], level: str) -> int:
+    seed = main_seed(results)
+    return max((row["n"] for row in results["rows"] if row["level"] == level and row["seed"] == seed), default=0)
+
+
+def _percent(value: float | None, decimals: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{decimals}f}"
+
+
+def _signed(value: float | None) -> str:
+    """A difference in points with its sign, as `+1.2` or `−0.3`."""
+    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _clock(seconds: float) -> str:
+    """`48 s`, `3 min 05 s` or `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def _thousands(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _data_uri(plot: Plot) -> str:
+    """The CSV of a figure as a link target, so that the page needs no file beside it."""
+    lines = [",".join(plot.columns)]
+    lines += [",".join(_csv_cell(row.get(column)) for column in plot.columns) for row in plot.rows]
+    encoded = base64.b64encode(("\n".join(lines) + "\n").encode()).decode()
+    return f"data:text/csv;base64,{encoded}"
+
+
+def _csv_cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text

@@ -1,0 +1,105 @@
+"""What the page shows beside the results, read from the files of finished stages; parts that are missing stay empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reward_models.records import read_jsonl
+from rlhf_e2h.data.levels import LEVELS
+
+Row = dict[str, Any]
+_QUALITY = ("step_auc", "outcome_auc", "calibration_error")  # measured by `evaluate` for easy and for hard problems
+
+
+def read_json(path: Path) -> Any:
+    """Parsed file, or None if it does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def about_run(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> Row:
+    """recipe, description, overrides, versions, machine and git of `run.json`; the date is that of the last stage."""
+    finished = max((record.get("finished", "") for record in manifest), default="")
+    return {
+        **(read_json(run_folder / "run.json") or {}),
+        "date": finished[:16].replace("T", " ") + " UTC" if finished else "",
+    }
+
+
+def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequence[Path]]) -> dict[str, list[Row]]:
+    """Reward model -> one flat mapping an evaluation, for `tables.quality_table`.
+
+    Args:
+        evaluations: folders of `evaluate`; quality.json there is by reward model and group (easy, hard, level).
+        trained: reward model -> folders of `reward`; quality.json there has the number of training records.
+    """
+    quality: dict[str, list[Row]] = {}
+    for folder in evaluations:
+        for name, groups in (read_json(folder / "quality.json") or {}).items():
+            flat: Row = {}
+            for band in ("easy", "hard"):
+                measured = groups.get(band) or {}
+                flat |= {f"{metric}_{band}": measured[metric] for metric in _QUALITY if metric in measured}
+                flat[f"first_error_f1_{band}"] = (measured.get("first_error") or {}).get("f1")
+            quality.setdefault(name, []).append(flat)
+    for name, folders in trained.items():
+        for folder in folders:
+            record = read_json(folder / "quality.json")
+            if record:
+                quality.setdefault(name, []).append({"records": record.get("records")})
+    return quality
+
+
+def hacking_points(evaluations: Sequence[Path], easy_levels: Collection[int]) -> list[Row]:
+    """Mean reward-model score and accuracy of each policy by band, over problems and evaluations (policies.json)."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    for folder in evaluations:
+        for policy, by_level in ((read_json(folder / "policies.json") or {}).get("policies") or {}).items():
+            for level, measured in by_level.items():
+                if "reward" not in measured or level not in map(str, LEVELS):
+                    continue
+                band = "easy" if int(level) in easy_levels else "hard"
+                total = sums.setdefault((policy, band), [0.0, 0.0, 0.0])
+                for index, value in enumerate((1.0, measured["reward"], measured["accuracy"])):
+                    total[index] += measured["n"] * value
+    return [
+        {"policy": policy, "level": band, "step": None, "score": score / n, "accuracy": accuracy / n}
+        for (policy, band), (n, score, accuracy) in sums.items()
+    ]
+
+
+def training_hacking_points(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The same over PPO steps, from the metrics `eval/reward_level_L` and `eval/accuracy_level_L`, levels 4 and 5.
+
+    Seeds of one stage are averaged step by step.
+    """
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for record in manifest:
+        metrics = run_folder / record.get("folder", "") / "metrics.jsonl"
+        if record["stage"] != "ppo" or not metrics.is_file():
+            continue
+        for row in read_jsonl(metrics):
+            pairs = [
+                (row.get(f"eval/reward_level_{level}"), row.get(f"eval/accuracy_level_{level}")) for level in (4, 5)
+            ]
+            known = [(score, accuracy) for score, accuracy in pairs if score is not None and accuracy is not None]
+            if known and "step" in row:
+                found.setdefault((record["name"], row["step"]), []).extend(known)
+    return [
+        {
+            "policy": name,
+            "level": "hard",
+            "step": step,
+            "score": sum(score for score, _ in pairs) / len(pairs),
+            "accuracy": sum(accuracy for _, accuracy in pairs) / len(pairs),
+        }
+        for (name, step), pairs in sorted(found.items())
+    ]
+
+
+def readable_solutions(evaluations: Sequence[Path]) -> list[Row]:
+    """Rows of every solutions.jsonl; one problem may occur several times."""
+    files = [folder / "solutions.jsonl" for folder in evaluations]
+    return [row for file in files if file.is_file() for row in read_jsonl(file, required=("problem", "correct"))]

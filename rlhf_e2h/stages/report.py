@@ -1,0 +1,89 @@
+"""Results, comparisons and the report page, from the evaluations of every seed.
+
+Writes results.csv and results.json, report.html (one file, opens without a network), and figures/NAME.svg with its
+numbers in figures/NAME.csv.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_e2h.config import ConfigError, Inputs, NamedInputs
+from rlhf_e2h.data.levels import EASY, LEVELS
+from rlhf_e2h.report import sources
+from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
+from rlhf_e2h.report.outcomes import read_outcomes
+from rlhf_e2h.report.page import PageInput, write_page
+from rlhf_e2h.report.results import build_results, write_results
+from rlhf_e2h.report.terminal import print_results
+from rlhf_e2h.runs import Resolved, StageRun, read_done
+from rlhf_e2h.stages.evaluate import OUTCOMES
+from rlhf_e2h.stats.intervals import DRAWS
+from rlhf_e2h.tracking import console
+
+VERSION = 1
+SEEDED = False  # one report for the run
+ALL_SEEDS = True  # its inputs are the evaluations of every seed
+
+
+@dataclass
+class Config:
+    """Settings of the `report` stage."""
+
+    evaluations: Inputs  # outputs of evaluate stages; those of every seed are read
+    reward_models: NamedInputs = field(default_factory=dict)  # name in the tables -> output of a reward stage
+    comparisons: list[Comparison] = field(default_factory=list)  # beside the usual ones; each is treatment and baseline
+    gaps: list[Gap] = field(default_factory=list)  # PGR beside the usual ones; each is student, weak and ceiling
+    easy_levels: list[int] = field(default_factory=lambda: list(EASY))  # as in the prepare stage
+    draws: int = DRAWS  # bootstrap draws of every interval
+
+    def __post_init__(self) -> None:
+        if not self.evaluations:
+            raise ValueError('evaluations is empty; name at least one, for example ["@evaluate"]')
+        if not set(self.easy_levels) < set(LEVELS):
+            raise ValueError(f"easy_levels {self.easy_levels} is not allowed; name some of the levels 1 to 5, not all")
+        if self.draws < 100:
+            raise ValueError(f"draws is {self.draws}; an interval needs at least 100, usually {DRAWS}")
+
+
+def main(config: Config, run: StageRun) -> None:
+    """Build the results from the outcomes of every seed, then the page around them."""
+    found = [resolved for reference in config.evaluations for resolved in run.inputs[reference]]
+    folders = [resolved.path for resolved in found]
+    outcomes = read_outcomes(((_seed(resolved), resolved.path / OUTCOMES) for resolved in found), config.easy_levels)
+    comparisons = [*default_comparisons(outcomes), *config.comparisons]
+    gaps = [*default_gaps(outcomes), *config.gaps]
+    results = build_results(outcomes, comparisons, gaps, config.draws)
+    write_results(results, run.out)
+    manifest = run.manifest()
+    trained = {name: run.paths(reference) for name, reference in config.reward_models.items()}
+    page = PageInput(
+        results=results,
+        about=sources.about_run(run.run_folder, manifest),
+        manifest=manifest,
+        quality=sources.reward_model_quality(folders, trained),
+        solutions=sources.readable_solutions(folders),
+        hacking=sources.hacking_points(folders, config.easy_levels)
+        + sources.training_hacking_points(run.run_folder, manifest),
+        easy_levels=config.easy_levels,
+    )
+    write_page(page, run.out)
+    run.finish(rows=len(results["rows"]), comparisons=len(results["comparisons"]), seeds=len(results["seeds"]))
+
+
+def _seed(resolved: Resolved) -> int:
+    """The seed of an evaluation, from its completion record."""
+    done = read_done(resolved.folder or resolved.path)
+    if done is None:
+        raise ConfigError(
+            f"{resolved.path}: not the folder of a finished evaluate stage; give '@STAGE' or such a folder"
+        )
+    return int(done["seed"])
+
+
+def show(folder: Path) -> None:
+    """Print the result table of a finished report and where its page is."""
+    print_results(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    console.print(f"report: {folder / 'report.html'}")

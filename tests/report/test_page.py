@@ -1,0 +1,234 @@
+"""The page: complete, self-contained, escaped, the same bytes every time, and honest in its first sentences."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from conftest import ABOUT, made_up_manifest, made_up_solutions
+from rich.console import Console
+
+from rlhf_e2h.report.page import PageInput, draw_figures, render_page, write_page
+from rlhf_e2h.report.results import build_results
+from rlhf_e2h.report.solutions import pick_solutions
+from rlhf_e2h.report.tables import cost_table, decoding_table, manifest_table, policy_table, quality_table
+from rlhf_e2h.report.terminal import print_results
+from rlhf_e2h.report.verdict import make_verdict
+
+VOID = {"meta", "link", "br", "img", "path", "use", "rect", "stop"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is not closed, or closed in the wrong order; collects ids and targets."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found[key] for key in ("href", "src") if key in found]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def html(page_input):
+    return render_page(page_input)
+
+
+def test_well_formed_and_self_contained(html):
+    parser = Balanced()
+    parser.feed(html)
+    assert parser.open == []
+    assert len(parser.ids) == len(set(parser.ids)), "an id occurs twice"
+    for link in parser.links:
+        assert link.startswith(("#", "data:")), f"{link[:60]} leaves the page"
+        assert not link.startswith("#") or link[1:] in parser.ids, f"{link} leads nowhere"
+    assert "<script" not in html.replace("&lt;script", "")
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", html)
+
+
+def test_same_bytes_again(page_input, html):
+    assert render_page(page_input) == html  # the figures are in it
+    again = {name: plot.file_svg for name, plot in draw_figures(page_input).items()}
+    assert again == {name: plot.file_svg for name, plot in draw_figures(page_input).items()}
+
+
+def test_every_figure_has_its_csv(page_input, tmp_path):
+    write_page(page_input, tmp_path)
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
+    assert drawn == {path.stem for path in (tmp_path / "figures").glob("*.csv")}
+    assert drawn == {
+        "differences_policy", "differences_decoding", "curve_weighted_vote", "curve_best_of_n", "levels",
+        "reward_hacking", "reward_hacking_steps",
+    }  # fmt: skip
+    with (tmp_path / "figures/curve_weighted_vote.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["series"] for row in rows} == {"majority", "orm_easy", "prm_easy", "oprm_easy", "prm_full", "pass@n"}
+    point = next(row for row in rows if row["series"] == "majority" and row["samples"] == "16")
+    wanted = ("sft_easy", "majority", 16, "hard", "all")
+    keys = ("policy", "decoding", "samples", "level", "seed")
+    (row,) = (row for row in page_input.results["rows"] if tuple(row[key] for key in keys) == wanted)
+    assert float(point["accuracy"]) == pytest.approx(row["accuracy"])
+
+
+def test_text_of_models_is_escaped(page_input):
+    hostile = [row for row in made_up_solutions() if "script" in row["steps"][-1]]
+    html = render_page(replace(page_input, solutions=hostile), figures={})
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "<script>" not in html and "<b>4</b>" not in html
+
+
+def test_says_what_was_run(html):
+    for text in ("2 x86_64 CPU cores", "0123456789ab with uncommitted changes", "torch 2.13.0", "2026-02-03 04:05 UTC"):
+        assert text in html
+    assert "3 seeds (0, 1, 2)" in html and "seeds=[0,1,2]" in html
+
+
+def test_a_bare_run_makes_a_page(outcomes):
+    html = render_page(PageInput(build_results(outcomes, draws=50), {}), figures={})
+    assert "unnamed recipe" in html and 'id="firewall"' not in html and 'id="solutions"' not in html
+
+
+def test_policies_without_a_bank_make_a_page(page_input):
+    rows = [row for row in page_input.results["rows"] if row["decoding"] == "greedy" and row["policy"] == "base"]
+    html = render_page(replace(page_input, results=page_input.results | {"rows": rows, "comparisons": [], "pgr": []}))
+    assert 'id="decoding"' not in html and "Nothing to compare" in html
+
+
+def test_best_is_marked_among_easy_trained_only(page_input):
+    rows = policy_table(page_input.results)
+    best = [row["policy"] for row in rows if "hard" in row["best"]]
+    assert best and all(row["labels"] != "full" for row in rows if row["best"])
+    top = max((row for row in rows if row["labels"] != "full"), key=lambda row: row["bands"]["hard"]["accuracy"])
+    assert top["policy"] in best
+    for row in decoding_table(page_input.results):
+        assert not (row["best"] and row["decoding"] == "pass_at_n")
+        assert row["samples"] == 16
+
+
+def test_manifest_verdicts():
+    verdicts = {row["name"]: (row["verdict"], row["ok"]) for row in manifest_table(made_up_manifest())}
+    assert verdicts["prepare"] == ("no labels", True)
+    assert verdicts["ppo_prm"] == ("easy labels only", True)
+    assert verdicts["sft_full"] == ("hard labels, named as a baseline", True)
+    assert verdicts["rerank"] == ("serves a baseline or the evaluation", True)
+    assert verdicts["evaluate"] == ("evaluation only", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "inherited", "verdict"),
+    [
+        ("ppo", [("labels_sealed.jsonl", "training")], [], "read hard labels"),
+        ("grade", [("labels_sealed.jsonl", "training")], [], "read hard labels"),
+        ("evaluate", [("labels_sealed.jsonl", "selection")], [], "read hard labels"),
+        ("ppo", [], ["labels_sealed.jsonl"], "depends on hard labels"),
+        ("reward", [], ["labels_easy.jsonl", "labels_sealed.jsonl"], "depends on hard labels"),
+    ],
+)
+def test_a_broken_firewall_is_seen(page_input, kind, read, inherited, verdict):
+    record = {
+        "stage": kind, "name": f"{kind}_prm", "seed": 0, "labels_inherited": inherited,
+        "labels_read": [{"file": file, "purpose": purpose} for file, purpose in read],
+    }  # fmt: skip
+    (row,) = manifest_table([record])
+    assert (row["verdict"], row["ok"]) == (verdict, False)
+    assert "The label firewall was broken by" in " ".join(make_verdict(page_input.results, [row]).sentences)
+    assert f"✗ {verdict}" in render_page(replace(page_input, manifest=[record]), figures={})
+
+
+def comparison(kind, estimate, low, high, policy="ppo_prm", labels="easy"):
+    side = {"policy": policy, "decoding": "greedy", "reward_model": None, "samples": 1, "labels": labels}
+    if kind == "decoding":
+        side |= {"decoding": "best_of_n", "reward_model": "prm", "samples": 8}
+    return {
+        "name": "", "kind": kind, "level": "hard", "treatment": side, "baseline": side, "estimate": estimate,
+        "low": low, "high": high, "n": 9, "seeds": [0], "reason": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "decoding", "words", "tone"),
+    [
+        ((0.1, 0.05, 0.15), (0.1, 0.05, 0.15), "helped on hard ones.", "good"),
+        ((0.1, 0.05, 0.15), (0.1, -0.05, 0.15), "in part", "mixed"),
+        ((0.1, -0.05, 0.15), (0.0, -0.05, 0.05), "No clear gain", "mixed"),
+        ((-0.1, -0.15, -0.05), (0.0, -0.05, 0.05), "in part harmed", "bad"),
+    ],
+)
+def test_the_headline_follows_the_intervals(policy, decoding, words, tone):
+    results = {
+        "seeds": [0], "rows": [], "pgr": [],
+        "comparisons": [comparison("policy", *policy), comparison("decoding", *decoding)],
+    }  # fmt: skip
+    verdict = make_verdict(results)
+    assert words in verdict.headline and verdict.tone == tone
+    assert any("One seed" in caution for caution in verdict.cautions)
+
+
+def test_baselines_do_not_make_the_headline():
+    results = {"seeds": [0, 1], "rows": [], "pgr": []}
+    full = comparison("policy", 0.5, 0.4, 0.6, "ppo_dagger", "full")
+    icl = comparison("policy", 0.5, 0.4, 0.6, "icl")
+    verdict = make_verdict(results | {"comparisons": [full, icl]})
+    assert verdict.headline.startswith("Nothing to compare")
+
+
+def test_solutions_are_mixed_and_stable():
+    rows = made_up_solutions()
+    picked = pick_solutions(rows)
+    assert len(picked) == 10
+    kinds = {(solution.band, solution.correct) for solution in picked}
+    assert kinds == {("easy", True), ("easy", False), ("hard", True), ("hard", False)}
+    assert picked == pick_solutions(rows[::-1])
+    assert all(step.shade == min(4, int(step.score * 5)) for solution in picked for step in solution.steps)
+
+
+def test_scores_that_do_not_fit_the_steps_colour_nothing():
+    row = made_up_solutions()[0] | {"step_scores": [0.5]}
+    (solution,) = pick_solutions([row])
+    assert all(step.score is None and step.shade is None for step in solution.steps)
+
+
+def test_solution_text_is_split_by_the_prompt_module():
+    row = {"problem_id": "a", "problem": "1+1", "level": None, "text": "1+1=2\n\n# Answer\n\n2", "correct": True}
+    (solution,) = pick_solutions([row])
+    assert [step.text for step in solution.steps] == ["1+1=2", "# Answer\n\n2"] and solution.band == "unknown"
+
+
+def test_quality_is_the_mean_over_seeds():
+    columns, rows = quality_table(
+        {"prm": [{"step_auc_hard": 0.8, "x": 1}, {"step_auc_hard": 0.6}, {"step_auc_hard": None}]}
+    )
+    assert columns == [("step_auc_hard", "step AUC, hard")] and rows[0]["step_auc_hard"] == pytest.approx(0.7)
+
+
+def test_cost_adds_up():
+    rows = {row["name"]: row for row in cost_table(made_up_manifest())}
+    assert (rows["sft_easy"]["runs"], rows["sft_easy"]["tokens"]) == (3, 2_436_000)
+    assert rows["sft_easy"]["seconds"] == pytest.approx(64.2) and rows["prepare"]["tokens"] is None
+
+
+def test_terminal_table_fits_a_screen(page_input):
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_results(page_input.results, console)
+    text = console.export_text()
+    assert "ppo_prm" in text and "weighted vote, prm_easy" in text and "best of" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert ABOUT["recipe"] not in text
+
+
+def test_terminal_of_one_policy(page_input):
+    rows = [row for row in page_input.results["rows"] if row["policy"] == "base"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_results(page_input.results | {"rows": rows, "comparisons": [], "pgr": []}, console)
+    assert "Nothing to compare" in console.export_text()
