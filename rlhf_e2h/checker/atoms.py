@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from rlhf_e2h.checker import vocabulary as words
 from rlhf_e2h.checker.nodes import Node, ParseError, num
 from rlhf_e2h.checker.tokens import Token
@@ -289,10 +287,4 @@ def _closes(token: Token) -> tuple[str, ...] | None:
         if token.value.startswith("end:"):
             return (token.value.replace("end:", "begin:"),)
         return {"rfloor": ("lfloor",), "rceil": ("lceil",)}.get(token.value)
-    return None
-
-
-def integer(node: Node) -> int | None:
-    if node.op == "num" and node.args[0].denominator == 1:
-        return int(Fraction(node.args[0]))
     return None

@@ -9,7 +9,18 @@ from itertools import product
 
 from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.names import Named, same_name, strip_name
-from rlhf_e2h.checker.nodes import ZERO, Node, ParseError, children, has, is_scalar, negate, rebuild
+from rlhf_e2h.checker.nodes import (
+    ZERO,
+    Node,
+    ParseError,
+    children,
+    free_symbols,
+    has,
+    integer,
+    is_scalar,
+    negate,
+    rebuild,
+)
 from rlhf_e2h.checker.realsets import NotASet, as_set, same_set
 from rlhf_e2h.checker.relations import same_relation
 from rlhf_e2h.checker.scalars import Same
@@ -198,7 +209,26 @@ def same_item(left: Node, right: Node, same: Same) -> bool:
 def _two_relations(left: Node, right: Node, same: Same) -> bool:
     if same_relation(left, right, same):
         return True
-    return _as_sets(left, right, same) is True
+    if free_symbols(left) != free_symbols(right):
+        return False
+    operators = set(left.args[0]) | set(right.args[0])
+    if operators == {"="}:
+        if _has_poles(left) or _has_poles(right):
+            raise Undecided("equations with denominators")
+        return False
+    verdict = _as_sets(left, right, same)
+    if verdict is None and len(free_symbols(left)) == 1 and "=" not in operators:
+        raise Undecided("inequalities for the solver")
+    return verdict is True
+
+
+def _has_poles(node: Node) -> bool:
+    """A symbol below a fraction line or under a power that is no positive integer: equations may differ by a factor."""
+    if node.op in ("div", "pow", "root") and free_symbols(node.args[0] if node.op == "root" else node.args[1]):
+        return True
+    if node.op == "pow" and free_symbols(node.args[0]) and integer(node.args[1]) is None:
+        return True
+    return any(_has_poles(child) for child in children(node))
 
 
 def same_value(left: Node, right: Node, same: Same) -> bool:
@@ -206,6 +236,9 @@ def same_value(left: Node, right: Node, same: Same) -> bool:
     if left == right:
         return True
     left, right = _spread(left), _spread(right)
+    for single, other in ((left, right), (right, left)):
+        if single.op == "set" and len(single.args) == 1 and is_scalar(other):
+            return is_scalar(single.args[0]) and same(single.args[0], other)
     if left.op == "list" or right.op == "list":
         return left.op == right.op and _matching(_items(left), _items(right), same)
     kinds = {left.op, right.op}
@@ -241,8 +274,14 @@ def _inner(node: Node) -> set[str]:
 
 
 def _same_members(left: Node, right: Node, same: Same) -> bool:
-    a, b = list(left.args), list(right.args)
-    return _matching(a, b, same)
+    """Sets: a member that is named twice counts once."""
+    if len(left.args) == len(right.args):
+        return _matching(list(left.args), list(right.args), same)
+    return _within(left, right, same) and _within(right, left, same)
+
+
+def _within(left: Node, right: Node, same: Same) -> bool:
+    return all(any(same_item(item, other, same) for other in right.args) for item in left.args)
 
 
 def _same_tuple(left: Node, right: Node, same: Same) -> bool:

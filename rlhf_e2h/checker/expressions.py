@@ -97,7 +97,7 @@ class Expressions(Atoms):
             if above.op == below_node.op == "num" and 0 < above.args[0] < below_node.args[0]:
                 whole = Fraction(token.value[0])
                 if above.args[0].denominator == below_node.args[0].denominator == 1:
-                    return num(whole + above.args[0] / below_node.args[0])
+                    return self.power(num(whole + above.args[0] / below_node.args[0]))
         self.position = start
         return None
 

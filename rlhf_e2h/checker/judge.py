@@ -20,7 +20,7 @@ _extract = lru_cache(maxsize=4096)(extract)
 
 def preload() -> None:
     """What a worker loads before it says that it is ready, so that no comparison pays for imports."""
-    from rlhf_e2h.checker import second_opinion
+    from rlhf_e2h.checker import second_opinion, solver  # noqa: F401
 
     second_opinion.preload()
 
@@ -66,12 +66,34 @@ def full(gold: str, answer: str) -> Verdict:
     verdicts = []
     for left, right in _readings(_forms(gold), _forms(answer)):
         verdict = _decide(left, right, same_full)
+        if verdict is None:
+            verdict = _solved(left, right)
         if verdict is None or verdict.reason == "unparsable":
             verdict = second_opinion.ask(left, right)
         if verdict.equal:
             return verdict
         verdicts.append(verdict)
     return verdicts[0] if verdicts else Verdict(False, "no_answer")
+
+
+def _solved(left: str, right: str) -> Verdict | None:
+    """Inequalities and equations that need sympy."""
+    from rlhf_e2h.checker import solver
+
+    a, b = parse(left), parse(right)
+    if isinstance(a, Exception) or isinstance(b, Exception):
+        return None
+    try:
+        if a.op == b.op == "rel" and solver.same_equation(a, b):
+            return Verdict(True, "symbolic")
+        same = same_answer(solver.solve_inequalities(a), solver.solve_inequalities(b), same_full)
+        return Verdict(same, "symbolic" if same else "different")
+    except (Undecided, solver.Unsolved):
+        return None
+    except RefusedError:
+        return Verdict(False, "refused")
+    except ParseError:
+        return Verdict(False, "unparsable")
 
 
 def _readings(left: tuple[str, ...], right: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -47,11 +47,12 @@ def strip_name(node: Node, same: Same | None) -> Named:
 
 
 def is_name(node: Node) -> bool:
-    """A symbol, `f(x)`, a function of a symbol, letters in capitals (`AB`), words, or a tuple or ratio of those."""
+    """A symbol, `f(x)`, `\\gcd(a,b)`, letters in capitals (`AB`), words, or a tuple or ratio of those."""
     if node.op == "sym" or node.op == "text":
         return True
     if node.op == "fn":
-        return bool(free_symbols(node)) and node.args[0] not in ("sin", "cos", "tan", "sec", "csc", "cot")
+        known = node.args[0] in ("gcd", "lcm", "max", "min", "det")
+        return bool(free_symbols(node)) and (known or node.args[0].startswith("apply:"))
     if node.op == "mul":
         return all(part.op == "sym" and part.args[0][:1].isupper() for part in node.args)
     if node.op == "tuple":

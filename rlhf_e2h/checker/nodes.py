@@ -107,3 +107,9 @@ def free_symbols(node: Node) -> frozenset[str]:
 
 def has(node: Node, *ops: str) -> bool:
     return any(part.op in ops for part in walk(node))
+
+
+def integer(node: Node) -> int | None:
+    if node.op == "num" and node.args[0].denominator == 1:
+        return int(Fraction(node.args[0]))
+    return None

@@ -59,6 +59,7 @@ def normalise(text: str) -> str:
     text = text.replace("$", " ").replace("`", " ")
     if text.startswith("**"):
         text = _EMPHASIS.sub(r"\1", text)
+    text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = re.sub(r"\s+", " ", text).strip()
     return re.sub(r"(?:(?<!\\)[.,;:](?!\.)|(?<=[^.])\.)+$", "", text).strip()
 

@@ -145,6 +145,8 @@ class Parser(Expressions):
         # An opening brace or bracket before the first word belongs to the words: `5\,{\text{cm}}^2`.
         while start - 1 > low and start < high and self.tokens[start - 1].value in ("{", "("):
             start -= 1
+        if start < high and self.tokens[start].value in ("th", "st", "nd", "rd") and not self.tokens[start].gap:
+            return None  # an ordinal is not a number of something
         balance = sum({"(": 1, "{": 1, ")": -1, "}": -1}.get(str(t.value), 0) for t in self.tokens[start:high])
         return start if low < start < high and balance == 0 else None
 

@@ -132,11 +132,11 @@ def _solve_linear(operator: str, left: Node, right: Node) -> Node:
     (name,) = names
     try:
         difference = subtract(left, right)
-        at = [exact(difference, {name: Fraction(value)}) for value in (0, 1, 2, 5)]
+        at = {value: exact(difference, {name: Fraction(value)}) for value in (-7, -1, 0, 1, 2, 5)}
     except (InexactError, UndefinedError):
         raise NotASet("not linear") from None
     slope = at[1] - at[0]
-    if slope == 0 or at[2] - at[1] != slope or at[3] - at[2] != 3 * slope:
+    if slope == 0 or any(value != at[0] + x * slope for x, value in at.items()):
         raise NotASet("not linear")
     return _ray(operator if slope > 0 else FLIPPED[operator], num(-at[0] / slope))
 

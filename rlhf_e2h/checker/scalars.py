@@ -22,6 +22,7 @@ _RANGES = ((0.5, 2.5), (-3.0, -0.2), (-2.0, 2.0), (0.1, 0.9), (1.0, 3.0), (3.0, 
 POINTS = len(_RANGES)
 EXACT_POINTS = 4
 DOUBLE_DIGITS = 15  # a decimal of this many significant digits stands for the value it is the rounding of
+DOUBLE_ERROR = 2.3e-16  # one rounding, relative
 
 Same = Callable[[Node, Node], bool]
 
@@ -124,14 +125,20 @@ def _close(a: Any, b: Any, scale: float, tolerance: float) -> bool:
 
 
 def _is_rounding(left: Node, right: Node, a: Any, b: Any) -> bool:
-    """One side is a decimal with all digits of a double, the other is not written as a decimal."""
+    """One side is a decimal with all digits of a double, and the other is the number that it is the rounding of."""
+    distance = abs(a - b)
     for literal, other in ((left, right), (right, left)):
-        if literal.op == "num" and (literal.args[1] or 0) >= DOUBLE_DIGITS:
-            if other.op == "num" and other.args[1] is not None:
-                return False
-            exponent = _last_place(literal)
-            return bool(abs(a - b) <= float(exponent))
+        digits = literal.args[1] or 0 if literal.op == "num" else 0
+        short = other.op != "num" or (other.args[1] or 0) < DOUBLE_DIGITS
+        if digits >= DOUBLE_DIGITS and short:
+            if other.op != "num" or other.args[1] is None:
+                return bool(distance <= float(_last_place(literal)) * 0.5001) or _is_double(digits, distance, b)
+            return _is_double(digits, distance, b)  # 0.30000000000000004 and 0.3
     return False
+
+
+def _is_double(digits: int, distance: Any, value: Any) -> bool:
+    return digits > DOUBLE_DIGITS and bool(distance <= DOUBLE_ERROR * abs(value))
 
 
 def _last_place(literal: Node) -> Fraction:

@@ -13,7 +13,8 @@ from rlhf_e2h.checker.verdict import Verdict
 
 _COMMANDS = (
     r"\frac \sqrt \int \sum \prod \lim \to \infty \pi \cdot \times \sin \cos \tan \log \ln \exp \binom \le \ge \leq"
-    r" \geq \ne \neq \lt \gt \pm \alpha \beta \gamma \theta \lambda \mu \phi \omega \cup \cap \text \overline \mathbb \in"
+    r" \geq \ne \neq \lt \gt \pm"
+    r" \alpha \beta \gamma \theta \lambda \mu \phi \omega \cup \cap \text \overline \mathbb \in"
     r" \circ \cr \forall \quad "
 )
 _PLAIN = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>()\[\]{}|,.!'&]*\Z")
