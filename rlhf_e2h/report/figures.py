@@ -212,7 +212,7 @@ def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> l
             training, or None for the finished policy.
     """
     final = [dict(row) for row in points if row["level"] == level and row["step"] is None]
-    over_steps = [dict(row) for row in points if row["level"] == level and row["step"] is not None]
+    over_steps = [dict(row) for row in points if row["step"] is not None]
     columns = ("policy", "level", "step", "score", "accuracy")
     plots = []
     if final:
@@ -220,7 +220,7 @@ def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> l
         title = "Reward model score and checked accuracy"
         plots.append(_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
     if over_steps:
-        caption = f"Greedy solutions of {level} problems during PPO."
+        caption = "Greedy solutions of easy validation problems during PPO; hard ones have no labels in training."
         title = "Reward model score and checked accuracy during training"
         plots.append(
             _plot("reward_hacking_steps", title, caption, columns, over_steps, lambda: _draw_gap_over_steps(over_steps))

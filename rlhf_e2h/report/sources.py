@@ -71,9 +71,9 @@ def hacking_points(evaluations: Sequence[Path], easy_levels: Collection[int]) ->
 
 
 def training_hacking_points(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The same over PPO steps, from the metrics `eval/reward_level_L` and `eval/accuracy_level_L`, levels 4 and 5.
+    """The same over PPO steps, from the metrics `eval/rm_level_L` and `eval/accuracy_level_L` of the stage.
 
-    Seeds of one stage are averaged step by step.
+    Training checks easy problems only, so the points are of the easy band: the mean over its levels and over seeds.
     """
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for record in manifest:
@@ -81,16 +81,14 @@ def training_hacking_points(run_folder: Path, manifest: Sequence[Mapping[str, An
         if record["stage"] != "ppo" or not metrics.is_file():
             continue
         for row in read_jsonl(metrics):
-            pairs = [
-                (row.get(f"eval/reward_level_{level}"), row.get(f"eval/accuracy_level_{level}")) for level in (4, 5)
-            ]
+            pairs = [(row.get(f"eval/rm_level_{level}"), row.get(f"eval/accuracy_level_{level}")) for level in LEVELS]
             known = [(score, accuracy) for score, accuracy in pairs if score is not None and accuracy is not None]
             if known and "step" in row:
                 found.setdefault((record["name"], row["step"]), []).extend(known)
     return [
         {
             "policy": name,
-            "level": "hard",
+            "level": "easy",
             "step": step,
             "score": sum(score for score, _ in pairs) / len(pairs),
             "accuracy": sum(accuracy for _, accuracy in pairs) / len(pairs),

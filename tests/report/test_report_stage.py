@@ -1,0 +1,145 @@
+"""The stage on a run folder as the earlier stages leave it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from conftest import made_up_rows, made_up_solutions
+
+from reward_models.records import write_jsonl
+from rlhf_e2h.config import ConfigError, build
+from rlhf_e2h.runs import Resolved, StageRun, write_json
+from rlhf_e2h.stages import report
+from rlhf_e2h.tracking import Tracker
+
+QUALITY = {
+    "prm": {
+        "easy": {"step_auc": 0.9, "outcome_auc": 0.8, "calibration_error": 0.1, "first_error": {"f1": 0.7}},
+        "hard": {"step_auc": 0.8, "outcome_auc": None, "calibration_error": 0.2, "first_error": {"f1": None}},
+    }
+}
+POLICIES = {
+    "judge": "prm",
+    "policies": {
+        "sft_easy": {
+            "1": {"n": 10, "accuracy": 1.0, "reward": 0.9},
+            "4": {"n": 30, "accuracy": 0.4, "reward": 0.5},
+            "5": {"n": 10, "accuracy": 0.2, "reward": 0.5},
+        }
+    },
+}
+
+
+def finished(root, kind, name, seed, upstream=(), **record):
+    """A finished stage folder."""
+    folder = root / name / f"seed{seed}"
+    folder.mkdir(parents=True)
+    done = {
+        "stage": kind, "name": name, "seed": seed, "seconds": 1.0, "finished": f"2026-02-03T04:0{seed}:00+00:00",
+        "upstream": [str(one.relative_to(root)) for one in upstream], "labels_read": [], "labels_inherited": [],
+        "results": {}, "files": {},
+    }  # fmt: skip
+    write_json(folder / "done.json", done | record)
+    return folder
+
+
+def stage_run(root, seeds=(0, 1)):
+    """(config, run) of a report on a policy trained with PPO, a reward model and an evaluation for each seed."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / "run.json", {"recipe": "tiny", "machine": "a desk", "git": {"commit": None}, "versions": {}})
+    evaluations, rewards = [], []
+    for seed in seeds:
+        reward = finished(root, "reward", "prm", seed)
+        write_json(reward / "quality.json", {"kind": "prm", "records": 100 + 2 * seed, "validation": {}})
+        ppo = finished(root, "ppo", "ppo_prm", seed, [reward])
+        metrics = {"eval/rm_level_1": 0.5, "eval/accuracy_level_1": 0.25 + 0.5 * seed, "objective/kl": 1.0}
+        write_jsonl(ppo / "metrics.jsonl", [{"step": 0, "objective/kl": 0.0}, {"step": 1, **metrics}])
+        folder = finished(root, "evaluate", "evaluate", seed, [reward, ppo])
+        write_jsonl(folder / "outcomes.jsonl", made_up_rows(seed, per_level=4, sizes=(1, 4)))
+        write_jsonl(folder / "solutions.jsonl", made_up_solutions())
+        write_json(folder / "quality.json", QUALITY)
+        write_json(folder / "policies.json", POLICIES)
+        evaluations.append(Resolved(folder, "", folder))
+        rewards.append(Resolved(reward, "", reward))
+    out = root / "report" / "x"
+    out.mkdir(parents=True)
+    inputs = {"@evaluate": evaluations, "@prm": rewards}
+    data = {
+        "evaluations": ["@evaluate"], "reward_models": {"prm": "@prm"}, "draws": 100,
+    }  # fmt: skip
+    named = {"treatment": {"policy": "ppo_prm"}, "baseline": {"policy": "base"}, "level": "5", "name": "five"}
+    data["comparisons"] = [named]
+    return build(report.Config, data, "report.yaml"), StageRun("report", "report", out, 0, root, Tracker(out), inputs)
+
+
+def test_writes_everything(tmp_path, capsys):
+    config, run = stage_run(tmp_path)
+    report.main(config, run)
+    with (run.out / "results.csv").open() as file:
+        assert {row["seed"] for row in csv.DictReader(file)} == {"0", "1", "all"}
+    results = json.loads((run.out / "results.json").read_text())
+    assert results["seeds"] == [0, 1] and results["comparisons"][-1]["name"] == "five"
+    page = (run.out / "report.html").read_text()
+    for text in (
+        "tiny: from easy",
+        "2026-02-03 04:01 UTC",
+        "a desk",
+        "not in a git checkout",
+        "Comparisons of this recipe",
+    ):
+        assert text in page
+    assert (
+        "0.900" in page and "0.800" in page and ">100<" not in page
+    )  # two seeds: 100.5 records, shown as a whole number
+    with (run.out / "figures/reward_hacking.csv").open() as file:
+        (point,) = csv.DictReader(file)
+    # hard: (30 * .4 + 10 * .2) / 40 = .35 right, score .5
+    assert (point["policy"], float(point["accuracy"]), float(point["score"])) == ("sft_easy", 0.35, 0.5)
+    with (run.out / "figures/reward_hacking_steps.csv").open() as file:
+        (point,) = csv.DictReader(file)
+    assert (point["step"], float(point["accuracy"]), float(point["score"])) == ("1", 0.5, 0.5)
+    assert run.results["seeds"] == 2
+    report.show(run.out)
+    assert "ppo_prm" in capsys.readouterr().out
+
+
+def test_one_seed_and_nothing_but_outcomes(tmp_path):
+    config, run = stage_run(tmp_path, seeds=(3,))
+    for name in ("quality.json", "policies.json", "solutions.jsonl"):
+        (run.paths("@evaluate")[0] / name).unlink()
+    report.main(config, run)
+    assert {row["seed"] for row in json.loads((run.out / "results.json").read_text())["rows"]} == {3}
+    assert not (run.out / "figures/reward_hacking.csv").exists()
+
+
+def test_same_inputs_same_bytes(tmp_path):
+    made = []
+    for name in ("a", "b"):
+        config, run = stage_run(tmp_path / name, seeds=(0,))
+        report.main(config, run)
+        made.append({f.relative_to(run.out): f.read_bytes() for f in run.out.rglob("*") if f.is_file()})
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"evaluations": []}, "evaluations is empty"),
+        ({"easy_levels": [1, 2, 3, 4, 5]}, "not all"),
+        ({"draws": 10}, "at least 100"),
+        ({"comparison": []}, "did you mean 'comparisons'"),
+        ({"gaps": [{"student": {"policy": "a"}, "weak": {"polic": "b"}}]}, "unknown key 'polic'"),
+    ],
+)
+def test_wrong_settings_are_named(change, words):
+    with pytest.raises(ConfigError, match=words):
+        build(report.Config, {"evaluations": ["@evaluate"]} | change, "report.yaml")
+
+
+def test_an_unfinished_evaluation_is_named(tmp_path):
+    config, run = stage_run(tmp_path, seeds=(0,))
+    (run.paths("@evaluate")[0] / "done.json").unlink()
+    with pytest.raises(ConfigError, match="finished evaluate stage; give '@STAGE'"):
+        report.main(config, run)
