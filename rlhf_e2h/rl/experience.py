@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf_e2h.rl.actor_critic import RolloutBatch, reference_logprobs
@@ -43,12 +42,12 @@ def evaluate(trainer: Trainer, batch: RolloutBatch, sampled: Tensor) -> tuple[Te
 
 def evaluate_reference(trainer: Trainer, batch: RolloutBatch, logprobs: Tensor) -> Tensor:
     """(B, T) log-probabilities under the reference; `logprobs` themselves where there is none."""
-    adapted = trainer.bare.policy
+    adapted: Any = trainer.bare.policy
     context: Any = contextlib.nullcontext()
     model: nn.Module = adapted
     if trainer.reference is not None:
         model = trainer.reference
-    elif isinstance(adapted, PeftModel):
+    elif hasattr(adapted, "disable_adapter"):  # a PEFT model; importing PEFT to ask its class would take a second
         context = adapted.disable_adapter()
     else:
         return logprobs  # no reference: KL is 0

@@ -1,0 +1,60 @@
+"""The value model: a token classifier with one label, of the same class as the reward models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from reward_models.model import HEAD_NAMES, head_of, load_model, quiet
+from rlhf_e2h.models import LoraSettings, lora_config
+
+
+def value_from_reward_model(path: Path, policy_tokenizer: Tokenizer, zero_head: bool) -> PreTrainedModel:
+    """A value model that starts from a reward model, with its head or with a new one that gives 0 everywhere.
+
+    Raises:
+        ValueError: the reward model reads other token ids than the policy writes.
+    """
+    model, tokenizer, _ = load_model(path, device="cpu")
+    if tokenizer.get_vocab() != policy_tokenizer.get_vocab():
+        raise ValueError(
+            f"{path}: this reward model has another tokenizer than the policy, so it can give rewards (by text), but "
+            "no value model can start from it; use value_init: policy"
+        )
+    model.requires_grad_(True)
+    return _with_zero_head(model) if zero_head else model
+
+
+def value_from_policy(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A value model that starts from a causal language model, with a head that gives 0 everywhere."""
+    with quiet():
+        model = AutoModelForTokenClassification.from_pretrained(str(path), num_labels=1, dtype=dtype)
+    return _with_zero_head(model)
+
+
+def train_parts(model: PreTrainedModel, freeze_trunk: bool, lora: LoraSettings) -> Any:
+    """The model with what is to be trained: all of it, its head alone, or LoRA adapters and its head."""
+    if freeze_trunk:
+        model.requires_grad_(False)
+        head_of(model).requires_grad_(True)
+        return model
+    if lora.rank == 0:
+        return model
+    from peft import get_peft_model
+
+    config = lora_config(lora)
+    config.task_type = "TOKEN_CLS"
+    # the head is new or small: train it in full instead of adapting it
+    config.exclude_modules, config.modules_to_save = list(HEAD_NAMES), [n for n in HEAD_NAMES if hasattr(model, n)]
+    return get_peft_model(model, config)
+
+
+def _with_zero_head(model: PreTrainedModel) -> PreTrainedModel:
+    with torch.no_grad():
+        for parameter in head_of(model).parameters():
+            parameter.zero_()
+    return model

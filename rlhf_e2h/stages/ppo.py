@@ -1,0 +1,163 @@
+"""Optimise a policy with PPO on problems of all levels, against reward models trained on easy ones.
+
+Easy problems may also be rewarded by the checker (`outcome: easy`); hard ones get the reward model only. With
+`outcome: full`, allowed in stages named `full` or `dagger`, the checker rewards all levels: a baseline.
+
+Reads a policy, a `prepare` stage and reward models; writes a model folder, metrics.jsonl and rollouts.jsonl. A killed
+stage goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from reward_models.score import Scorer
+from rlhf_e2h.bank import Row
+from rlhf_e2h.checker import CheckerPool
+from rlhf_e2h.config import ConfigError, Input, setting
+from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rl.ppo import train_ppo
+from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.sources import RewardSources
+from rlhf_e2h.rl.value_model import train_parts, value_from_policy, value_from_reward_model
+from rlhf_e2h.runs import StageRun
+from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
+from rlhf_e2h.stages.sample import choose
+
+VERSION = 1
+
+
+@dataclass
+class Config:
+    """Settings of the `ppo` stage."""
+
+    policy: Input  # model to start from; also the reference
+    data: Input  # output of a prepare stage
+    reward_model: Input | None = None  # PRM, OPRM or ORM that scores steps
+    outcome_model: Input | None = None  # a second one, whose whole score is added on the last token
+    outcome_model_scale: float = 1.0
+    outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
+    levels: list[int] | None = None  # prompts of these levels; all if not given
+    problems: int | None = None  # at most so many prompts
+    empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
+    answer_step: bool = True  # is the answer scored as a step?
+    # what the value model starts from: the reward model, the same with a zero head, or the policy with a zero head
+    value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
+    value_head_only: bool = False  # train only the value model's head: cheaper, less exact
+    lora: LoraSettings = field(default_factory=LoraSettings)  # of policy and value model
+    bf16: bool = False  # autocast
+    gradient_checkpointing: bool = False
+    # greedy accuracy on easy validation problems; 0: never
+    eval_every: int = 0  # PPO steps
+    eval_problems: int = 200
+    patience: int = 0  # evaluations without a better one before training ends; 0: no early stop
+    keep: Literal["last", "best"] = "last"  # weights written at the end; best on easy validation needs eval_every
+    dump: int = setting(4, affects_result=False)  # rollouts a step written to rollouts.jsonl
+    reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
+    ppo: PPOSettings = field(default_factory=PPOSettings)  # its seed is that of the run
+
+    def __post_init__(self) -> None:
+        if self.reward_model is None and self.outcome_model is None and self.outcome == "none":
+            raise ValueError("nothing gives a reward; set reward_model, outcome_model or outcome")
+        if self.reward_model is None and self.value_init != "policy":
+            raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
+        if (self.keep == "best" or self.patience) and not self.eval_every:
+            raise ValueError("keep: best and patience compare evaluations; set eval_every")
+
+
+def main(config: Config, run: StageRun) -> None:
+    # an earlier stage of the same process may have used another precision, which Accelerate would hold on to
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+    policy = open_policy(run.path(config.policy))
+    settings = dataclasses.replace(config.ppo, seed=run.seed)
+    prompts = _prompts(config, run, policy, settings.max_new_tokens)
+    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(run.path(config.policy)).model
+    value_model = _value_model(config, run, policy)
+    policy.model = with_lora(policy.model, config.lora)
+    if config.gradient_checkpointing:
+        for model in (policy.model, value_model):
+            model.gradient_checkpointing_enable()
+    with contextlib.ExitStack() as stack:
+        checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
+        rewards = _sources(config, run, checker, accelerator.device)
+        bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
+        watcher = Watcher(config, run, policy, rewards, bar, _validation(config, run, checker, policy, rewards))
+        result = train_ppo(
+            policy.model, reference, value_model, policy.tokenizer, prompts, watcher.reward, settings, accelerator,
+            watcher.on_step, run.scratch / "checkpoints",
+        )  # fmt: skip
+    watcher.restore_best()
+    if run.is_main:
+        save_policy(policy.model, policy.tokenizer, run.out)
+    run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
+
+
+def _prompts(config: Config, run: StageRun, policy: Policy, max_new_tokens: int) -> list[Row]:
+    problems = choose(read_problems(run.path(config.data), "train"), config.levels, config.problems)
+    if not problems:
+        raise ConfigError(f"{run.name}: no train problems of levels {config.levels}; check `levels` and prepare")
+    rows = [{**problem, "prompt": policy.prefix + SECTIONS.prompt(problem["problem"])} for problem in problems]
+    limit = getattr(policy.model.config, "max_position_embeddings", None)
+    if limit is not None:
+        encoded = policy.tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
+        long = [row["problem_id"] for row, ids in zip(rows, encoded, strict=True) if len(ids) + max_new_tokens > limit]
+        if long:
+            raise ConfigError(
+                f"{run.name}: {len(long)} prompts with max_new_tokens {max_new_tokens} exceed the model's {limit} "
+                f"positions ({', '.join(long[:5])}{', ...' if len(long) > 5 else ''}); lower ppo.max_new_tokens"
+            )
+    return rows
+
+
+def _value_model(config: Config, run: StageRun, policy: Policy) -> Any:
+    if config.value_init == "policy":
+        model = value_from_policy(str(policy.model.config.name_or_path))
+    else:
+        assert config.reward_model is not None  # checked by Config
+        zero_head = config.value_init == "reward_zero_head"
+        model = value_from_reward_model(run.path(config.reward_model), policy.tokenizer, zero_head)
+    return train_parts(model, config.value_head_only, config.lora)
+
+
+def _sources(config: Config, run: StageRun, checker: CheckerPool | None, device: torch.device) -> RewardSources:
+    def load(reference: str | None) -> Scorer | None:
+        if reference is None:
+            return None
+        return Scorer.from_pretrained(run.path(reference), device, max_tokens_per_batch=config.reward_batch_tokens)
+
+    data = run.path(config.data)
+    labels = {} if config.outcome == "none" else run.labels(data, config.outcome, splits=("train",))
+    return RewardSources(
+        labels,
+        checker,
+        load(config.reward_model),
+        load(config.outcome_model),
+        config.outcome_model_scale,
+        config.empty_step_score,
+        config.answer_step,
+    )
+
+
+def _validation(
+    config: Config, run: StageRun, checker: CheckerPool | None, policy: Policy, rewards: RewardSources
+) -> Validation | None:
+    if not config.eval_every:
+        return None
+    data = run.path(config.data)
+    labels = run.labels(data, "easy", splits=("validation",))
+    known = [row for row in read_problems(data, "validation") if row["problem_id"] in labels]
+    if not known:
+        raise ConfigError(f"{run.name}: eval_every is set, but prepare wrote no easy validation problems")
+    chosen = choose(known, None, config.eval_problems)
+    rows = [{**row, "prompt": policy.prefix + SECTIONS.prompt(row["problem"])} for row in chosen]
+    return Validation(rows, RewardSources(labels, checker, rewards.step_model))

@@ -1,0 +1,135 @@
+"""What goes on beside PPO training: metrics, dumps, easy-validation accuracy, the best weights, early stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.bank import Row
+from rlhf_e2h.models import Policy
+from rlhf_e2h.rl.checkpoint import trainable
+from rlhf_e2h.rl.ppo import Metrics
+from rlhf_e2h.rl.rewards import Completion, Reward
+from rlhf_e2h.rl.rollout import Rollouts, generate
+from rlhf_e2h.rl.sources import RewardSources, panel
+from rlhf_e2h.runs import StageRun
+
+if TYPE_CHECKING:
+    from rlhf_e2h.stages.ppo import Config
+
+
+@dataclass
+class Validation:
+    """Easy validation problems with their labels: the only ones that may select a checkpoint."""
+
+    rows: list[Row]
+    judge: RewardSources
+
+
+class Watcher:
+    """What goes on beside training: metrics, dumps, evaluation, the best weights, early stopping.
+
+    Its notes are in the stage's scratch folder, so that a resumed run logs what it had logged before.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: StageRun,
+        policy: Policy,
+        rewards: RewardSources,
+        bar: Any,
+        validation: Validation | None,
+    ) -> None:
+        self.config, self.run, self.policy, self.rewards, self.bar = config, run, policy, rewards, bar
+        self.settings = config.ppo
+        self.validation = validation
+        self.history: list[dict[str, Any]] | None = None  # metrics of every step; None before the first
+        self.dumped: list[dict[str, Any]] = []
+        self.last: tuple[Sequence[Completion], list[Reward]] = ((), [])
+
+    def reward(self, completions: Sequence[Completion]) -> list[Reward]:
+        rewards = self.rewards(completions)
+        self.last = (completions, rewards)
+        return rewards
+
+    def on_step(self, step: int, metrics: Metrics, rollouts: Rollouts) -> bool:
+        if self.history is None:
+            self._recall(step)
+        assert self.history is not None
+        if self.validation and ((step + 1) % self.config.eval_every == 0 or step + 1 == self.settings.steps):
+            metrics |= self._evaluate(self.validation)
+            if metrics["eval/accuracy_easy"] > max(
+                (m["eval/accuracy_easy"] for m in self._evaluations()), default=-1.0
+            ):
+                self._save_best()
+        self.history.append({"step": step, **metrics})
+        if self.run.is_main:
+            self.run.log(metrics, step=step)
+            self._dump(step)
+            write_jsonl(self.run.scratch / "history.jsonl", self.history)
+        self.bar.update(step + 1)
+        return self._out_of_patience()
+
+    def _recall(self, step: int) -> None:
+        notes = self.run.scratch / "history.jsonl"
+        self.history = [row for row in (read_jsonl(notes) if notes.is_file() else []) if row["step"] < step]
+        for row in self.history if self.run.is_main else []:
+            self.run.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+
+    def _evaluate(self, validation: Validation) -> Metrics:
+        rollouts = generate(
+            self.policy.model,
+            self.policy.tokenizer,
+            [row["prompt"] for row in validation.rows],
+            temperature=0.0,
+            max_new_tokens=self.settings.max_new_tokens,
+            batch_size=self.settings.generation_batch,
+        )
+        triples = zip(validation.rows, rollouts.texts, rollouts.finished, strict=True)
+        completions = [Completion(*triple) for triple in triples]
+        return panel(completions, validation.judge(completions))
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        return [row for row in self.history or [] if "eval/accuracy_easy" in row]
+
+    def _out_of_patience(self) -> bool:
+        accuracies = [row["eval/accuracy_easy"] for row in self._evaluations()]
+        if not self.config.patience or not accuracies:
+            return False
+        return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.config.patience
+
+    def _save_best(self) -> None:
+        if self.config.keep == "best" and self.run.is_main:
+            tensors = {
+                name: tensor.detach().cpu().contiguous() for name, tensor in trainable(self.policy.model).items()
+            }
+            partial = self.run.scratch / ".best.safetensors"
+            save_file(tensors, partial)
+            partial.replace(self.run.scratch / "best.safetensors")
+
+    def restore_best(self) -> None:
+        if self.config.keep != "best" or not self.run.is_main:
+            return
+        best = load_file(self.run.scratch / "best.safetensors")
+        with torch.no_grad():
+            for name, parameter in trainable(self.policy.model).items():
+                parameter.copy_(best[name])
+
+    def _dump(self, step: int) -> None:
+        for completion, reward in list(zip(*self.last, strict=True))[: self.config.dump]:
+            row = {"step": step, "problem_id": completion.row["problem_id"], "level": completion.row["level"]}
+            row |= {"text": completion.text, "finished": completion.finished}
+            self.dumped.append({**row, "step_scores": reward.step_scores, "outcome": reward.outcome})
+        if self.config.dump:
+            write_jsonl(self.run.out / "rollouts.jsonl", self.dumped)
+
+    def results(self) -> dict[str, Any]:
+        shown = ("objective/scores", "objective/kl", "reward/outcome", "eval/accuracy_easy")
+        last = (self.history or [{}])[-1]
+        return {name: last[name] for name in shown if name in last}
