@@ -70,7 +70,13 @@ where it can: start the same command again.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2 for a mistake of the user, 130 after Ctrl-C)."""
-    args = parser().parse_args(arguments)
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or args.command == "check"]
+    if unknown:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:  # argparse stops collecting KEY=VALUE where an option stands between them
+        args.overrides = [*args.overrides, *rest]
     try:
         return _dispatch(args)
     except KeyboardInterrupt:

@@ -177,12 +177,12 @@ def input_fields(config: Any) -> dict[str, list[str]]:
         if "input" not in _annotations(hint):
             continue
         value = getattr(config, name)
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             found[name] = [value]
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             found[name] = list(value.values())
-        elif value:
-            found[name] = list(value)
+        elif isinstance(value, list) and value:
+            found[name] = value
     return found
 
 
@@ -200,5 +200,5 @@ def result_settings(config: Any) -> dict[str, Any]:
         if field.name in inputs or not field.metadata.get("affects_result", True):
             continue
         value = getattr(config, field.name)
-        kept[field.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+        kept[field.name] = result_settings(value) if dataclasses.is_dataclass(value) else value
     return kept

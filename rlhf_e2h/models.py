@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +118,7 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path) -> None:
     """Save as safetensors; LoRA adapters are merged first, so that every policy folder is a plain model."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    with quiet_progress():
-        model.save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
@@ -144,12 +141,3 @@ def lora_config(lora: LoraSettings) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-
-
-@contextlib.contextmanager
-def quiet_progress() -> Iterator[None]:
-    """Silence the weight-writing bars of transformers: ours says more."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield

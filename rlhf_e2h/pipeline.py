@@ -96,7 +96,8 @@ def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
 
 
 def _summary(results: dict[str, Any]) -> str:
-    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in list(results.items())[:4])
+    shown = [(k, v) for k, v in results.items() if isinstance(v, (int, float, str))]
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown[:4])
 
 
 def _clock(seconds: float) -> str:

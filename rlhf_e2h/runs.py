@@ -350,6 +350,10 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _seed_everything(seed: int) -> None:
+    from datasets import disable_progress_bars
     from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # ours say more
+    disable_progress_bars()
     set_seed(seed)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,16 @@ class World:
     wrong_hard: float = 0.85  # the same in a hard problem's text
     slip: float = 0.02  # probability of a random wrong result at any step
     seed: int = 7
-    misconceptions: dict[Fact, int] = field(init=False, compare=False, hash=False, repr=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def misconceptions(self) -> dict[Fact, int]:
+        """The facts that this world believes wrongly, each with the value it believes."""
         rng = np.random.default_rng(self.seed)
         facts = [(a, op, b) for op in OPERATORS for a in range(MODULUS) for b in range(1, MODULUS)]
         chosen = rng.permutation(len(facts))[: round(self.misconceived_share * len(facts))]
-        wrong = {
+        return {
             facts[i]: int((fact_value(*facts[i]) + rng.integers(1, MODULUS)) % MODULUS) for i in sorted(chosen.tolist())
         }
-        object.__setattr__(self, "misconceptions", wrong)
 
 
 def make_problem(level: int, rng: np.random.Generator) -> str:

@@ -31,7 +31,7 @@ class Config:
     shape: ModelShape = field(default_factory=ModelShape)
     world: World = field(default_factory=World)  # how often its texts are wrong
     level_weights: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0})
-    row_tokens: int = 128  # tokens a training row; several short problems stand in one
+    row_tokens: int = 256  # tokens a training row; several short problems stand in one
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(max_steps=0)
     )  # max_steps 0: no training
@@ -53,8 +53,8 @@ def main(config: Config, run: StageRun) -> None:
 class _Texts(torch.utils.data.Dataset):
     """Fresh texts for every row: row i is made from seed (seed, i), so that order and resumption do not matter.
 
-    A row holds whole problems, one after the other, up to `row_tokens` (four times as many in one row of eight, so that
-    the model knows the long contexts of in-context baselines).
+    A row holds whole problems, one after the other, up to `row_tokens`; so the model knows contexts of several problems,
+    as in-context baselines have them.
     """
 
     def __init__(self, config: Config, tokenizer: Any, count: int, seed: int) -> None:
@@ -65,12 +65,11 @@ class _Texts(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         rng = np.random.default_rng([self.seed, index])
-        room = self.config.row_tokens * (4 if rng.random() < 0.125 else 1)
         row: list[int] = []
         while True:
             problem, steps, answer = world_text(rng, self.config.world, self.config.level_weights)
             text = SECTIONS.prompt(problem) + SECTIONS.solution(steps, answer) + self.tokenizer.eos_token
             ids = self.tokenizer(text)["input_ids"]
-            if row and len(row) + len(ids) > room:
+            if row and len(row) + len(ids) > self.config.row_tokens:
                 return {"input_ids": row}
             row += ids
