@@ -103,8 +103,9 @@ def default_comparisons(outcomes: Outcomes) -> list[Comparison]:
 def default_gaps(outcomes: Outcomes) -> list[Gap]:
     """Each easy-trained method against its full-data twin.
 
-    Policies: from the reference's greedy accuracy to that of the full SFT. Reranking with the most samples: from
-    majority to the same decoding by the reward model of the same kind that was trained on full data.
+    Policies: from the reference's greedy accuracy to that of the full SFT, and to that of every policy of the same kind
+    (first word of the name) with full labels, such as PPO with the checker on all levels. Reranking with the most
+    samples: from majority to the same decoding by the reward model of the same kind that was trained on full data.
     """
     made = []
     most = max((c.samples for c in outcomes.conditions), default=1)
@@ -112,12 +113,18 @@ def default_gaps(outcomes: Outcomes) -> list[Gap]:
         if condition.labels != "easy":
             continue
         if condition.decoding == "greedy" and condition.policy != REFERENCE and is_optimised(condition.policy):
-            made.append(Gap(side(condition), {"policy": REFERENCE}, {"policy": CEILING}))
+            twins = [CEILING, *(other.policy for other in outcomes.conditions if _is_full_twin(other, condition))]
+            made += [Gap(side(condition), {"policy": REFERENCE}, {"policy": twin}) for twin in twins]
         elif condition.decoding in RERANKING and condition.samples == most > 1:
             weak = side(condition) | {"decoding": "majority", "reward_model": None}
             twin = _full_twin(outcomes, condition)
             made.append(Gap(side(condition), weak, side(twin) if twin else {}))
     return made
+
+
+def _is_full_twin(other: Condition, condition: Condition) -> bool:
+    same_kind = other.policy.split("_")[0] == condition.policy.split("_")[0]
+    return same_kind and other.decoding == "greedy" and other.labels == "full"
 
 
 def _full_twin(outcomes: Outcomes, condition: Condition) -> Condition | None:

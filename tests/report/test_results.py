@@ -168,6 +168,13 @@ def test_twins_are_of_the_same_kind(outcomes):
     assert reranked["prm_easy"].weak["decoding"] == "majority" and reranked["prm_easy"].student["samples"] == 16
 
 
+def test_policies_have_the_full_sft_and_their_own_kind_as_twins(outcomes):
+    twins = [(gap.student["policy"], gap.ceiling["policy"]) for gap in default_gaps(outcomes) if len(gap.ceiling) == 1]
+    assert twins == [
+        ("ppo_prm", "sft_full"), ("ppo_prm", "ppo_dagger"), ("dpo_oprm", "sft_full"), ("rest_prm", "sft_full"),
+    ]  # fmt: skip
+
+
 def test_seeds_that_only_one_side_has():
     outcomes = small({greedy("sft_easy"): [1, 0, 1, 0]}, seeds=(0, 1))
     for index, value in enumerate([1, 1, 1, 0]):
