@@ -1,0 +1,46 @@
+# Everything on a fresh machine with Python 3.11 or later: `make quickstart`, `make test`.
+PYTHON ?= python3
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install quickstart quickstart-seeds smoke base test test-slow lint bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[pinned,dev]"
+	touch $(STAMP)
+
+quickstart: install  ## the whole method on a CPU, in minutes
+	$(BIN)/e2h run recipes/quickstart
+
+quickstart-seeds: install  ## the same for three seeds: the numbers of the README
+	$(BIN)/e2h run recipes/quickstart "seeds=[0,1,2]"
+
+smoke: install  ## every stage on real MATH text, with a tiny random model
+	$(BIN)/e2h run recipes/math-smoke
+
+base: install  ## rebuild the shipped base model
+	$(BIN)/e2h run recipes/quickstart --only pretrain
+	cp $$(ls -td runs/quickstart/pretrain/*/ | head -1){config.json,model.safetensors,tokenizer.json,tokenizer_config.json} rlhf_e2h/assets/base/
+
+test: install lint  ## what CI runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

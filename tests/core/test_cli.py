@@ -1,0 +1,49 @@
+import pytest
+
+from rlhf_e2h.cli import main
+from rlhf_e2h.recipe import STAGES
+
+
+def _run(arguments, capsys):
+    code = main([str(a) for a in arguments])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "no/such/recipe"], ["no such recipe folder", "ls recipes"]),
+        (["sft", "no/such/2_file.yaml"], ["no such recipe folder"]),
+        (["run", "{recipe}", "{runs}", "sampel.n=1"], ["did you mean 'sample'"]),
+        (["run", "{recipe}", "{runs}", "sample.decoding.temprature=1"], ["did you mean 'temperature'"]),
+        (["run", "{recipe}", "{runs}", "--only", "grade"], ["no such stage"]),
+        (["run", "{recipe}", "{runs}", "--only", "sample"], ["not finished", "run `e2h "]),
+        (["run", "{recipe}", "{runs}", "icl.policy=./missing"], ["'./missing' does not exist"]),
+        (["run", "{recipe}", "{runs}", "pretrain.tokenizer=words"], ["'words'", "procedural"]),
+        (["run", "{recipe}", "{runs}", "--launch", "none.yaml", "pretrain.training.batch_size=0"], ["at least 1"]),
+    ],
+)
+def test_mistakes_give_one_sentence_and_exit_code_2(arguments, words, recipe, runs, capsys):
+    code, errors = _run([a.format(recipe=recipe, runs=runs) for a in arguments], capsys)
+    assert code == 2
+    assert all(word in errors for word in words)
+    assert "Traceback" not in errors and errors.count("e2h: ") == 1
+
+
+def test_a_model_folder_without_tokenizer(recipe, runs, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    code, errors = _run(["run", recipe, runs, f"icl.policy={tmp_path / 'model'}"], capsys)
+    assert code == 2 and "without tokenizer" in errors
+    # what was finished before the mistake stays
+    assert list((tmp_path / "runs").glob("prepare/*/done.json"))
+
+
+def test_every_stage_explains_itself(capsys):
+    for kind in STAGES:
+        with pytest.raises(SystemExit) as done:
+            main([kind, "--help"])
+        assert done.value.code == 0
+        assert main([kind, "--settings"]) == 0
+        shown = capsys.readouterr().out
+        assert f"stage: {kind}" in shown and shown.count("\n") > 3

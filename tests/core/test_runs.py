@@ -1,0 +1,150 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reward_models.records import read_jsonl
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.pipeline import run_recipe
+from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runs import Store, lock, read_done
+
+
+def _identities(recipe, overrides):
+    loaded = load_recipe(recipe, overrides)
+    store = Store(loaded)
+    found = {}
+    for name, spec in loaded.stages.items():
+        try:
+            found[name] = store.identity(spec, loaded.settings.seeds[0])[0]
+        except ConfigError:
+            found[name] = "input unfinished"
+    return found
+
+
+def test_the_second_run_does_nothing_and_says_so(recipe, runs, capsys):
+    run_recipe(load_recipe(recipe, [runs]))
+    before = {f: f.stat().st_mtime_ns for f in Path(runs[5:]).rglob("*") if f.name == "done.json"}
+    assert len(before) == 4
+    capsys.readouterr()
+    run_recipe(load_recipe(recipe, [runs]))
+    assert "nothing to do: all 4 stages are finished" in capsys.readouterr().err
+    assert before == {f: f.stat().st_mtime_ns for f in before}
+
+
+def test_changed_settings_get_a_folder_of_their_own_and_changing_back_finds_the_old(recipe, runs):
+    run_recipe(load_recipe(recipe, [runs]))
+    first = _identities(recipe, [runs])
+    run_recipe(load_recipe(recipe, [runs, "shots=2"]))
+    second = _identities(recipe, [runs, "shots=2"])
+    assert first["prepare"] == second["prepare"]
+    assert first["icl"] != second["icl"] and first["sample"] != second["sample"]
+    assert _identities(recipe, [runs]) == first
+
+
+def test_micro_batch_and_paths_do_not_change_the_identity(recipe, runs, tmp_path):
+    run_recipe(load_recipe(recipe, [runs]))
+    elsewhere = f"runs={tmp_path / 'elsewhere'}"
+    run_recipe(load_recipe(recipe, [elsewhere]))
+    # the in-context policy names its model by path, so what reads it differs by content; nothing else may
+    same = ("pretrain", "prepare", "icl")
+    first, second = _identities(recipe, [runs]), _identities(recipe, [elsewhere])
+    assert [first[name] for name in same] == [second[name] for name in same]
+    changed = _identities(recipe, [runs, "pretrain.training.micro_batch_size=2"])
+    assert changed["pretrain"] == first["pretrain"]
+
+
+def test_changed_input_content_changes_the_identity(recipe, runs):
+    run_recipe(load_recipe(recipe, [runs]))
+    first = _identities(recipe, [runs])
+    run_recipe(load_recipe(recipe, [runs, "prepare.data_seed=1"]))
+    assert _identities(recipe, [runs, "prepare.data_seed=1"])["icl"] != first["icl"]
+
+
+def test_an_unfinished_folder_is_not_reused(recipe, runs):
+    run_recipe(load_recipe(recipe, [runs]))
+    folder = next(Path(runs[5:], "icl").iterdir())
+    text = (folder / "in_context.json").read_text()
+    (folder / "done.json").unlink()
+    (folder / "in_context.json").write_text("half")
+    run_recipe(load_recipe(recipe, [runs]))
+    assert (folder / "in_context.json").read_text() == text
+
+
+def test_a_killed_sampling_stage_goes_on_where_it_stopped(recipe, runs):
+    run_recipe(load_recipe(recipe, [runs]))
+    folder = next(Path(runs[5:], "sample").iterdir())
+    rows = read_jsonl(folder / "samples.jsonl")
+    (folder / "done.json").unlink()
+    (folder / "samples.jsonl").unlink()
+    part = folder / "_partial" / "part-00000.jsonl"
+    part.parent.mkdir()
+    marked = [{**row, "text": "kept"} for row in rows[:8]]
+    part.write_text("".join(json.dumps(row) + "\n" for row in marked))
+    run_recipe(load_recipe(recipe, [runs]))
+    again = read_jsonl(folder / "samples.jsonl")
+    assert [row["text"] for row in again[:8]] == ["kept"] * 8
+    assert again[8:] == rows[8:]
+    assert not part.parent.exists()
+
+
+def test_seeds_share_what_does_not_depend_on_them(recipe, runs):
+    run_recipe(load_recipe(recipe, [runs, "seeds=[0, 1]"]))
+    counts = {name: len(list(Path(runs[5:], name).iterdir())) for name in ("pretrain", "prepare", "icl", "sample")}
+    assert counts == {"pretrain": 1, "prepare": 1, "icl": 2, "sample": 2}
+
+
+def test_the_completion_record_says_what_was_read(recipe, runs):
+    run_recipe(load_recipe(recipe, [runs]))
+    icl = read_done(next(Path(runs[5:], "icl").iterdir()))
+    assert [record["file"] for record in icl["labels_read"]] == ["labels_easy.jsonl"]
+    sample = read_done(next(Path(runs[5:], "sample").iterdir()))
+    assert sample["labels_read"] == [] and sample["labels_inherited"] == ["labels_easy.jsonl"]
+
+
+def test_a_stage_that_may_not_read_hard_labels_is_stopped(recipe, runs):
+    (recipe / "2_icl.yaml").write_text('stage: icl\npolicy: "@pretrain"\ndata: "@prepare"\nshots: 1\nlabels: full\n')
+    with pytest.raises(ValueError, match="icl"):
+        run_recipe(load_recipe(recipe, [runs]))
+    assert not list(Path(runs[5:]).glob("icl/*/done.json"))
+
+
+def test_hard_labels_cannot_come_in_through_an_input(recipe, runs):
+    (recipe / "2_icl_full.yaml").write_text(
+        'stage: icl\npolicy: "@pretrain"\ndata: "@prepare"\nshots: 1\nlabels: full\n'
+    )
+    (recipe / "4_second.yaml").write_text('stage: icl\npolicy: "@icl_full"\ndata: "@prepare"\nshots: 1\n')
+    with pytest.raises(ValueError, match="second: an input was made with labels_sealed"):
+        run_recipe(load_recipe(recipe, [runs]))
+
+
+def test_a_run_folder_in_use_is_left_alone(recipe, runs):
+    with lock(Path(runs[5:])), pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+        _in_other_process_lock(Path(runs[5:]))
+
+
+def _in_other_process_lock(folder: Path) -> None:
+    code = "import sys; from pathlib import Path; from rlhf_e2h.runs import lock\nwith lock(Path(sys.argv[1])): pass"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(done.stderr.strip().splitlines()[-1])
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(recipe, runs):
+    command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), runs, "sample.decoding.max_new_tokens=2000",
+               "sample.decoding.n=64", "sample.chunk=1"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(Path(runs[5:]).glob("sample/*/_partial/part-*.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "start the same command again" in errors and "Traceback" not in errors
+    assert len(list(Path(runs[5:]).glob("*/*/done.json"))) == 3

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from rlhf_e2h.data.procedural import World, fact_value, make_problem, make_problems, solve, step_labels, world_text
+from rlhf_e2h.data.tokenizers import byte_tokenizer, procedural_tokenizer
+from rlhf_e2h.prompts import SECTIONS
+
+PROBLEM = "p=4+5;q=p*3;r=q+2;r=?"
+
+
+def test_solution_by_hand():
+    # 4+5=9=2, 2*3=6, 6+2=8=1 modulo 7
+    assert solve(PROBLEM) == (["p=4+5=2", "q=2*3=6", "r=6+2=1"], "1")
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels"),
+    [
+        (["p=4+5=2", "q=2*3=6", "r=6+2=1", "# Answer\n\n1"], [1, 1, 1, 1]),
+        (["p=4+5=3", "q=3*3=2", "r=2+2=4", "# Answer\n\n4"], [0, 1, 1, 1]),  # builds rightly on a mistake
+        (["p=4+5=2", "q=4*3=5", "r=5+2=0", "# Answer\n\n0"], [1, 0, 1, 1]),  # operand not carried over
+        (["p=4+5=2", "r=2+2=4", "# Answer\n\n4"], [1, 0, 0]),  # left out q; the answer comes too early
+        (["p=4+5=2", "q=2*3=6", "r=6+2=1", "r=6+2=1", "# Answer\n\n1"], [1, 1, 1, 0, 0]),  # one step too many
+        (["p=4+5=2", "q=2*3=6", "r=6+2=1", "# Answer\n\n2"], [1, 1, 1, 0]),
+        (["", "nonsense", "# Answer\n\n"], [0, 0, 0]),
+        (["p=4+5=2", "q=2+3=5", "r=5+2=0", "# Answer\n\n0"], [1, 0, 1, 1]),  # another operator than asked
+    ],
+)
+def test_step_labels(steps, labels):
+    assert step_labels(PROBLEM, steps) == labels
+
+
+def test_levels_have_their_number_of_operations():
+    rng = np.random.default_rng(0)
+    for level, operations in {1: {1, 2}, 2: {3}, 3: {4}, 4: {6}, 5: {8}}.items():
+        assert {make_problem(level, rng).count(";") for _ in range(50)} == operations
+
+
+def test_problems_are_distinct_reproducible_and_exactly_solved():
+    first = make_problems({1: 50, 5: 50}, seed=3)
+    assert first == make_problems({1: 50, 5: 50}, seed=3)
+    assert len({row["problem"] for row in first}) == 100
+    others = make_problems({1: 50}, seed=3, exclude={row["problem"] for row in first})
+    assert not {row["problem"] for row in others} & {row["problem"] for row in first}
+    for row in first:
+        assert all(step_labels(row["problem"], SECTIONS.split_steps(row["solution"])))
+
+
+def test_the_world_is_wrong_as_often_as_it_says():
+    world = World(misconceived_share=0.25, wrong_easy=0.4, wrong_hard=0.9, slip=0.0)
+    assert len(world.misconceptions) == 21  # a quarter of 2 operators x 7 x 6 facts
+    assert all(fact_value(*fact) != value for fact, value in world.misconceptions.items())
+    for levels, rate in (({3: 1.0}, 0.4), ({5: 1.0}, 0.9)):
+        rng, wrong, met = np.random.default_rng(0), 0, 0
+        for _ in range(400):
+            _, steps, _ = world_text(rng, world, levels)
+            for step in steps:
+                left, operator, right, value = int(step[2]), step[3], int(step[4]), int(step[6])
+                met += (left, operator, right) in world.misconceptions
+                wrong += value != fact_value(left, operator, right)
+        assert wrong / met == pytest.approx(rate, abs=0.05)
+
+
+def test_tokenizers_round_trip():
+    text = SECTIONS.prompt(PROBLEM) + "p=4+5=2\n\n# Answer\n\n1"
+    ids = procedural_tokenizer()(text)["input_ids"]
+    assert procedural_tokenizer().decode(ids) == text
+    assert procedural_tokenizer().unk_token_id not in ids
+    any_text = "Let \\[x² ≥ 1\\] ✓\n\n漢字"
+    assert byte_tokenizer().decode(byte_tokenizer()(any_text)["input_ids"]) == any_text

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from rlhf_e2h.models import ModelShape, new_llama
+from rlhf_e2h.rl.rollout import generate
+
+PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return new_llama(ModelShape(hidden=32, layers=2, intermediate=48, heads=2), "procedural", seed=0)
+
+
+def _scored(model, tokenizer, rollouts, row, temperature):
+    """Log-probabilities of a completion, by one plain forward pass without cache or padding."""
+    prompt, completion = rollouts.prompt_ids[row], rollouts.completion_ids[row]
+    ids = torch.tensor([prompt + completion])
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(prompt) - 1 : -1].float() / temperature
+    return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_a_plain_forward_pass(tiny, temperature):
+    model, tokenizer = tiny
+    rollouts = generate(model, tokenizer, PROMPTS, n=3, temperature=temperature, max_new_tokens=40, seed=1)
+    assert len(rollouts) == 6
+    for row in range(6):
+        expected = _scored(model, tokenizer, rollouts, row, temperature)
+        assert torch.tensor(rollouts.logprobs[row]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_greedy_is_that_of_transformers(tiny):
+    model, tokenizer = tiny
+    rollouts = generate(model, tokenizer, PROMPTS, temperature=0.0, max_new_tokens=30)
+    for prompt, ours in zip(PROMPTS, rollouts.completion_ids, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        theirs = model.generate(ids, do_sample=False, max_new_tokens=30, attention_mask=torch.ones_like(ids))
+        assert ours == theirs[0, ids.shape[1] :].tolist()
+
+
+def test_samples_do_not_depend_on_the_batch(tiny):
+    model, tokenizer = tiny
+    at_once = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5)
+    one_by_one = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=4)
+    assert at_once.completion_ids == one_by_one.completion_ids
+    assert at_once.completion_ids != generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=6).completion_ids
+
+
+def test_rows_that_finish_early_are_cut_behind_eos(tiny):
+    model, tokenizer = tiny
+    rollouts = generate(model, tokenizer, PROMPTS, n=32, temperature=1.5, max_new_tokens=60, seed=2)
+    eos = tokenizer.eos_token_id
+    assert any(rollouts.finished) and not all(rollouts.finished)
+    for ids, done, text in zip(rollouts.completion_ids, rollouts.finished, rollouts.texts, strict=True):
+        assert (eos in ids) == done and eos not in ids[:-1]
+        assert tokenizer.eos_token not in text
+        assert done or len(ids) == 60
+
+
+def test_sampling_follows_the_distribution(tiny):
+    model, tokenizer = tiny
+    rollouts = generate(model, tokenizer, PROMPTS[:1], n=4000, max_new_tokens=1, seed=3, batch_size=4000)
+    ids = tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = model(ids).logits[0, -1].softmax(-1)
+    counts = torch.bincount(torch.tensor([row[0] for row in rollouts.completion_ids]), minlength=len(expected))
+    # the standard error of a share is at most 0.5 / sqrt(4000) = 0.008
+    assert torch.allclose(counts / 4000, expected, atol=0.03)
+
+
+def test_top_k_keeps_to_the_k_likeliest(tiny):
+    model, tokenizer = tiny
+    rollouts = generate(model, tokenizer, PROMPTS[:1], n=200, top_k=2, max_new_tokens=1, seed=3)
+    assert len({row[0] for row in rollouts.completion_ids}) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"temperature": -1.0}, {"max_new_tokens": 0}, {"top_k": -1}])
+def test_settings_out_of_range(tiny, wrong):
+    with pytest.raises(ValueError, match="at least"):
+        generate(*tiny, PROMPTS, **wrong)
