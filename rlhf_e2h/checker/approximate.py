@@ -101,7 +101,7 @@ class Evaluator:
     there leaves rounding errors of that size."""
 
     def __init__(self, backend: Floats | Digits, values: Mapping[str, Fraction]) -> None:
-        self.backend, self.values, self.scale = backend, values, 0.0
+        self.backend, self.values, self.scale = backend, values, backend.number(Fraction(0))
 
     def value(self, node: Node) -> Any:
         """Raises Undecided (no value here), RefusedError (too large)."""
@@ -142,7 +142,7 @@ class Evaluator:
         raise Undecided(op)
 
     def _sum(self, terms: list[Any]) -> Any:
-        self.scale = max(self.scale, *(float(abs(term)) for term in terms))
+        self.scale = max(self.scale, *(abs(term) for term in terms))
         total = terms[0]
         for term in terms[1:]:
             total = total + term
@@ -181,7 +181,7 @@ class Evaluator:
             return self.backend.number(opaque(name, tuple(self.backend.key(value) for value in arguments)))
         if name in ("max", "min"):
             return max(arguments) if name == "max" else min(arguments)
-        size = float(abs(arguments[0])) if arguments else 0.0
+        size = abs(arguments[0])
         self.scale = max(self.scale, size)
         if (name == "exp" and size > MAX_LOG) or (name in ("factorial", "binom") and size > MAX_GAMMA):
             raise RefusedError(f"{name} of a number too large to compute")

@@ -107,6 +107,8 @@ def _items(node: Node) -> list[Node]:
 def _same_list(left: Node, right: Node, a: list[Node], b: list[Node], same: Same) -> bool:
     # A list against one set, or against the tuple that its named values fill: `x=1, y=2` and `(1,2)`.
     for whole, items, other in ((left, b, right), (right, a, left)):
+        if whole.op == "rel" and whole.args[0] == ("in",):
+            whole = whole.args[2]
         if whole.op in ("set", "brace") and len(items) > 1:
             return len(whole.args) == len(items) and _matching(list(whole.args), _values(items), same)
         named = [strip_name(item, same) for item in items]
@@ -192,18 +194,20 @@ def same_item(left: Node, right: Node, same: Same) -> bool:
     a, b = strip_name(left, same), strip_name(right, same)
     if a.contradictory or b.contradictory:
         return False
-    if a.name is not None and b.name is not None:
-        if same_name(a.name, b.name):
-            return same_value(a.value, b.value, same)
-        return left.op == right.op == "rel" and _two_relations(left, right, same)
-    if left.op == right.op == "rel" and a.value.op == b.value.op == "rel":
-        return _two_relations(left, right, same)
-    if (a.name is None) == (b.name is None) or "rel" not in (a.value.op, b.value.op):
+    if a.name is not None and b.name is not None and same_name(a.name, b.name):
         return same_value(a.value, b.value, same)
-    # One side names its value, the other is an equation: `y = 2x + 3` and `2x - y + 3 = 0`.
     if left.op == right.op == "rel":
-        return _two_relations(left, right, same)
+        whole = [_whole(side, named) for side, named in ((left, a), (right, b))]
+        if all(side.op == "rel" for side in whole):
+            return _two_relations(whole[0], whole[1], same)
     return same_value(a.value, b.value, same)
+
+
+def _whole(item: Node, named: Named) -> Node:
+    """The relation without tail: `y = 2x` of `y = 2x \\approx ...`; a membership stays as it is."""
+    if named.name is None or item.args[0] == ("in",):
+        return named.value if named.name is None else item
+    return Node("rel", (("=",), named.name, named.value))
 
 
 def _two_relations(left: Node, right: Node, same: Same) -> bool:
@@ -248,7 +252,9 @@ def same_value(left: Node, right: Node, same: Same) -> bool:
         return _same_words(left, right)
     if kinds <= {"base"} or kinds <= {"ratio"}:
         return _same_ratio(left, right, same) if left.op == "ratio" else left.args == right.args
-    if kinds <= {"matrix", "add", "mul", "det", "num", "div"} and "matrix" in kinds | _inner(left) | _inner(right):
+    if kinds <= {"matrix", "add", "mul", "det", "num", "div", "tuple"} and "matrix" in kinds | _inner(left) | _inner(
+        right
+    ):
         from rlhf_e2h.checker.matrices import same_matrix
 
         return same_matrix(left, right, same)

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 from rlhf_e2h.checker.nodes import Node, RefusedError
 
-MAX_BITS = 20_000  # of a numerator or denominator
-MAX_FACTORIAL = 2000
+MAX_BITS = 40_000  # of a numerator or denominator
+MAX_FACTORIAL = 3000
 
 Values = Mapping[str, Fraction]
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from rlhf_e2h.checker import vocabulary as words
 from rlhf_e2h.checker.atoms import Atoms
-from rlhf_e2h.checker.nodes import PI, ZERO, Node, ParseError, RefusedError, has, negate, num, rebuild
+from rlhf_e2h.checker.nodes import IMAGINARY, PI, ZERO, Node, ParseError, RefusedError, has, negate, num, rebuild
 
 MAX_RECURSION = 60
 _STARTS_ATOM = frozenset(("sym", "const", "fn", "cmd"))
@@ -161,6 +161,9 @@ class Expressions(Atoms):
             arguments = [_to_radians(argument) for argument in arguments]
             if power is not None and power == num(-1):
                 name, power = f"arc{name}", None
+        if name == "cis" and len(arguments) == 1:
+            angle = _to_radians(arguments[0])
+            return Node("add", (Node("fn", ("cos", angle)), _product(IMAGINARY, Node("fn", ("sin", angle)))))
         if name == "log" and base is not None:
             arguments.append(base)
         elif base is not None:

@@ -101,7 +101,7 @@ def is_bare(text: str) -> bool:
     if not _PROSE.search(outside):
         return not _LEAD_IN.match(text)
     # Words without any number or formula are an answer in words.
-    return not re.search(r"[\d$\\=<>]", text) and len(text.split()) <= 12
+    return not re.search(r"[\d$\\=<>]", text) and len(text.split()) <= 8
 
 
 def _marked(text: str) -> tuple[bool, str | None]:

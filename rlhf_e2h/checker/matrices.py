@@ -20,6 +20,8 @@ def rows(node: Node) -> Rows | None:
     op, args = node
     if op == "matrix":
         return args if all(is_scalar(cell) for row in args for cell in row) else None
+    if op == "tuple" and args[0] == "[" and all(arg.op == "tuple" and arg.args[0] == "[" for arg in args[2:]):
+        return rows(Node("matrix", tuple(arg.args[2:] for arg in args[2:])))  # [[1,2],[3,4]]
     if op == "add":
         terms = [rows(arg) for arg in args]
         if any(t is None or (len(t), len(t[0])) != (len(terms[0] or ()), len((terms[0] or ((),))[0])) for t in terms):

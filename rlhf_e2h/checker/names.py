@@ -76,8 +76,13 @@ def _agree(members: list[Node], same: Same) -> bool:
         if not (is_scalar(member) and is_scalar(last)):
             continue
         try:
-            if not same(member, last):
+            if not same(member, last) and not _is_percentage(member, last):
                 return False
         except Undecided:
             raise Undecided("a chain of numbers") from None
     return True
+
+
+def _is_percentage(value: Node, percentage: Node) -> bool:
+    """`0.56 = 56\\%`: the sign is gone by now, the factor tells."""
+    return value.op == percentage.op == "num" and value.args[0] * 100 == percentage.args[0]

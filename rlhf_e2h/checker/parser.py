@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from rlhf_e2h.checker import vocabulary as words
 from rlhf_e2h.checker.expressions import Expressions
-from rlhf_e2h.checker.nodes import ZERO, Node, ParseError, RefusedError, num
+from rlhf_e2h.checker.nodes import INFINITY, ZERO, Node, ParseError, RefusedError, num
 from rlhf_e2h.checker.normalise import normalise
 from rlhf_e2h.checker.tokens import MAX_CHARACTERS, Token, tokenise
 
@@ -15,7 +15,7 @@ _BASE = re.compile(
     r"\(?\s*([0-9A-F]+(?:\.[0-9A-F]+)?)\s*\)?\s*_\s*(?:\{\s*)?(?:\\(?:text|mathrm)\{\s*)?(\d{1,2}|[a-z]+)[\s}]*\Z"
 )
 _HALF_OF_DAY = re.compile(r"(?<=\d)\s*(?:\\text\{|\\mathrm\{|\{)?\s*([aApP])\.?\s?[mM]\.?\s*\}?\Z")
-_DECIMAL_COMMA = re.compile(r"-?(?:\d{4,}|0),\d{1,2}\Z")
+_DECIMAL_COMMA = re.compile(r"-?\d{4,},\d{1,2}\Z")
 
 
 @lru_cache(maxsize=16_384)
@@ -166,6 +166,8 @@ class Parser(Expressions):
             return Node("set", ())
         if phrase in words.ALL_REALS:
             return Node("reals", ())
+        if phrase == "infinity":
+            return INFINITY
         if phrase in words.NUMBER_WORDS:
             return num(words.NUMBER_WORDS[phrase])
         return Node("text", (phrase,))

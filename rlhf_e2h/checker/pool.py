@@ -152,7 +152,8 @@ class CheckerPool:
                 self._take(key.fileobj)
             now = time.monotonic()
             for process in [p for p in self._processes if (p.job or not p.ready) and now >= p.deadline]:
-                self._expire(process)
+                if not process.extend_if_starved():
+                    self._expire(process)
             self._assign()
 
     def _assign(self) -> None:

@@ -7,6 +7,7 @@ thread state, so it works from scripts without a `__main__` guard, from notebook
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,17 @@ import time
 from typing import Any
 
 START_LIMIT = 60.0  # seconds for the interpreter and sympy to load on a busy machine
+MAX_EXTENSIONS = 4
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process; infinite where it cannot be read, which leaves the plain clock."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class WorkerProcess:
@@ -36,6 +48,7 @@ class WorkerProcess:
         os.set_blocking(self._stdout.fileno(), False)
         self._buffer = b""
         self._started = time.monotonic()
+        self._cpu_at_start, self._extensions, self._timeout = 0.0, 0, 0.0
         self.ready = False
         self.job: Any = None
         self.deadline = self._started + START_LIMIT
@@ -56,6 +69,18 @@ class WorkerProcess:
         except (BrokenPipeError, OSError):
             return False
         self.job, self.deadline = job, time.monotonic() + timeout
+        self._cpu_at_start, self._extensions, self._timeout = _cpu_seconds(self.pid), 0, timeout
+        return True
+
+    def extend_if_starved(self) -> bool:
+        """On a crowded machine the clock may run out before the job has had its share of a core: then it gets more
+        wall clock, a few times at most. A job that computes all the while is never extended."""
+        used = _cpu_seconds(self.pid) - self._cpu_at_start
+        starved = used <= 0.5 * self._timeout  # False for nan, where /proc cannot be read
+        if self.job is None or self._extensions >= MAX_EXTENSIONS or not starved:
+            return False
+        self._extensions += 1
+        self.deadline = time.monotonic() + self._timeout
         return True
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlhf_e2h.checker.approximate import Digits, Evaluator, Floats, Undecided, is_real
+from rlhf_e2h.checker.canonical import same_form
 from rlhf_e2h.checker.exact import InexactError, UndefinedError, exact
 from rlhf_e2h.checker.nodes import Node, free_symbols, subtract, walk
 
@@ -60,6 +61,8 @@ def same_quick(left: Node, right: Node) -> bool:
             continue
         if not names or (is_real(pair[0], 1e-9) and is_real(pair[1], 1e-9)):
             return False
+    if same_form(left, right):
+        return True
     raise Undecided("floats agree")
 
 

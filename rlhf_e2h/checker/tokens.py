@@ -67,7 +67,7 @@ def tokenise(text: str, merge_thousands: bool = True) -> list[Token]:
     return _join_numbers(tokens, merge_thousands)
 
 
-def _scan(text: str, in_text: bool = False) -> list[Token]:
+def _scan(text: str, in_text: bool = False, before: list[Token] | None = None) -> list[Token]:
     tokens: list[Token] = []
     position, gap = 0, False
     while position < len(text):
@@ -83,9 +83,9 @@ def _scan(text: str, in_text: bool = False) -> list[Token]:
             content, position = _braced(text, position)
             if content is None:
                 raise ParseError(f"{source} without an argument")
-            tokens += _text_argument(source, content, gap)
+            tokens += _text_argument(source, content, tokens)
         else:
-            tokens += _token(kind, source, gap, in_text, tokens)
+            tokens += _token(kind, source, gap, in_text, tokens or before or [])
         gap = False
     return tokens
 
@@ -102,12 +102,12 @@ def _braced(text: str, position: int) -> tuple[str | None, int]:
     return None, position
 
 
-def _text_argument(command: str, content: str, gap: bool) -> list[Token]:
+def _text_argument(command: str, content: str, before: list[Token]) -> list[Token]:
     r"""`\text{ and }` separates, `\text{ cm}` is a unit, `\mathrm{e}` is a letter, `\operatorname{lcm}` a function."""
     bare = content.strip()
     if command in (r"\mathrm", r"\operatorname", r"\rm") and (len(bare) == 1 or bare in words.FUNCTION_NAMES):
         return _scan(bare)
-    inner = _scan(content, in_text=True)
+    inner = _scan(content, in_text=True, before=before)
     if not inner:
         return []
     # A text argument is set off from what stands before it, whether or not it begins with a space.
@@ -221,6 +221,8 @@ def _word(source: str, gap: bool, in_text: bool, before: list[Token]) -> list[To
     lower = source.lower()
     if lower in words.SEPARATOR_WORDS:
         return [Token("sep", words.SEPARATOR_WORDS[lower], gap)]
+    if lower == "to" and before and before[-1].kind == "num":
+        return [Token("op", ":", gap)]
     if in_text:
         return [Token("unit" if lower in words.UNITS else "text", source, gap)]
     if source in words.CONSTANTS and source != "Pi":

@@ -16,7 +16,7 @@ RELATIONS = {
 
 FUNCTIONS = _set(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh log ln lg exp abs floor ceil gcd "
-    "lcm max min det sgn sign"
+    "lcm max min det sgn sign cis"
 )
 FUNCTION_NAMES = {
     **{name: name for name in FUNCTIONS},
