@@ -5,10 +5,11 @@
     problems_train.jsonl  problems_validation.jsonl  problems_test.jsonl    text, level, subject; never an answer
     labels_easy.jsonl     answers and solutions of the easy problems of train and validation
     labels_sealed.jsonl   the same for hard problems, for problems without a level, and for all of test
-    stepwise_easy.jsonl, stepwise_sealed.jsonl    step labels, where the source has some, parted in the same way
+    stepwise_easy.jsonl   step labels of easy train problems, where the source has some
+    stepwise_full.jsonl   step labels of all train problems; sealed as well
 
-Scope "easy" is the first label file, scope "full" is both. Stages open labels through `run.labels`, which applies
-`check_access` and records each file that was opened; this module holds the files and the rule, and no state.
+Scope "easy" is the first label file, "full" is both, "hard" the sealed one alone. Stages open labels through
+`run.labels`, which applies `check_access` and records each file; this module holds the files and the rule, and no state.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.levels import EASY
 
 SPLITS = ("train", "validation", "test")
-SCOPES = ("easy", "full")
+SCOPES = ("easy", "full", "hard")
 EASY_LABELS = "labels_easy.jsonl"
 SEALED_LABELS = "labels_sealed.jsonl"
 EASY_STEPWISE = "stepwise_easy.jsonl"
-SEALED_STEPWISE = "stepwise_sealed.jsonl"
-SEALED_FILES = frozenset({SEALED_LABELS, SEALED_STEPWISE})
+FULL_STEPWISE = "stepwise_full.jsonl"
+SEALED_FILES = frozenset({SEALED_LABELS, FULL_STEPWISE})
 # A baseline that is meant to read hard labels says so by having one of these words in its stage name.
 OPEN_WORDS = frozenset({"full", "dagger", "hardonly"})
 PROBLEM_FIELDS = ("problem_id", "problem", "level", "subject", "source")
@@ -60,7 +61,7 @@ def label_files(scope: str) -> tuple[str, ...]:
     """Names of the label files that a scope opens."""
     if scope not in SCOPES:
         raise ValueError(f"unknown label scope {scope!r}; use one of {', '.join(SCOPES)}")
-    return (EASY_LABELS,) if scope == "easy" else (EASY_LABELS, SEALED_LABELS)
+    return {"easy": (EASY_LABELS,), "full": (EASY_LABELS, SEALED_LABELS), "hard": (SEALED_LABELS,)}[scope]
 
 
 def is_sealed(split: str, level: int | None, easy_levels: Collection[int] = EASY) -> bool:

@@ -1,7 +1,7 @@
 """Writing public solutions and step labels behind the firewall, in the files that a split of problems has.
 
 The solutions fit for fine-tuning become the "problems" of train, one row each, with the solution as its label: so the
-SFT stage reads them as it reads a split of MATH. Step labels go to `stepwise_easy.jsonl` and `stepwise_sealed.jsonl`.
+SFT stage reads them as it reads a split of MATH. Step labels go to `stepwise_easy.jsonl` and `stepwise_full.jsonl`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from reward_models.records import Stepwise, write_jsonl
 from rlhf_e2h.data.example import Example
-from rlhf_e2h.data.firewall import EASY_STEPWISE, SEALED_STEPWISE, is_sealed, write_split
+from rlhf_e2h.data.firewall import EASY_STEPWISE, FULL_STEPWISE, is_sealed, write_split
 from rlhf_e2h.data.levels import EASY, counts_by_level
 from rlhf_e2h.data.solutions import Matcher, Solution, draw, without_repeats
 from rlhf_e2h.prompts import SECTIONS
@@ -45,9 +45,11 @@ def write_solution_set(
     examples = [_example(s, source, n if choice.draws > 1 else None) for n, part in enumerate(drawn) for s in part]
     write_split(out, {"train": examples}, choice.easy_levels)
     labelled = {}
-    for name, sealed in ((EASY_STEPWISE, False), (SEALED_STEPWISE, True)):
+    for name, easy_only in ((EASY_STEPWISE, True), (FULL_STEPWISE, False)):
         solutions = without_repeats(_short(matcher().match(read()), choice.max_chars))
-        rows = (_stepwise_row(s, source) for s in solutions if _has_labels(s) and _sealed(s, choice) is sealed)
+        rows = (
+            _stepwise_row(s, source) for s in solutions if _has_labels(s) and not (easy_only and _sealed(s, choice))
+        )
         labelled[name] = write_jsonl(out / name, rows)
     return {
         "source": source,

@@ -106,8 +106,11 @@ class Config:
         for per_level in (self.train_per_level, self.validation_per_level, self.test_per_level):
             if per_level:
                 check_per_level(per_level)
-        if not self.easy_levels or not set(self.easy_levels) < set(LEVELS):
-            raise ValueError(f"easy_levels {self.easy_levels} is not allowed; name some of the levels 1 to 5, not all")
+        # Only the lowest levels: otherwise hard labels could pass the firewall under the name of easy ones.
+        if sorted(self.easy_levels) not in [list(LEVELS[:n]) for n in range(1, len(LEVELS))]:
+            raise ValueError(
+                f"easy_levels {self.easy_levels} is not allowed; give the lowest levels, such as [1, 2, 3]"
+            )
         sizes = (self.train_size, self.validation_size, self.test_size, self.max_chars, self.solutions_per_problem)
         if min(sizes) < 0:
             raise ValueError(f"sizes {sizes} are not allowed; use 0 or more")

@@ -36,6 +36,7 @@ def test_each_label_is_in_its_file(tmp_path: Path) -> None:
     assert list(read_labels(tmp_path, "easy")) == ["tr1", "tr3", "va2"]
     assert list(read_labels(tmp_path, "full")) == ["tr1", "tr3", "va2", "tr4", "tr5", "trx", "va4", "te1", "te5"]
     assert list(read_labels(tmp_path, "full", splits=["train"])) == ["tr1", "tr3", "tr4", "tr5", "trx"]
+    assert list(read_labels(tmp_path, "hard", splits=["train"])) == ["tr4", "tr5", "trx"]
     label = read_labels(tmp_path, "full")["te5"]
     assert (label.answer, label.solution, label.split) == ("answer te5", "why te5", "test")
 
@@ -99,21 +100,22 @@ def test_allowed_scope(kind: str, name: str, purpose: str, scope: str) -> None:
     if scope == "full":
         check_access(kind, name, purpose, "full")
     else:
-        with pytest.raises(FirewallError, match=rf"stage '{name}' \({kind}.* may not read the sealed labels"):
-            check_access(kind, name, purpose, "full")
+        for sealed in ("full", "hard"):
+            with pytest.raises(FirewallError, match=rf"stage '{name}' \({kind}.* may not read the sealed labels"):
+                check_access(kind, name, purpose, sealed)
 
 
 def test_sealed_files_as_inputs() -> None:
     check_file("reward", "prm_easy", "x/stepwise_easy.jsonl")
-    check_file("reward", "prm_full", Path("x/stepwise_sealed.jsonl"))
-    for name in ("stepwise_sealed.jsonl", "labels_sealed.jsonl"):
+    check_file("reward", "prm_full", Path("x/stepwise_full.jsonl"))
+    for name in ("stepwise_full.jsonl", "labels_sealed.jsonl"):
         with pytest.raises(FirewallError, match="stage 'prm_easy'"):
             check_file("reward", "prm_easy", Path("x") / name)
 
 
 def test_unknown_scope() -> None:
-    with pytest.raises(ValueError, match="unknown label scope 'hard'; use one of easy, full"):
-        check_access("evaluate", "evaluate", "", "hard")
+    with pytest.raises(ValueError, match="unknown label scope 'all'; use one of easy, full, hard"):
+        check_access("evaluate", "evaluate", "", "all")
 
 
 def test_ids_must_be_unique(tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ def test_bad_rows_can_be_left_out(run_prepare: Write, jsonl: Write) -> None:
         ({"source": "math", "train": "x"}, "needs `test`; give it, or use split: random"),
         ({"train_size": 1, "test_size": 1, "easy_levels": [1, 2, 3, 4, 5]}, "easy_levels .* is not allowed"),
         ({"train_size": 1, "test_size": 1, "easy_levels": [0]}, "easy_levels .* is not allowed"),
+        ({"train_size": 1, "test_size": 1, "easy_levels": [4, 5]}, "easy_levels .* is not allowed"),
         ({"train_size": -1, "test_size": 1}, "use 0 or more"),
         ({"train_per_level": [1, 2], "test_size": 1}, "give five numbers"),
     ],

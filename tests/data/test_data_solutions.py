@@ -307,9 +307,9 @@ def test_prm800k_stage(run_prepare: Write, jsonl: Write, split: Path) -> None:
     ]
     assert [label.solution for label in read_labels(out, "easy").values()] == ["A.\n\n# Answer\n\n5"]
     assert len(read_labels(out, "full")) == 2
-    easy, sealed = (read_stepwise(out / f"stepwise_{name}.jsonl") for name in ("easy", "sealed"))
+    easy, full = (read_stepwise(out / f"stepwise_{name}.jsonl") for name in ("easy", "full"))
     assert [(r.steps, r.labels) for r in easy] == [(["A.", "# Answer\n\n5"], [1, 1]), (["B."], [0])]
-    assert [r.problem for r in sealed] == [text_of(2).upper()] * 2
+    assert [r.problem for r in full] == [text_of(1)] * 2 + [text_of(2).upper()] * 2
     matching = json.loads((out / "summary.json").read_text())["matching"]
     assert (matching["used"], matching["problem is in test"], matching["problem is unknown"]) == (6, 2, 2)
     assert text_of(9) not in "".join(path.read_text() for path in out.glob("*.jsonl"))
@@ -338,7 +338,7 @@ def test_shepherd_stage(run_prepare: Write, jsonl: Write, split: Path) -> None:
     rows = [shepherd_row(f"{text_of(n)} Step 1: A. ки\nStep 2: B. The answer is: 5 ки", "+-") for n in (1, 2, 9, 77)]
     out = run_prepare(source="shepherd", problems=str(split), records=[str(jsonl("s.jsonl", rows))])
     assert [r.labels for r in read_stepwise(out / "stepwise_easy.jsonl")] == [[1, 0, 0]]
-    assert [r.problem for r in read_stepwise(out / "stepwise_sealed.jsonl")] == [text_of(2)]
+    assert [r.problem for r in read_stepwise(out / "stepwise_full.jsonl")] == [text_of(1), text_of(2)]
     assert json.loads((out / "summary.json").read_text())["matching"]["unknown problems"] == 1
 
 
@@ -383,9 +383,8 @@ def test_real_samples(run_prepare: Write, jsonl: Write, shared_data: Path) -> No
     samples = read_jsonl(shared_data / "prm_samples.jsonl")
     records = {kind: [s["record"] for s in samples if s["format"] == kind] for kind in ("prm800k", "math-shepherd")}
     prm = run_prepare("prm", source="prm800k", problems=str(out), records=[str(jsonl("p.jsonl", records["prm800k"]))])
-    assert {row.problem for row in read_stepwise(prm / "stepwise_sealed.jsonl")} | {
-        row.problem for row in read_stepwise(prm / "stepwise_easy.jsonl")
-    } == _train_problems(records["prm800k"], shared_data)
+    found = {row.problem for row in read_stepwise(prm / "stepwise_full.jsonl")}
+    assert found == _train_problems(records["prm800k"], shared_data)
     shepherd = run_prepare(
         "shepherd",
         source="shepherd",

@@ -50,10 +50,10 @@ def test_the_world_is_wrong_as_often_as_it_says():
     world = World(misconceived_share=0.25, wrong_easy=0.4, wrong_hard=0.9, slip=0.0)
     assert len(world.misconceptions) == 21  # a quarter of 2 operators x 7 x 6 facts
     assert all(fact_value(*fact) != value for fact, value in world.misconceptions.items())
-    for levels, rate in (({3: 1.0}, 0.4), ({5: 1.0}, 0.9)):
+    for level, rate in ((3, 0.4), (5, 0.9)):
         rng, wrong, met = np.random.default_rng(0), 0, 0
         for _ in range(400):
-            _, steps, _ = world_text(rng, world, levels)
+            _, steps, _ = world_text(rng, world, level)
             for step in steps:
                 left, operator, right, value = int(step[2]), step[3], int(step[4]), int(step[6])
                 met += (left, operator, right) in world.misconceptions
