@@ -9,7 +9,7 @@
     stepwise_full.jsonl   step labels of all train problems; sealed as well
 
 Scope "easy" is the first label file, "full" is both, "hard" the sealed one alone. Stages open labels through
-`run.labels`, which applies `check_access` and records each file; this module holds the files and the rule, and no state.
+`run.labels`, which applies `check_access` and records each file; here are the files and the rule, and no state.
 """
 
 from __future__ import annotations
