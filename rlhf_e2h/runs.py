@@ -27,9 +27,10 @@ from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
 
 DONE = "done.json"
+SETTINGS = "settings.json"
 SCRATCH = "_partial"  # what a killed stage left for its own resumption; removed on completion
 ASSETS = Path(__file__).parent / "assets"
-_RECORDS = {DONE, "config.json", "metrics.jsonl"}
+_RECORDS = {DONE, SETTINGS, "metrics.jsonl"}
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -241,7 +242,7 @@ class Store:
         files = done["files"]
         if firewall.allowed_scope(spec.kind, spec.name) == "easy":
             # A stage that may not open the sealed file must not depend on it, not even by its hash.
-            files = {name: digest for name, digest in files.items() if name != firewall.SEALED_LABELS}
+            files = {name: digest for name, digest in files.items() if name not in firewall.ABOUT_SEALED}
         path = folder / inside if inside else folder
         if not path.exists():
             raise ConfigError(
@@ -289,7 +290,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     settings = store.recipe.settings
     wandb_run = None
     if is_main:
-        write_json(folder / "config.json", {"stage": spec.kind, "name": spec.name, "seed": seed, **_plain(spec.config)})
+        write_json(folder / SETTINGS, {"stage": spec.kind, "name": spec.name, "seed": seed, **_plain(spec.config)})
         wandb_run = start_wandb(settings.wandb, settings.name, spec.name, spec.kind, seed, folder, config)
     tracker = Tracker(folder, wandb_run)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)

@@ -28,6 +28,8 @@ SPLITS = ("train", "validation", "test")
 SCOPES = ("easy", "full", "hard")
 EASY_LABELS = "labels_easy.jsonl"
 SEALED_LABELS = "labels_sealed.jsonl"
+# Files of a `prepare` stage whose content depends on sealed labels; the identity of easy-only stages leaves them out.
+ABOUT_SEALED = frozenset({SEALED_LABELS, "summary.json", "leaks.jsonl"})
 EASY_STEPWISE = "stepwise_easy.jsonl"
 FULL_STEPWISE = "stepwise_full.jsonl"
 SEALED_FILES = frozenset({SEALED_LABELS, FULL_STEPWISE})

@@ -168,11 +168,8 @@ def make_problems(n_per_level: dict[int, int], seed: int, exclude: Iterable[str]
     return rows
 
 
-def world_text(rng: np.random.Generator, world: World, level_weights: dict[int, float]) -> tuple[str, list[str], str]:
-    """One (problem, steps, answer) as the world writes it; what the base model is trained on."""
-    levels = list(level_weights)
-    weights = np.array([level_weights[level] for level in levels], dtype=float)
-    level = int(rng.choice(levels, p=weights / weights.sum()))
+def world_text(rng: np.random.Generator, world: World, level: int) -> tuple[str, list[str], str]:
+    """One (problem, steps, answer) of a level as the world writes it; what the base model is trained on."""
     problem = make_problem(level, rng)
     steps, answer = solve(problem, rng, world, hard=level not in EASY_LEVELS)
     return problem, steps, answer
