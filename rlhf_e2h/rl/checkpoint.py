@@ -83,8 +83,8 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 @torch.no_grad()
-def load_training_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and optimiser state back, exactly.
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Put the trained weights back, exactly.
 
     Raises:
         ValueError: the checkpoint is of another model.
@@ -96,8 +96,16 @@ def load_training_state(folder: Path, model: nn.Module, optimizer: torch.optim.O
         raise ValueError(f"{folder}: weights of another model ({different[0]}); remove the folder to start again")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
-    for key, value in load_file(folder / "optimizer.safetensors").items():
+
+
+def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimiser's state back, exactly; a checkpoint written under DeepSpeed has none."""
+    file = folder / "optimizer.safetensors"
+    if not file.is_file():
+        log.warning("%s has no optimiser state: Adam's moments start again from zero", folder)
+        return
+    parameters = trainable(model)
+    for key, value in load_file(file).items():
         name, slot = key.rsplit(":", 1)
-        # AdamW keeps its step counter on the CPU unless it is fused, the rest beside the parameter
-        at = parameters[name].device if value.dim() or slot != "step" else torch.device("cpu")
-        optimizer.state[parameters[name]][slot] = value.to(at)
+        # a fused AdamW, which is ours, keeps its step counter beside the parameter too
+        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)

@@ -36,7 +36,8 @@ from rlhf_e2h.rl.losses import policy_loss, value_loss
 from rlhf_e2h.rl.ppo_settings import PPOSettings, check_prompts, derived_seed, prompt_indices
 from rlhf_e2h.rl.rewards import Completion, Reward, RewardFn, call_reward_fn, token_rewards
 from rlhf_e2h.rl.rollout import Rollouts, generate
-from rlhf_e2h.rl.trainer import Trainer, prepare, resume, save
+from rlhf_e2h.rl.sharding import weights_are_divided, whole_copy, whole_weights
+from rlhf_e2h.rl.trainer import Trainer, prepare, save
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -49,6 +50,8 @@ class PPOResult:
 
     steps: int  # PPO steps that are done, those of an earlier, resumed run included
     stopped: str | None = None  # why training ended early
+    # under ZeRO-3, where `policy` holds a part only: all weights, on the main process
+    policy_weights: dict[str, Tensor] | None = None
 
 
 def train_ppo(
@@ -63,7 +66,7 @@ def train_ppo(
     on_step: OnStep | None = None,
     checkpoint_dir: Path | None = None,
 ) -> PPOResult:
-    """Train `policy` and `value_model` in place.
+    """Train `policy` and `value_model` in place (under ZeRO-3 see `PPOResult.policy_weights`).
 
     Args:
         reference: where KL is measured to. None: the policy without its adapter if it is a PEFT model, else no KL.
@@ -78,8 +81,8 @@ def train_ppo(
         FloatingPointError: loss or gradient is not finite; the batch is in `checkpoint_dir/bad_step_N`.
     """
     check_prompts(prompts)
-    trainer = prepare(policy, reference, value_model, tokenizer, settings, accelerator)
-    result = PPOResult(resume(trainer, checkpoint_dir) if checkpoint_dir else 0)
+    trainer = prepare(policy, reference, value_model, tokenizer, settings, accelerator, checkpoint_dir)
+    result = PPOResult(trainer.steps_done)
     for step in range(result.steps, settings.steps):
         clock = _Clock()
         rows = [prompts[i] for i in prompt_indices(step, settings.prompts_per_step, len(prompts), settings.seed)]
@@ -102,6 +105,8 @@ def train_ppo(
         if result.stopped:
             log.warning("PPO stopped after step %d: %s", result.steps, result.stopped)
             break
+    if weights_are_divided(accelerator):
+        result.policy_weights = whole_copy(trainer.model, trainer.bare.policy, accelerator)
     return result
 
 
@@ -110,9 +115,10 @@ def _sample(trainer: Trainer, rows: Sequence[Mapping[str, Any]], step: int) -> R
     settings, accelerator = trainer.settings, trainer.accelerator
     share = len(rows) // accelerator.num_processes
     first = accelerator.process_index * share
-    with accelerator.autocast():
+    policy = trainer.bare.policy
+    with accelerator.autocast(), whole_weights(trainer.model, policy, accelerator):
         own = generate(
-            trainer.bare.policy,
+            policy,
             trainer.tokenizer,
             [row["prompt"] for row in rows[first : first + share]],
             n=settings.samples_per_prompt,
@@ -120,6 +126,7 @@ def _sample(trainer: Trainer, rows: Sequence[Mapping[str, Any]], step: int) -> R
             max_new_tokens=settings.max_new_tokens,
             seed=derived_seed(settings.seed, "sampling", step),
             batch_size=settings.generation_batch,
+            first_row=first * settings.samples_per_prompt,
         )
     parts = gather_json(accelerator, asdict(own))
     return Rollouts(**{name: [item for part in parts for item in part[name]] for name in parts[0]})
@@ -187,8 +194,8 @@ def _update(
     batch = experience.batch
     micro, count = settings.micro_batches(accelerator.num_processes)
     lr_share = settings.learning_rate_share(step)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * lr_share
+    for group, peak in zip(optimizer.param_groups, trainer.peaks, strict=True):
+        group["lr"] = peak * lr_share
     seen: list[Tensor] = []  # one row a minibatch
     for epoch in range(settings.epochs):
         generator = torch.Generator().manual_seed(derived_seed(settings.seed, "minibatches", step, epoch))

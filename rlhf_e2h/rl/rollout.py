@@ -2,8 +2,8 @@
 
 `generate` samples from softmax(logits / temperature), optionally restricted to the top-k tokens, and returns the
 log-probability of every sampled token under *that* distribution: what a policy-gradient ratio has to be taken against.
-The prompt of a problem is computed once for its n samples, rows leave the batch when they finish, and the result does not
-depend on the batch size beyond floating-point noise, because each row draws from its own random stream.
+The prompt of a problem is computed once for its n samples, rows leave the batch when they finish, and the result does
+not depend on the batch size beyond floating-point noise, because each row draws from its own random stream.
 """
 
 from __future__ import annotations
@@ -42,12 +42,15 @@ def generate(
     seed: int = 0,
     batch_size: int = 256,
     on_batch: Callable[[int], None] | None = None,
+    first_row: int = 0,
 ) -> Rollouts:
     """Sample `n` completions for each prompt; temperature 0 is greedy.
 
     Args:
         batch_size: completions decoded together.
         on_batch: called with the number of completions that have just been finished.
+        first_row: number of the first completion in a larger batch of which `prompts` is a part, so that the parts,
+            sampled by several processes, give what one process would sample.
 
     Raises:
         ValueError: n, temperature, top_k or a limit out of range, or an empty prompt.
@@ -65,7 +68,8 @@ def generate(
     per_batch = max(1, batch_size // n)
     for start in range(0, len(order), per_batch):
         chosen = order[start : start + per_batch]
-        uniform_BT = _uniforms([p * n + k for p in chosen for k in range(n)], max_new_tokens, seed).to(model.device)
+        rows_B = [first_row + p * n + k for p in chosen for k in range(n)]
+        uniform_BT = _uniforms(rows_B, max_new_tokens, seed).to(model.device)
         done = _decode_batch(model, tokenizer, [encoded[p] for p in chosen], n, temperature, top_k, uniform_BT)
         for row, result in enumerate(done):
             rows[chosen[row // n] * n + row % n] = result

@@ -14,9 +14,17 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.rl.actor_critic import ActorCritic, disable_dropout
-from rlhf_e2h.rl.checkpoint import last_checkpoint, load_training_state, optimizer_tensors, save_checkpoint, trainable
+from rlhf_e2h.rl.checkpoint import (
+    last_checkpoint,
+    load_optimizer,
+    load_weights,
+    optimizer_tensors,
+    save_checkpoint,
+    trainable,
+)
 from rlhf_e2h.rl.kl import AdaptiveKL, FixedKL, kl_controller
 from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.sharding import configure, prepare_reference, uses_deepspeed, whole_weights
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +41,8 @@ class Trainer:
     settings: PPOSettings
     accelerator: Accelerator
     groups: list[list[nn.Parameter]] = field(default_factory=list)  # policy and value parameters that are trained
+    peaks: list[float] = field(default_factory=list)  # learning rate of each group of the optimiser
+    steps_done: int = 0  # by the run that this one goes on from
 
     @property
     def bare(self) -> ActorCritic:
@@ -46,58 +56,71 @@ def prepare(
     tokenizer: Tokenizer,
     settings: PPOSettings,
     accelerator: Accelerator,
+    checkpoints: Path | None = None,
 ) -> Trainer:
-    _, count = settings.micro_batches(accelerator.num_processes)
-    accelerator.gradient_accumulation_steps = count
+    """Everything that training needs, gone on from the last checkpoint below `checkpoints` if there is one."""
+    micro, count = settings.micro_batches(accelerator.num_processes)
+    configure(accelerator, micro, count, settings.max_grad_norm)
     module = ActorCritic(policy, value_model)
     disable_dropout(module)
     module.train()
     groups = [[p for p in part.parameters() if p.requires_grad] for part in (policy, value_model)]
     if not groups[0]:
         raise ValueError("the policy has no parameter that requires a gradient; switch LoRA on or unfreeze it")
+    kl = kl_controller(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+    found = find_checkpoint(checkpoints, settings) if checkpoints else None
+    if found:
+        load_weights(found[0], module)  # before weights may be divided among processes
+        kl.coefficient = found[1]["kl_coef"]
     rates = [settings.learning_rate, settings.value_learning_rate or settings.learning_rate]
     optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": rate, "peak": rate} for group, rate in zip(groups, rates, strict=True) if group],
+        [{"params": group, "lr": rate} for group, rate in zip(groups, rates, strict=True) if group],
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.adam_eps,
         weight_decay=settings.weight_decay,
         fused=True,
     )
     model, optimizer = accelerator.prepare(module, optimizer)
-    if reference is not None:
-        reference = reference.to(accelerator.device).eval().requires_grad_(False)
-    kl = kl_controller(settings.kl_coef, settings.kl_target, settings.kl_horizon)
-    return Trainer(model, reference, tokenizer, optimizer, kl, settings, accelerator, groups)
+    if found and not uses_deepspeed(accelerator):
+        load_optimizer(found[0], accelerator.unwrap_model(model), optimizer.optimizer)
+    elif found:
+        log.warning("DeepSpeed's optimiser state is not in checkpoints: Adam's moments start again from zero")
+    whole = None if reference is None else prepare_reference(reference, accelerator)
+    peaks = [rate for group, rate in zip(groups, rates, strict=True) if group]
+    steps = found[1]["step"] if found else 0
+    return Trainer(model, whole, tokenizer, optimizer, kl, settings, accelerator, groups, peaks, steps)
 
 
 _RESULT_SETTINGS = {item.name for item in fields(PPOSettings) if item.metadata.get("affects_result", True)}
 
 
 def save(trainer: Trainer, root: Path, steps: int) -> None:
-    if trainer.accelerator.is_main_process:
-        tensors = {
-            "model.safetensors": trainable(trainer.bare),
-            "optimizer.safetensors": optimizer_tensors(trainer.bare, trainer.optimizer.optimizer),
-        }
-        save_checkpoint(root, steps, tensors, {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)})
-    trainer.accelerator.wait_for_everyone()
+    """Write a checkpoint; every process must call it. Without the optimiser's state under DeepSpeed, which keeps it
+    divided and in pickles of its own."""
+    accelerator, bare = trainer.accelerator, trainer.bare
+    with whole_weights(trainer.model, bare, accelerator):
+        if accelerator.is_main_process:
+            tensors = {"model.safetensors": trainable(bare)}
+            if not uses_deepspeed(accelerator):
+                tensors["optimizer.safetensors"] = optimizer_tensors(bare, trainer.optimizer.optimizer)
+            state = {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)}
+            save_checkpoint(root, steps, tensors, state)
+    accelerator.wait_for_everyone()
 
 
-def resume(trainer: Trainer, root: Path) -> int:
-    """Steps that the last checkpoint has behind it, after loading it; 0 without one.
+def find_checkpoint(root: Path, settings: PPOSettings) -> tuple[Path, dict[str, Any]] | None:
+    """The last complete checkpoint and its state.
 
     Raises:
         ValueError: the checkpoint was made with other settings.
     """
     found = last_checkpoint(root)
     if found is None:
-        return 0
+        return None
     folder, state = found
-    for name, value in asdict(trainer.settings).items():
+    for name, value in asdict(settings).items():
         if state["settings"].get(name) != value and name in _RESULT_SETTINGS:
             was = state["settings"].get(name)
             raise ValueError(f"{folder} was made with {name}={was}, not {value}; remove it to start again")
-    load_training_state(folder, trainer.bare, trainer.optimizer.optimizer)
-    trainer.kl.coefficient = state["kl_coef"]
     log.info("going on from %s", folder)
-    return state["step"]
+    return found

@@ -152,6 +152,14 @@ def test_kl_is_zero_at_first_then_grows_and_stops_training(tiny, accelerator):
     )
 
 
+def test_a_large_kl_coefficient_keeps_the_policy_near_its_reference(tiny, accelerator):
+    other = deepcopy(tiny)
+    settings = {"steps": 12, "minibatches": 4, "learning_rate": 5e-3}
+    _, free = train(tiny, accelerator, reference=deepcopy(tiny[0]), kl_coef=0.0, **settings)
+    _, held = train(other, accelerator, reference=deepcopy(other[0]), kl_coef=1.0, **settings)
+    assert free[-1]["objective/kl"] > 3 * held[-1]["objective/kl"]
+
+
 def test_step_rewards_outcome_and_penalty_add_up(tiny, accelerator):
     def reward_fn(completions):
         return [Reward([1, len(c.text)], [0.9, 0.4], None, {"length": float(len(c.text))}) for c in completions]

@@ -1,0 +1,71 @@
+"""Trains tiny models with PPO in as many processes as start it; rank 0 writes metrics and weights to a folder."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from transformers import LlamaForTokenClassification
+
+from rlhf_e2h.models import ModelShape, new_llama
+from rlhf_e2h.rl.ppo import train_ppo
+from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.rewards import Reward
+
+PROMPTS = [{"prompt": f"# Question\n\n{'ab'[: i % 3]}{i}+1=?\n\n# Solution\n\n"} for i in range(10)]
+
+
+def reward(completions):
+    """The share of 7s, and one step with a made-up score."""
+    return [
+        Reward([len(c.text)], [(len(c.text) % 7) / 7], c.text.count("7") / max(len(c.text), 1)) for c in completions
+    ]
+
+
+def main(out: Path, checkpoints: Path | None, steps: int) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator()
+    shape = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
+    policy, tokenizer = new_llama(shape, "procedural", seed=0)
+    reference, _ = new_llama(shape, "procedural", seed=0)
+    policy.config.num_labels = 1
+    torch.manual_seed(1)
+    value = LlamaForTokenClassification(policy.config)
+    settings = PPOSettings(
+        steps=6,
+        rollouts=32,
+        minibatches=2,
+        micro_batch=4,
+        forward_batch=8,
+        max_new_tokens=10,
+        learning_rate=3e-3,
+        warmup_steps=1,
+        kl_coef=0.05,
+        kl_target=0.05,
+        kl_horizon=200.0,
+        checkpoint_every=2,
+    )
+    history = []
+
+    def on_step(step, metrics, rollouts):
+        history.append({"step": step, **metrics, "texts": rollouts.texts[:4]})
+        return step + 1 == steps
+
+    result = train_ppo(
+        policy, reference, value, tokenizer, PROMPTS, reward, settings, accelerator, on_step, checkpoints
+    )
+    weights = result.policy_weights if result.policy_weights is not None else policy.state_dict()
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "history.json").write_text(json.dumps(history))
+        named = {name: tensor.detach().float().contiguous().clone() for name, tensor in weights.items()}
+        save_file(named, out / "policy.safetensors")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    main(folder, folder / "checkpoints" if os.environ.get("CHECKPOINTS") else None, int(os.environ.get("STEPS", "6")))
