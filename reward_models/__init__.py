@@ -1,7 +1,7 @@
 """Outcome, process and combined reward models: train, score, rerank, serve, export.
 
-The names below load on first use, so that the pure parts (aggregate, voting, metrics) cost no import of torch. `train` is not
-among them, since the module of that name would shadow it: `from reward_models.train import train`.
+The names below load on first use, so that the pure parts (aggregate, voting, metrics) cost no import of torch. `train`
+is not among them, since the module of that name would shadow it: `from reward_models.train import train`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reward_models.contract import StepContract
     from reward_models.records import Stepwise
+    from reward_models.rerank import Reranker
     from reward_models.score import Scorer, StepScores
     from reward_models.train import TrainSettings
 
 _HOME = {
     "StepContract": "contract",
     "Stepwise": "records",
+    "Reranker": "rerank",
     "Scorer": "score",
     "StepScores": "score",
     "TrainSettings": "train",
 }
 
-__all__ = ["Scorer", "StepContract", "StepScores", "Stepwise", "TrainSettings"]
+__all__ = ["Reranker", "Scorer", "StepContract", "StepScores", "Stepwise", "TrainSettings"]
 
 
 def __getattr__(name: str) -> Any:

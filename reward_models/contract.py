@@ -17,7 +17,8 @@ from reward_models.aggregate import AGGREGATIONS
 KEY = "step_contract"
 VERSION = 1
 KINDS = ("orm", "prm", "oprm")
-READOUTS = ("step_end", "marker")
+READOUTS = ("step_end", "marker", "separator")
+JOININGS = ("text", "pieces")
 HEADS = ("linear", "mlp")
 PROBLEM_SLOT = "{problem}"
 # The paper's defaults: the outcome is read at the last token; step scores meet in their minimum (App. L, best-of-n).
@@ -36,9 +37,14 @@ class StepContract:
     separator: str = "\n\n"
     # step_end: the last token of the step's own text, found by character offsets
     # marker: the token of `marker`, which stands behind every step (models of other people, see `transfer.py`)
+    # separator: the first character of the separator behind the step; the last step at its own end (the paper's models)
     readout: str = "step_end"
     # text behind every step, the last one included; only with readout "marker"
     marker: str = ""
+    # text: the whole text goes through the tokenizer at once; pieces: problem, steps and markers one by one (TRL)
+    joining: str = "text"
+    # a step that begins with this text runs to the end: the answer and its heading are one step
+    answer_mark: str = "# Answer"
     # how the probabilities of the steps become one score; empty: last for orm, min for prm and oprm
     aggregation: str = ""
     # linear: one row on the last hidden state; mlp: Linear-ReLU-Linear (Qwen2.5-Math-PRM)
@@ -49,6 +55,7 @@ class StepContract:
         _check_choice("kind", self.kind, KINDS)
         _check_choice("readout", self.readout, READOUTS)
         _check_choice("head", self.head, HEADS)
+        _check_choice("joining", self.joining, JOININGS)
         if not self.aggregation:
             object.__setattr__(self, "aggregation", DEFAULT_AGGREGATION[self.kind])
         _check_choice("aggregation", self.aggregation, tuple(AGGREGATIONS))
@@ -97,7 +104,7 @@ class StepContract:
             raise ValueError(
                 f"{source}: config.json has no {KEY!r} ({architecture}), so it does not say where scores are read. "
                 "Pass a reward model trained with reward_models.train, or convert a foreign one with "
-                "`python -m reward_models export import`"
+                "`python -m reward_models export --from STYLE`"
             )
         return cls.from_dict(values)
 

@@ -45,6 +45,8 @@ def encode(
         )
     if not problems:
         return []
+    if contract.joining == "pieces":
+        return _encode_pieces(tokenizer, contract, problems, solutions)
     composed = [compose(contract, problem, steps) for problem, steps in zip(problems, solutions, strict=True)]
     batch = tokenizer(
         [text for text, _ in composed],
@@ -64,6 +66,31 @@ def encode(
             batch["input_ids"], batch["offset_mapping"], composed, problems, strict=True
         )
     ]
+
+
+def _encode_pieces(
+    tokenizer: Any, contract: StepContract, problems: Sequence[str], solutions: Sequence[Sequence[str]]
+) -> list[Encoded]:
+    """BOS, problem, and for each step its tokens and the marker's: TRL's stepwise tokenisation. No owners."""
+    pieces = [contract.marker]
+    for problem, steps in zip(problems, solutions, strict=True):
+        pieces += [contract.prompt(problem), *steps]
+    tokens = iter(tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+    marker = next(tokens)
+    if not marker:
+        raise ValueError(f"marker {contract.marker!r} has no token in this tokenizer; scores could not be read")
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    rows = []
+    for steps in solutions:
+        if not steps:
+            raise ValueError("a solution has no step; pass at least one (it may be empty text)")
+        ids = bos + next(tokens)
+        start, positions = len(ids), []
+        for _ in steps:
+            ids = ids + next(tokens) + marker
+            positions.append(len(ids) - 1)
+        rows.append(Encoded(ids, positions, start=start))
+    return rows
 
 
 def _first_token(offsets_T: Sequence[tuple[int, int]], character: int) -> int:

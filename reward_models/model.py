@@ -143,7 +143,8 @@ def load_model(
         raise ValueError(f"{path}: weight {bad!r} holds NaN or infinite values; the training run diverged")
     tokenizer = load_tokenizer(path)
     model.eval().requires_grad_(False)
-    return model.to(pick_device(device)), tokenizer, contract
+    model = nn.Module.to(model, pick_device(device))
+    return model, tokenizer, contract
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

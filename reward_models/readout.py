@@ -17,7 +17,8 @@ Span = tuple[int, int]
 def compose(contract: StepContract, problem: str, steps: Sequence[str]) -> tuple[str, list[Span]]:
     """The text a model reads, and for each step the characters `[start, end)` whose last token carries its score.
 
-    With readout "marker" the span is that of the marker behind the step.
+    With readout "marker" the span is that of the marker behind the step, with "separator" it holds one character of
+    the separator.
     """
     if not steps:
         raise ValueError("a solution has no step; pass at least one (it may be empty text)")
@@ -27,12 +28,28 @@ def compose(contract: StepContract, problem: str, steps: Sequence[str]) -> tuple
     for index, step in enumerate(steps):
         parts.append(step + contract.marker)
         end = position + len(parts[-1])
-        spans.append((end - len(contract.marker) if contract.marker else position, end))
+        beyond = 1 if contract.readout == "separator" and index < last else 0
+        spans.append((end - len(contract.marker) if contract.marker else position, end + beyond))
         if index < last:
             parts.append(contract.separator)
             end += len(contract.separator)
         position = end
     return "".join(parts), spans
+
+
+def split_steps(contract: StepContract, text: str) -> list[str]:
+    """Steps of a solution text, shape (S,), S >= 1; joined with the separator they give the text again.
+
+    From the first step that begins with the contract's answer mark on, everything is one step. Empty steps are kept.
+    """
+    if not contract.separator:
+        return [text]
+    parts = text.split(contract.separator)
+    if contract.answer_mark:
+        for index, part in enumerate(parts):
+            if part.startswith(contract.answer_mark):
+                return [*parts[:index], contract.separator.join(parts[index:])]
+    return parts
 
 
 def step_ends(offsets_T: Sequence[Span], spans: Sequence[Span]) -> list[int]:

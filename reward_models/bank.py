@@ -1,0 +1,133 @@
+"""Graded samples of anyone to reranking curves: rows with problem, answer, verdict and scores in, figures out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_models.aggregate import aggregate
+from reward_models.records import BadRecord
+from reward_models.voting import METHODS, MISSING, curve
+
+BOOTSTRAPS = 2000
+
+
+@dataclass
+class Bank:
+    """K samples for each of P problems, as arrays; scores are None if no row has any."""
+
+    problem_ids: list[str]
+    classes_PK: NDArray[np.int64]  # noqa: N815
+    correct_PK: NDArray[np.bool_]  # noqa: N815
+    rank_PK: NDArray[np.float64] | None  # noqa: N815
+    vote_PK: NDArray[np.float64] | None  # noqa: N815
+    left_out: int  # samples beyond the smallest count of a problem
+
+
+def build_bank(rows: Iterable[Mapping[str, Any]], rank_by: str = "", vote_by: str = "", source: str = "rows") -> Bank:
+    """Group rows by `problem_id`, in file order.
+
+    A row needs `correct` and `answer` (null: missing), or `answer_class` in its place, and may have `score` or
+    `step_scores`. Answers are grouped as strings, by `answer_class` where a row has it. `rank_by` and `vote_by` name
+    aggregations of `step_scores`; left empty, `score` is used where rows have it, else min ranks and prod votes, the
+    paper's choice. Every problem keeps as many samples as the problem with the fewest; the rest are counted.
+
+    Raises:
+        BadRecord: `source:line: reason` for a row that cannot be used.
+        ValueError: no row at all.
+    """
+    problems: dict[str, list[tuple[int, bool, float | None, float | None]]] = {}
+    names: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(rows, start=1):
+        where = f"{source}:{number}"
+        key = str(_field(row, "problem_id", where))
+        correct = _field(row, "correct", where)
+        if not isinstance(correct, bool) and correct not in (0, 1):
+            raise BadRecord(f"{where}: correct is {correct!r}; expected true or false")
+        answer = row["answer_class"] if "answer_class" in row else _field(row, "answer", where)
+        label = MISSING if answer is None else names.setdefault((key, str(answer)), len(names))
+        ranked, voted = _row_score(row, rank_by, "min", where), _row_score(row, vote_by, "prod", where)
+        problems.setdefault(key, []).append((label, bool(correct), ranked, voted))
+    if not problems:
+        raise ValueError(f"{source} has no rows; give one JSON object a sample")
+    samples = min(len(entries) for entries in problems.values())
+    kept = [entries[:samples] for entries in problems.values()]
+    total = sum(len(entries) for entries in problems.values())
+
+    def column(place: int, kind: type) -> NDArray[Any]:
+        return np.array([[entry[place] for entry in entries] for entries in kept], dtype=kind)
+
+    scored = [entry[2] is not None for entries in kept for entry in entries]
+    if any(scored) and not all(scored):
+        raise BadRecord(f"{source}: {scored.count(False)} of {len(scored)} rows have no score; score them all, or none")
+    return Bank(
+        list(problems),
+        column(0, int),
+        column(1, bool),
+        column(2, float) if all(scored) else None,
+        column(3, float) if all(scored) else None,
+        total - samples * len(problems),
+    )
+
+
+def summarise(bank: Bank, sizes: Sequence[int] | None = None, draws: int = 64, seed: int = 0) -> dict[str, Any]:
+    """Mean accuracy over problems for each method and n, as `{"majority": {"8": 0.93}, ...}`.
+
+    `interval` holds 95 % bootstrap intervals over problems in the same shape, `problems` and `samples` the counts.
+    """
+    curves = curve(
+        bank.classes_PK,
+        bank.correct_PK,
+        bank.rank_PK,
+        vote_scores_PK=bank.vote_PK,
+        sizes=sizes,
+        draws=draws,
+        seed=seed,
+    )
+    rng = np.random.default_rng(seed)
+    problems, samples = bank.correct_PK.shape
+    drawn = rng.integers(0, problems, (BOOTSTRAPS, problems))
+    result: dict[str, Any] = {name: {} for name in METHODS if name in curves}
+    intervals: dict[str, dict[str, list[float]]] = {name: {} for name in result}
+    for name, by_n in curves.items():
+        for n, accuracy_P in by_n.items():
+            result[name][str(n)] = float(accuracy_P.mean())
+            low, high = np.quantile(accuracy_P[drawn].mean(axis=1), [0.025, 0.975])
+            intervals[name][str(n)] = [float(low), float(high)]
+    return {**result, "interval": intervals, "problems": problems, "samples": samples}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as text, one line for each n, one column for each method."""
+    methods = [name for name in METHODS if name in summary]
+    lines = ["".join(["n".rjust(6), *(name.rjust(16) for name in methods)])]
+    for n in summary[methods[0]]:
+        lines.append("".join([n.rjust(6), *(f"{summary[name][n]:16.4f}" for name in methods)]))
+    return "\n".join(lines)
+
+
+def _field(row: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in row:
+        raise BadRecord(f"{where}: missing field {name!r}; the row has {sorted(row)}")
+    return row[name]
+
+
+def _row_score(row: Mapping[str, Any], by: str, default: str, where: str) -> float | None:
+    steps, score = row.get("step_scores"), row.get("score")
+    if steps is None and score is None:
+        return None
+    if by or score is None:
+        if not isinstance(steps, list):
+            raise BadRecord(f"{where}: an aggregation needs step_scores, a list of probabilities, found {steps!r}")
+        try:
+            return aggregate(steps, by or default)
+        except (ValueError, TypeError) as error:
+            raise BadRecord(f"{where}: {error}") from None
+    if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
+        raise BadRecord(f"{where}: score is {score!r}; expected a number")
+    return float(score)

@@ -1,0 +1,258 @@
+"""Other people's step data to `Stepwise` records. Every row that cannot be used is reported as `file:line: reason`.
+
+| format | rows | labels |
+|---|---|---|
+| stepwise | ours | as they are |
+| prm800k | openai/prm800k, phases 1 and 2 | -1 -> 0; 0 and +1 -> 1 |
+| math-shepherd | peiyi9979/Math-Shepherd | - -> 0; + -> 1 |
+| processbench | Qwen/ProcessBench | 1 before the first error, 0 on it, null behind it |
+| trl | TRL's stepwise supervision (`prompt`, `completions`, `labels`) | as they are |
+| math-aps | MATH-APS trees (`reasoning_steps` with `mc_value`) | last step: 1 if any rollout was right |
+| graded | samples with `problem`, `text` or `steps`, `correct` | outcome only |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reward_models.contract import StepContract
+from reward_models.readout import split_steps
+from reward_models.records import BadRecord, Stepwise, iter_jsonl
+
+Row = Mapping[str, Any]
+AFTER_ERROR = ("drop", "keep")
+SHEPHERD_MARK = "ки"  # Cyrillic: the end of a step in Math-Shepherd
+_STEP_PREFIX = re.compile(r"^Step \d+:\s*")
+_SHEPHERD_ANSWER = "The answer is: "
+_PLAIN = StepContract("prm")  # the default separator and answer mark
+
+
+def load_records(path: str | Path, style: str = "auto", after_error: str = "drop") -> tuple[list[Stepwise], list[str]]:
+    """All records of a JSON Lines file, and the reasons `file:line: ...` for the rows that gave none.
+
+    `style` is a key of CONVERTERS or "auto", which recognises each row by its fields. `after_error` says what becomes
+    of steps behind the first wrong one: "drop" them or "keep" them with their labels.
+
+    Raises:
+        FileNotFoundError: no such file.
+        BadRecord: a line that is not JSON at all, or no usable row in the whole file.
+        ValueError: unknown style.
+    """
+    if style != "auto" and style not in CONVERTERS:
+        raise ValueError(f"format {style!r} is not known; choose one of auto, {', '.join(CONVERTERS)}")
+    if after_error not in AFTER_ERROR:
+        raise ValueError(f"after_error {after_error!r} is not known; choose one of {', '.join(AFTER_ERROR)}")
+    records: list[Stepwise] = []
+    bad: list[str] = []
+    for number, row in enumerate(iter_jsonl(path), start=1):
+        try:
+            found = convert(row, style)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            reason = f"missing field {error}" if isinstance(error, KeyError) else str(error)
+            bad.append(f"{path}:{number}: {reason}")
+            continue
+        records += [cut_after_error(record) if after_error == "drop" else record for record in found]
+    if not records:
+        raise BadRecord(f"{path}: no usable row; {bad[0] if bad else 'the file is empty'}")
+    return records, bad
+
+
+def convert(row: Row, style: str = "auto") -> list[Stepwise]:
+    """Records of one row; a PRM800K tree gives several."""
+    if style == "auto":
+        style = recognise(row)
+    return CONVERTERS[style](row)
+
+
+def recognise(row: Row) -> str:
+    """The format of a row by its fields."""
+    for style, fields in _FIELDS.items():
+        if fields <= set(row):
+            return style
+    raise ValueError(f"unknown format, the row has {sorted(row)}; known are {', '.join(CONVERTERS)}")
+
+
+def from_prm800k(row: Row) -> list[Stepwise]:
+    """The labelled path of a tree, and one record for each rated alternative on the way, labelled in its last step.
+
+    The path goes on with the chosen completion, else the human's, else the only one, as in the paper's code. The
+    human's has no rating. An answer section becomes a step of its own with the label of the step it closed.
+    """
+    problem: str = row["question"]["problem"]
+    path: list[str] = []
+    labels: list[int | None] = []
+    records: list[Stepwise] = []
+    extra = {"source": "prm800k", "finish_reason": row["label"].get("finish_reason")}
+    for step in row["label"]["steps"]:
+        completions, chosen = step.get("completions") or [], step.get("chosen_completion")
+        for index, completion in enumerate(completions):
+            on_path = index == chosen or (chosen is None and not step.get("human_completion") and len(completions) == 1)
+            if on_path or _rating(completion) is None:
+                continue
+            texts = _with_answer(completion["text"])
+            silent: list[int | None] = [None] * len(path)
+            records.append(
+                Stepwise(problem, [*path, *texts], [*silent, *[_rating(completion)] * len(texts)], None, extra)
+            )
+        following = _following(step, completions, chosen)
+        if following is None:
+            break
+        texts = _with_answer(following["text"])
+        path = [*path, *texts]
+        labels += [_rating(following)] * len(texts)
+    if any(label is not None for label in labels):
+        records.insert(0, Stepwise(problem, path, labels, None, extra))
+    if not records:
+        raise ValueError("no rated completion in this row")
+    return records
+
+
+def _following(step: Row, completions: Sequence[Row], chosen: int | None) -> Row | None:
+    if chosen is not None:
+        return completions[chosen]
+    return step.get("human_completion") or (completions[0] if len(completions) == 1 else None)
+
+
+def _rating(completion: Row) -> int | None:
+    rating = completion.get("rating")
+    if rating not in (-1, 0, 1, None):
+        raise ValueError(f"rating {rating!r} is none of -1, 0, 1, null")
+    return None if rating is None else int(rating >= 0)
+
+
+def _with_answer(text: str) -> list[str]:
+    step, mark, answer = text.partition(_PLAIN.answer_mark)
+    parts = [step.rstrip()] if step.strip() or not mark else []
+    return [*parts, f"{mark}{answer}"] if mark else parts
+
+
+def from_math_shepherd(row: Row) -> list[Stepwise]:
+    """One record. The marks of `label` stand where `input` has its step ends; text behind the last mark was cut off.
+
+    "Step k: " prefixes are dropped, "The answer is: X" becomes an answer step. The last mark is the outcome if there is
+    an answer.
+    """
+    text, marked = row["input"], row["label"]
+    segments = text.split(SHEPHERD_MARK)
+    position, marks = 0, []
+    for segment in segments[:-1]:
+        position += len(segment)
+        marks.append(marked[position : position + 1])
+        position += 1
+    if marked[: len(segments[0])] != segments[0] or set(marks) - {"+", "-"}:
+        raise ValueError("`input` and `label` do not line up, or a mark is neither + nor -")
+    problem, first, rest = segments[0].partition(" Step 1:")
+    if not first or not marks:
+        raise ValueError("no ' Step 1:' before the first step end")
+    steps, labels = [], []
+    for segment, mark in zip([f"Step 1:{rest}", *segments[1:-1]], marks, strict=True):
+        step, answered, answer = _STEP_PREFIX.sub("", segment.strip()).partition(_SHEPHERD_ANSWER)
+        parts = [step.strip()] if step.strip() or not answered else []
+        if answered:
+            parts.append(f"{_PLAIN.answer_mark}{_PLAIN.separator}{answer.strip()}")
+        steps += parts
+        labels += [int(mark == "+")] * len(parts)
+    outcome = labels[-1] if steps[-1].startswith(_PLAIN.answer_mark) else None
+    extra = {"source": "math-shepherd", "task": row.get("task")}
+    return [Stepwise(problem.strip(), steps, list(labels), outcome, extra)]
+
+
+def from_processbench(row: Row) -> list[Stepwise]:
+    """`label` is the index of the first wrong step, -1 if there is none."""
+    steps, first = row["steps"], row["label"]
+    if not isinstance(first, int) or not -1 <= first < len(steps):
+        raise ValueError(f"label {first!r} is no step of {len(steps)}, nor -1")
+    labels: list[int | None] = [1] * len(steps)
+    if first >= 0:
+        labels = [*[1] * first, 0, *[None] * (len(steps) - first - 1)]
+    extra = {"source": "processbench", "id": row.get("id"), "generator": row.get("generator")}
+    return [Stepwise(row["problem"], list(steps), labels, int(row["final_answer_correct"]), extra)]
+
+
+def from_trl(row: Row) -> list[Stepwise]:
+    """TRL's stepwise supervision; labels are booleans there."""
+    return [Stepwise(row["prompt"], list(row["completions"]), [None if v is None else int(v) for v in row["labels"]])]
+
+
+def from_math_aps(row: Row) -> list[Stepwise]:
+    """One record for each node: its text split into steps, the last labelled by its rollouts (`mc_value` > 0).
+
+    Prefixes may repeat the question; the bare question gives no record.
+    """
+    records = []
+    for node in row["reasoning_steps"]:
+        text = node["solution_prefix"].removeprefix(row["question"]).strip()
+        if text:
+            steps = split_steps(_PLAIN, text)
+            labels = [*[None] * (len(steps) - 1), int(node["mc_value"] > 0)]
+            extra = {"source": "math-aps", "mc_value": node["mc_value"]}
+            records.append(Stepwise(row["question"], steps, labels, None, extra))
+    if not records:
+        raise ValueError("no node with text behind the question")
+    return records
+
+
+def from_graded(row: Row) -> list[Stepwise]:
+    """A sampled solution and its verdict; `text` is cut at blank lines."""
+    if row["correct"] not in (True, False):
+        raise ValueError(f"correct is {row['correct']!r}; expected true or false")
+    steps = list(row["steps"]) if "steps" in row else split_steps(_PLAIN, row["text"])
+    extra = {key: value for key, value in row.items() if key not in {"problem", "text", "steps", "correct"}}
+    return [Stepwise(row["problem"], steps, None, int(row["correct"]), extra)]
+
+
+CONVERTERS: dict[str, Callable[[Row], list[Stepwise]]] = {
+    "stepwise": lambda row: [Stepwise.from_row(row)],
+    "prm800k": from_prm800k,
+    "math-shepherd": from_math_shepherd,
+    "processbench": from_processbench,
+    "trl": from_trl,
+    "math-aps": from_math_aps,
+    "graded": from_graded,
+}
+# Tried in this order; the more particular come first.
+_FIELDS = {
+    "prm800k": {"question", "label", "labeler"},
+    "math-aps": {"question", "reasoning_steps"},
+    "processbench": {"problem", "steps", "label", "final_answer_correct"},
+    "math-shepherd": {"input", "label"},
+    "trl": {"prompt", "completions", "labels"},
+    "graded": {"problem", "correct"},
+    "stepwise": {"problem", "steps"},
+}
+
+
+def cut_after_error(record: Stepwise) -> Stepwise:
+    """The record without steps behind the first label 0; its outcome goes too if the answer was cut off."""
+    labels = record.labels or []
+    if 0 not in labels or labels.index(0) == len(labels) - 1:
+        return record
+    end = labels.index(0) + 1
+    return Stepwise(record.problem, record.steps[:end], labels[:end], None, record.extra)
+
+
+def balance(records: Iterable[Stepwise], ratio: float = 3.0, seed: int = 0) -> list[Stepwise]:
+    """Outcome records with right to wrong between 1:ratio and ratio:1 for each problem (paper, C.1).
+
+    The larger side is thinned at random; problems with one side only are left out, since they teach the problem and
+    not the solution. Order is kept.
+    """
+    if ratio < 1:
+        raise ValueError(f"ratio is {ratio}; it must be at least 1")
+    groups: dict[str, dict[int, list[int]]] = {}
+    rows = list(records)
+    for index, record in enumerate(rows):
+        if record.outcome is not None:
+            groups.setdefault(record.problem, {0: [], 1: []})[record.outcome].append(index)
+    rng = np.random.default_rng(seed)
+    kept: list[int] = []
+    for sides in groups.values():
+        limit = int(ratio * min(len(side) for side in sides.values()))
+        for side in sides.values():
+            kept += side if len(side) <= limit else rng.choice(side, limit, replace=False).tolist()
+    return [rows[index] for index in sorted(kept)]

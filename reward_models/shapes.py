@@ -1,0 +1,215 @@
+"""Four request shapes that existing clients speak, as pure functions: JSON in, items to score; scores in, JSON out.
+
+| path | shape |
+|---|---|
+| /v1/rerank, /v2/rerank, /rerank with `documents` | Cohere, Jina, vLLM |
+| /rerank with `texts` | Text Embeddings Inference |
+| /score, /v1/score | vLLM |
+| /get_reward | OpenRLHF remote reward model |
+
+Every answer carries the scores of the steps in an extra field `step_scores`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reward_models.contract import PROBLEM_SLOT, StepContract
+from reward_models.readout import split_steps
+from reward_models.score import StepScores
+
+Body = Mapping[str, Any]
+Item = tuple[str, list[str]]
+Answer = Callable[[Sequence[StepScores]], Any]
+
+
+class BadRequestError(ValueError):
+    """A well-formed JSON body that asks for something impossible; answered with 422."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and how to say the result."""
+
+    items: list[Item]
+    answer: Answer
+
+
+def rerank(body: Body, contract: StepContract, model: str) -> Request:
+    """Cohere, Jina, vLLM and, with `texts`, Text Embeddings Inference."""
+    if "texts" in body:
+        return _tei(body, contract)
+    query, documents = _text(body, "query"), _documents(body, "documents")
+    top = _top(body, len(documents))
+    with_text = bool(body.get("return_documents", True))
+
+    def answer(scores: Sequence[StepScores]) -> dict[str, Any]:
+        results = []
+        for index in _best_first(scores)[:top]:
+            entry: dict[str, Any] = {"index": index, "relevance_score": _number(scores[index].score)}
+            if with_text:
+                entry["document"] = {"text": documents[index]}
+            results.append({**entry, "step_scores": scores[index].steps})
+        return {"id": _id("rerank"), "model": model, "results": results, "usage": _usage(scores)}
+
+    return Request([(query, split_steps(contract, document)) for document in documents], answer)
+
+
+def _tei(body: Body, contract: StepContract) -> Request:
+    query, texts = _text(body, "query"), _documents(body, "texts")
+    raw, with_text = bool(body.get("raw_scores", False)), bool(body.get("return_text", False))
+
+    def answer(scores: Sequence[StepScores]) -> list[dict[str, Any]]:
+        results = []
+        for index in _best_first(scores):
+            value = _logit(scores[index].score) if raw else scores[index].score
+            entry: dict[str, Any] = {"index": index, "score": _number(value)}
+            if with_text:
+                entry["text"] = texts[index]
+            results.append({**entry, "step_scores": scores[index].steps})
+        return results
+
+    return Request([(query, split_steps(contract, text)) for text in texts], answer)
+
+
+def score(body: Body, contract: StepContract, model: str) -> Request:
+    """vLLM: `text_1` and `text_2` (or `queries` and `documents`), one to one or one to many."""
+    names = ("text_1", "text_2") if "text_1" in body else ("queries", "documents")
+    left, right = (_listed(body, name) for name in names)
+    if len(left) == 1:
+        left = left * len(right)
+    if len(left) != len(right):
+        raise BadRequestError(f"{names[0]} has {len(left)} texts, {names[1]} has {len(right)}; give one, or as many")
+
+    def answer(scores: Sequence[StepScores]) -> dict[str, Any]:
+        data = [
+            {"index": index, "object": "score", "score": _number(entry.score), "step_scores": entry.steps}
+            for index, entry in enumerate(scores)
+        ]
+        return {
+            "id": _id("score"),
+            "object": "list",
+            "created": int(time.time()),
+            "model": model,
+            "data": data,
+            "usage": _usage(scores),
+        }
+
+    return Request([(query, split_steps(contract, text)) for query, text in zip(left, right, strict=True)], answer)
+
+
+def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Request:
+    """OpenRLHF: `query` holds whole texts, prompt and solution; `prompts`, if sent, says where each solution begins.
+
+    `special` are token texts (BOS, EOS, pad) that clients leave at the ends.
+    """
+    texts = _listed(body, "query")
+    prompts = body.get("prompts") or [None] * len(texts)
+    if not isinstance(prompts, list) or len(prompts) != len(texts):
+        raise BadRequestError(f"prompts must be a list of {len(texts)} texts, one for each query")
+    items = [
+        _split_whole(_strip(text, special), prompt and _strip(str(prompt), special), contract, place)
+        for place, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
+    ]
+
+    def answer(scores: Sequence[StepScores]) -> dict[str, Any]:
+        rewards = [_number(entry.score) for entry in scores]
+        logs = {"step_scores": [entry.steps for entry in scores]}
+        return {"rewards": rewards, "scores": rewards, "extra_logs": {}, **logs}
+
+    return Request(items, answer)
+
+
+def _split_whole(text: str, prompt: str | None, contract: StepContract, place: int) -> Item:
+    before, after = contract.template.split(PROBLEM_SLOT, 1)
+    head = prompt if prompt and text.startswith(prompt) else None
+    if head is None:
+        cut = text.find(after, len(before)) if after else -1
+        if not text.startswith(before) or cut < 0:
+            raise BadRequestError(
+                f"query {place} does not have the form {contract.template!r}; send it so, or send `prompts` as well"
+            )
+        return text[len(before) : cut], split_steps(contract, text[cut + len(after) :])
+    solution = text[len(head) :]
+    if head.startswith(before) and head.endswith(after) and len(head) >= len(before) + len(after):
+        head = head[len(before) : len(head) - len(after)]
+    return head, split_steps(contract, solution)
+
+
+def _strip(text: str, special: Sequence[str]) -> str:
+    for token in special:
+        while text.startswith(token):
+            text = text[len(token) :]
+        while text.endswith(token):
+            text = text[: -len(token)]
+    return text
+
+
+def _best_first(scores: Sequence[StepScores]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda index: -scores[index].score)
+
+
+def _text(body: Body, name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise BadRequestError(f"{name!r} must be a text, found {type(value).__name__}")
+    return _checked(value, name)
+
+
+def _checked(value: str, name: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRequestError(f"{name!r} holds half of a surrogate pair, which is no character") from None
+    return value
+
+
+def _listed(body: Body, name: str) -> list[str]:
+    return _documents({name: [body[name]]}, name) if isinstance(body.get(name), str) else _documents(body, name)
+
+
+def _documents(body: Body, name: str) -> list[str]:
+    value = body.get(name)
+    if not isinstance(value, list) or not value:
+        raise BadRequestError(f"{name!r} must be a list of at least one text, found {value!r:.60}")
+    texts = []
+    for place, entry in enumerate(value):
+        text = entry.get("text") if isinstance(entry, dict) else entry  # Cohere v1 allows {"text": ...}
+        if not isinstance(text, str):
+            raise BadRequestError(f"{name}[{place}] must be a text, found {type(entry).__name__}")
+        if not text.strip():
+            raise BadRequestError(f"{name}[{place}] is empty; there is nothing to score")
+        texts.append(_checked(text, f"{name}[{place}]"))
+    return texts
+
+
+def _top(body: Body, count: int) -> int:
+    value = body.get("top_n")
+    if value is None or value == 0:  # vLLM's default 0 means all
+        return count
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BadRequestError(f"'top_n' must be a whole number from 1, found {value!r}")
+    return value
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _logit(prob: float) -> float:
+    clipped = min(max(prob, 1e-7), 1 - 1e-7)
+    return math.log(clipped / (1 - clipped))
+
+
+def _id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _usage(scores: Sequence[StepScores]) -> dict[str, int]:
+    tokens = sum(entry.tokens for entry in scores)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}

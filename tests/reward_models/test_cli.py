@@ -1,0 +1,83 @@
+"""The command line, in process: files in, files and messages out."""
+
+import json
+
+import pytest
+
+from reward_models.__main__ import run
+from reward_models.records import read_jsonl, write_jsonl
+
+
+@pytest.mark.parametrize("command", ["train", "score", "rerank", "serve", "export"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        run([command, "--help"])
+    assert done.value.code == 0
+    assert f"python -m reward_models {command}" in capsys.readouterr().out
+
+
+def test_score_then_rerank(prm, tmp_path, capsys):
+    rows = []
+    for problem in range(4):
+        for sample, (text, answer) in enumerate(
+            [("bad step.\n\nbad step.", "1"), ("good step.\n\ngood step.", "2")] * 2
+        ):
+            row = {"problem_id": f"p{problem}", "sample_id": sample, "problem": "What is 3?", "text": text}
+            rows.append({**row, "answer": answer, "correct": answer == "2"})
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    assert run(["score", str(prm[0]), str(tmp_path / "samples.jsonl"), "-o", str(tmp_path / "scored.jsonl")]) == 0
+    scored = read_jsonl(tmp_path / "scored.jsonl")
+    assert [row["text"] for row in scored] == [row["text"] for row in rows]
+    assert all(len(row["step_scores"]) == 2 and row["reward_model"] == prm[0].name for row in scored)
+    assert run(["rerank", str(tmp_path / "scored.jsonl"), "-o", str(tmp_path / "curves.json")]) == 0
+    curves = json.loads((tmp_path / "curves.json").read_text())
+    assert curves["best_of_n"]["4"] == 1.0 and curves["majority"]["4"] == 0.0 and curves["mean"]["1"] == 0.5
+    assert "best_of_n" in capsys.readouterr().out
+
+
+def test_score_writes_to_standard_output_and_skips_over_long(prm, tmp_path, capsys):
+    write_jsonl(
+        tmp_path / "s.jsonl", [{"problem": "q", "steps": ["good step. " * 400]}, {"problem": "q", "steps": ["a"]}]
+    )
+    assert run(["score", str(prm[0]), str(tmp_path / "s.jsonl"), "--overlong", "skip"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["score"] is None and "item 1" in first["skipped"] and second["score"] > 0
+
+
+def test_train_from_a_file_with_a_broken_row(base, tmp_path, capsys):
+    rows = [
+        {"problem": "q", "steps": ["good step."], "labels": [1]},
+        {"problem": "q", "steps": ["bad step."], "labels": [0]},
+    ]
+    write_jsonl(tmp_path / "r.jsonl", [*rows * 8, {"problem": "q", "steps": ["a"], "labels": [1, 1]}])
+    arguments = ["train", str(base), str(tmp_path / "r.jsonl"), str(tmp_path / "out"), "--kind", "prm"]
+    assert run([*arguments, "epochs=1", "batch_size=8", "max_length=64"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["used"] == 16
+    assert "r.jsonl:17: 2 labels for 1 steps" in captured.err and "1 rows left out" in captured.err
+    assert run([*arguments, "epoch=1"]) == 1
+    assert "'epoch=1' is no training setting" in capsys.readouterr().err
+
+
+def test_export(orm, prm, tmp_path, capsys):
+    assert run(["export", str(orm[0]), str(tmp_path / "seqcls")]) == 0
+    assert "sequence classifier" in capsys.readouterr().out
+    assert run(["export", str(prm[0]), str(tmp_path / "no")]) == 1
+    assert run(["export", "--from", "nobody", str(prm[0]), str(tmp_path / "no")]) == 1
+    assert "choose one of e2h" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{broken", "s.jsonl:1: not JSON"),
+        ('{"problem": "q"}', "s.jsonl:1: needs"),
+        ('{"text": "a"}', "s.jsonl:1: missing field 'problem'"),
+    ],
+)
+def test_bad_files_are_one_line_on_standard_error(prm, tmp_path, capsys, text, message):
+    (tmp_path / "s.jsonl").write_text(text + "\n")
+    assert run(["score", str(prm[0]), str(tmp_path / "s.jsonl")]) == 1
+    assert message in capsys.readouterr().err
+    assert run(["rerank", str(tmp_path / "none.jsonl")]) == 1
+    assert "no such file" in capsys.readouterr().err

@@ -1,0 +1,43 @@
+import pytest
+
+from reward_models import Reranker
+from reward_models.contract import StepContract
+from reward_models.readout import split_steps
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("a\n\nb\n\n# Answer\n\n5", ["a", "b", "# Answer\n\n5"]),
+        ("# Answer\n\n5", ["# Answer\n\n5"]),
+        ("a\n\n\n\nb", ["a", "", "b"]),
+        ("a # Answer\n\n5", ["a # Answer", "5"]),
+        ("", [""]),
+    ],
+)
+def test_split_steps(text, steps):
+    contract = StepContract("prm")
+    assert split_steps(contract, text) == steps
+    assert contract.separator.join(steps) == text
+
+
+def test_rank_orders_and_names_documents(prm):
+    reranker = Reranker.from_pretrained(prm[0])
+    documents = ["bad step.\n\nbad step.", "good step.\n\ngood step.", "good step.\n\nbad step."]
+    ranked = reranker.rank("What is 3?", documents)
+    assert ranked[0]["corpus_id"] == 1 and ranked[0]["text"] == documents[1]
+    assert [entry["score"] for entry in ranked] == sorted((entry["score"] for entry in ranked), reverse=True)
+    assert len(ranked[0]["step_scores"]) == 2
+    top = reranker.rank("What is 3?", documents, top_k=1, return_documents=False)
+    assert [entry["corpus_id"] for entry in top] == [1] and "text" not in top[0]
+    scores = reranker.predict([("What is 3?", document) for document in documents])
+    assert scores[1] == pytest.approx(ranked[0]["score"], abs=1e-6)
+
+
+def test_rank_refuses_empty_documents(prm):
+    reranker = Reranker.from_pretrained(prm[0])
+    with pytest.raises(ValueError, match="document 1 is empty"):
+        reranker.rank("q", ["good step.", "  "])
+    with pytest.raises(ValueError, match="top_k is 0"):
+        reranker.rank("q", ["good step."], top_k=0)
+    assert reranker.rank("q", []) == []
