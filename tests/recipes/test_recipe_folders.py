@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from reward_models.records import write_jsonl
+from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.cli import main
 from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.data.math import last_boxed
@@ -73,15 +73,20 @@ def tiny_model(architecture: str) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tiny_bases(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny models that know how a solution ends and nothing else: random ones never finish one."""
     bases = {}
     tokenizer = byte_tokenizer()
+    ends = [row["problem"][-60:] for row in read_jsonl(data / "math_train.jsonl")]
     for architecture in ("llemma", "qwen"):
         model = tiny_model(architecture)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
         for step in range(250):
-            texts = [SECTIONS.prompt(f"{step}{d}") + SECTIONS.solution(["So."], str(d)) + "<eos>" for d in range(10)]
+            prompts = [SECTIONS.prompt(ends[(10 * step + digit) % len(ends)]) for digit in range(10)]
+            texts = [
+                f"{prompt}{SECTIONS.solution(['So.'], str((i + 3 * step) % 10))}<eos>"
+                for i, prompt in enumerate(prompts)
+            ]
             batch = tokenizer(texts, return_tensors="pt", padding=True)
             labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
             model(**batch, labels=labels).loss.backward()
