@@ -1,12 +1,35 @@
-"""Moving plain data between processes without pickle."""
+"""Starting Accelerate on any machine, and moving plain data between processes without pickle."""
 
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+
+def start_accelerator(bf16: bool = False) -> Accelerator:
+    """An accelerator over all processes of this launch, on GPUs or on CPUs.
+
+    Raises:
+        RuntimeError: several processes were started, but they do not see each other.
+    """
+    # an earlier stage of the same process may have used another precision, which Accelerate would hold on to
+    AcceleratorState._reset_state()
+    # Without cpu=True, processes without a GPU would each train alone, and all write to the same folder.
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    cpu = not torch.accelerator.is_available() and not deepspeed
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise RuntimeError(
+            f"{started} processes were started, but Accelerate sees {accelerator.num_processes} "
+            f"({accelerator.distributed_type}); check the launch file"
+        )
+    return accelerator
 
 
 def gather_json(accelerator: Accelerator, value: Any) -> list[Any]:

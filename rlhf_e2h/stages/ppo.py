@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from reward_models.score import Scorer
 from rlhf_e2h.bank import Row
@@ -25,6 +23,7 @@ from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
 from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sources import RewardSources
@@ -75,9 +74,7 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    # an earlier stage of the same process may have used another precision, which Accelerate would hold on to
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+    accelerator = start_accelerator(config.bf16)
     policy = open_policy(run.path(config.policy))
     settings = dataclasses.replace(config.ppo, seed=run.seed)
     prompts = _prompts(config, run, policy, settings.max_new_tokens)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 from transformers import LlamaForTokenClassification
 
 from rlhf_e2h.models import ModelShape, new_llama
+from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
@@ -27,7 +27,7 @@ def reward(completions):
 
 def main(out: Path, checkpoints: Path | None, steps: int) -> None:
     torch.set_num_threads(1)
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     shape = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
     policy, tokenizer = new_llama(shape, "procedural", seed=0)
     reference, _ = new_llama(shape, "procedural", seed=0)
@@ -51,7 +51,7 @@ def main(out: Path, checkpoints: Path | None, steps: int) -> None:
     history = []
 
     def on_step(step, metrics, rollouts):
-        history.append({"step": step, **metrics, "texts": rollouts.texts[:4]})
+        history.append({"step": step, "processes": accelerator.num_processes, **metrics, "texts": rollouts.texts[:4]})
         return step + 1 == steps
 
     result = train_ppo(

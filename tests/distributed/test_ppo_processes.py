@@ -28,7 +28,7 @@ def launch(out: Path, name: str, tmp_path: Path, processes: int = 2, **environme
     done = subprocess.run(
         command, env={**os.environ, **settings, **environment}, capture_output=True, text=True, timeout=280
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if "rank" in line) or done.stderr[-3000:]
     return json.loads((out / "history.json").read_text()), load_file(out / "policy.safetensors")
 
 
@@ -40,6 +40,7 @@ def one_process(tmp_path_factory):
 
 def compare(one, two, losses: float, weights: float) -> None:
     (history, policy), (other, others) = one, two
+    assert {row["processes"] for row in other} == {2}  # and not two that each train alone
     assert [row["texts"] for row in history] == [row["texts"] for row in other]
     for a, b in zip(history, other, strict=True):
         assert [a[name] for name in CURVES] == pytest.approx([b[name] for name in CURVES], abs=losses)
