@@ -20,6 +20,7 @@ from reward_models.aggregate import aggregate
 from reward_models.contract import StepContract
 from reward_models.encode import OVERLONG, Encoded, OverlongError, encode, shorten
 from reward_models.model import is_causal, load_model
+from reward_models.prefix import forward_shared, shared_groups
 
 # Solutions read ahead by `score_stream`, so that batches can be sorted by length; memory stays flat.
 WINDOW = 2048
@@ -50,9 +51,11 @@ class Scorer:
         max_tokens_per_batch: int = 16384,
         max_length: int | None = None,
         overlong: str = "error",
+        prefix_reuse: bool = True,
     ) -> None:
         """`max_tokens_per_batch` counts padding; `max_length` is the limit of one solution in tokens (default: the
-        model's). `overlong` says what happens beyond it: "error", "truncate_left" (cut the problem) or "skip"."""
+        model's). `overlong` says what happens beyond it: "error", "truncate_left" (cut the problem) or "skip".
+        `prefix_reuse` reads a long problem once for all its solutions (causal models only)."""
         if overlong not in OVERLONG:
             raise ValueError(f"overlong {overlong!r} is not known; choose one of {', '.join(OVERLONG)}")
         if max_tokens_per_batch < 1:
@@ -62,6 +65,7 @@ class Scorer:
         self.max_tokens_per_batch, self.overlong = max_tokens_per_batch, overlong
         self.max_length = min((limit for limit in limits if limit), default=None)
         self._causal = is_causal(model)
+        self.prefix_reuse = prefix_reuse and self._causal
         self._special = frozenset(tokenizer.all_special_ids)
 
     @classmethod
@@ -112,10 +116,14 @@ class Scorer:
                     raise
                 results[place].skipped = str(error)
         ready.sort(key=lambda pair: len(pair[1].ids), reverse=True)
-        for batch in self._batches(ready):
-            logits = self._forward([row for _, row in batch])
-            for (place, row), logits_S in zip(batch, logits, strict=True):
-                results[place] = self._result(row, logits_S, names[place])
+        groups = [(0, ready)]
+        if self.prefix_reuse:
+            groups = shared_groups(ready, [item[0] for item in chunk])
+        for shared, group in groups:
+            for batch in self._batches(group):
+                logits = self._forward([row for _, row in batch], shared)
+                for (place, row), logits_S in zip(batch, logits, strict=True):
+                    results[place] = self._result(row, logits_S, names[place])
         return results
 
     def _fit(self, row: Encoded, name: str) -> Encoded:
@@ -137,14 +145,18 @@ class Scorer:
             start += count
 
     @torch.inference_mode()
-    def _forward(self, rows: Sequence[Encoded]) -> list[list[float]]:
+    def _forward(self, rows: Sequence[Encoded], shared: int) -> list[list[float]]:
+        """Logits at the read-outs of each row; the first `shared` tokens are the same in all of them."""
         width = max(len(row.ids) for row in rows)
         pad = self.tokenizer.pad_token_id
         ids_BT = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])
         mask_BT = None
         if not self._causal:
             mask_BT = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
-        logits_BT = forward_logits(self.model, ids_BT, mask_BT)
+        if shared:
+            logits_BT = forward_shared(self.model, ids_BT, shared)
+        else:
+            logits_BT = forward_logits(self.model, ids_BT, mask_BT)
         line = torch.tensor([index for index, row in enumerate(rows) for _ in row.positions])
         place = torch.tensor([position for row in rows for position in row.positions])
         flat = iter(logits_BT.cpu()[line, place].tolist())

@@ -10,8 +10,9 @@ from tokenizers_for_tests import FAMILIES, byte_level_bpe, tiny_llama
 from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForTokenClassification
 
 from reward_models.contract import StepContract
-from reward_models.encode import OverlongError
+from reward_models.encode import Encoded, OverlongError
 from reward_models.model import is_causal, new_model
+from reward_models.prefix import common_prefix
 from reward_models.score import Scorer, sigmoid
 
 STEPS = ["Multiply: 4 * 2 = 8.", "", "Add — 3 + 8 = 11.", "# Answer\n\n11"]
@@ -201,3 +202,37 @@ def test_memory_stays_flat_over_a_stream(tmp_path):
 
     peak(100)
     assert peak(1000) < 1.5 * peak(200)
+
+
+def test_prefix_reuse_changes_no_score(tmp_path):
+    """Sixteen solutions of a long problem and some others, with and without reuse, in one stream."""
+    model, tokenizer = random_model("byte-level", tmp_path)
+    long = "good " * 60
+    items = [(long, STEPS[n % 3 :] + ["good step."] * (n % 5)) for n in range(16)]
+    items[5:5] = [("short?", STEPS), (long + "!", STEPS), (long + "!", STEPS[:1])]
+    plain = Scorer(model, tokenizer, StepContract("prm"), prefix_reuse=False, max_tokens_per_batch=1000)
+    reuse = Scorer(model, tokenizer, StepContract("prm"), max_tokens_per_batch=1000)
+    expected, found = list(plain.score_stream(items)), list(reuse.score_stream(items))
+    for one, other in zip(expected, found, strict=True):
+        assert other.logits == pytest.approx(one.logits, abs=1e-5)
+
+
+def test_prefix_reuse_reads_the_problem_once(tmp_path):
+    """Counted in tokens that enter the embedding."""
+    model, tokenizer = random_model("byte-level", tmp_path)
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
+    problem, steps = "good " * 60, [["good step."], ["bad step."], ["valid"], ["wrong"], ["right"]] * 4
+    totals = []
+    for reuse in (False, True):
+        seen.clear()
+        Scorer(model, tokenizer, StepContract("prm"), prefix_reuse=reuse).score(problem, steps)
+        totals.append(sum(seen))
+    assert totals[1] < totals[0] / 5
+
+
+def test_common_prefix_ends_before_the_first_read_out():
+    rows = [Encoded([1, 2, 3, 4], [3]), Encoded([1, 2, 3, 5], [2]), Encoded([1, 2, 9], [2])]
+    assert common_prefix(rows) == 2
+    assert common_prefix(rows[:2]) == 2  # three tokens are equal, but the third carries a score
+    assert common_prefix([rows[0], Encoded([7], [0])]) == 0

@@ -1,0 +1,76 @@
+"""Reading a problem once for all its solutions: the attention cache of the shared tokens is computed for one row.
+
+Right for causal models only, where what stands in front never depends on what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from reward_models.encode import Encoded
+
+# Fewer solutions or shorter problems do not repay the second forward pass and the copies of the cache.
+MIN_ROWS = 4
+MIN_SHARED = 32
+MIN_SHARE = 0.3  # of the longest row's tokens
+
+Placed = tuple[int, Encoded]
+
+
+def shared_groups(rows: Sequence[Placed], problems: Sequence[str]) -> list[tuple[int, list[Placed]]]:
+    """Groups of (number of shared tokens, rows), longest row first; 0 tokens where sharing is not worth it.
+
+    `rows` are (place, encoded), longest first, with `problems[place]` the problem.
+    """
+    by_problem: dict[str, list[Placed]] = {}
+    for place, row in rows:
+        by_problem.setdefault(problems[place], []).append((place, row))
+    alone: list[Placed] = []
+    groups: list[tuple[int, list[Placed]]] = []
+    for members in by_problem.values():
+        shared = common_prefix([row for _, row in members]) if len(members) >= MIN_ROWS else 0
+        longest = max(len(row.ids) for _, row in members)
+        if shared >= max(MIN_SHARED, MIN_SHARE * longest):
+            groups.append((shared, members))
+        else:
+            alone += members
+    alone.sort(key=lambda pair: len(pair[1].ids), reverse=True)
+    return [(0, alone), *groups]
+
+
+def common_prefix(rows: Sequence[Encoded]) -> int:
+    """Number of leading tokens that all rows share, kept in front of every read-out."""
+    limit = min(row.positions[0] for row in rows)
+    first = rows[0].ids
+    for row in rows[1:]:
+        while first[:limit] != row.ids[:limit]:
+            limit = next(i for i in range(limit) if first[i] != row.ids[i])
+    return limit
+
+
+def forward_shared(model: PreTrainedModel, ids_BT: torch.Tensor, shared: int) -> torch.Tensor:
+    """Float32 logits (B, T) of rows with equal first `shared` tokens; zero there, where nothing is read."""
+    training = model.training
+    model.eval()
+    try:
+        ids_BT = ids_BT.to(model.device)
+        cache = _prefix_cache(model, ids_BT[:1, :shared])
+        rows = ids_BT.shape[0]
+        copies = DynamicCache()
+        for index, layer in enumerate(cache.layers):
+            held: Any = layer  # every cache layer of an attention model has keys and values (B, heads, T, width)
+            copies.update(held.keys.expand(rows, -1, -1, -1), held.values.expand(rows, -1, -1, -1), index)
+        logits = model(input_ids=ids_BT[:, shared:], past_key_values=copies, use_cache=True).logits
+        return torch.nn.functional.pad(logits.squeeze(-1).float(), (shared, 0))
+    finally:
+        model.train(training)
+
+
+def _prefix_cache(model: PreTrainedModel, ids_1T: torch.Tensor) -> DynamicCache:
+    cache = DynamicCache()
+    model(input_ids=ids_1T, past_key_values=cache, use_cache=True)  # fills the cache in place
+    return cache
