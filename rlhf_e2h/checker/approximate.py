@@ -22,7 +22,7 @@ class Undecided(ValueError):  # noqa: N818  not a fault: the caller asks somebod
 class Floats:
     """Complex machine numbers."""
 
-    tolerance = 1e-7
+    tolerance: Any = 1e-7
     pi, e, i = math.pi, math.e, 1j
 
     def number(self, value: Fraction) -> Any:
@@ -55,7 +55,7 @@ class Digits:
 
         self._mp = mpmath.mp.clone() if hasattr(mpmath.mp, "clone") else mpmath.mp
         self._mp.dps = digits
-        self.tolerance = 10.0 ** -min(digits - 20, 300)
+        self.tolerance: Any = self._mp.mpf(10) ** -(digits - 20)
         self.pi, self.e, self.i = +self._mp.pi, +self._mp.e, self._mp.mpc(0, 1)
 
     def number(self, value: Fraction) -> Any:

@@ -170,7 +170,10 @@ def determinant(rows: list[list[Fraction]]) -> Fraction:
 
 def opaque(name: str, arguments: tuple[object, ...]) -> Fraction:
     """A fixed pseudo-random value in (0.3, 2.3) for an unknown function or name, so that unlike things differ."""
-    digest = hashlib.sha256(repr((name, arguments)).encode()).digest()
+    try:
+        digest = hashlib.sha256(repr((name, arguments)).encode()).digest()
+    except ValueError:  # integers beyond what Python converts to text
+        raise RefusedError("an argument of thousands of digits") from None
     return Fraction(3, 10) + Fraction(2 * (int.from_bytes(digest[:4], "big") % 1009), 1009)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_TEXT = 200_000  # characters; the end of a longer text is searched, where answers stand
+MAX_TEXT = 100_000  # characters; the end of a longer text is searched, where answers stand
 
 _CHAT_TOKEN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|eos)\|>|</s>")
 _SECTION = re.compile(r"^[ \t]*#{1,3}[ \t]*(?:Final[ \t]+)?Answer[ \t]*:?[ \t]*$", re.M | re.I)
@@ -69,9 +69,10 @@ def clean(text: str) -> str:
 def boxes(text: str) -> list[Box]:
     """All outermost boxes in order; a box that is never closed is not counted."""
     found = []
+    closings = _closings(text) if "box" in text else {}
     position = 0
     while (match := _BOX.search(text, position)) is not None:
-        content, end = _argument(text, match.end())
+        content, end = _argument(text, match.end(), closings)
         position = max(end, match.end())
         if content is not None:
             found.append(Box(_unnest(content), match.start(), end))
@@ -160,19 +161,29 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
-def _argument(text: str, position: int) -> tuple[str | None, int]:
+_BRACE = re.compile(r"\\.|[{}]", re.S)
+_BOXED_TOKEN = re.compile(r"-?\d+(?:\.\d+)?|\\?[A-Za-z]+|\S")
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Each opening brace with its closing one, in one pass: texts may hold thousands of open boxes."""
+    pairs: dict[int, int] = {}
+    stack: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{":
+            stack.append(brace.start())
+        elif brace.group() == "}" and stack:
+            pairs[stack.pop()] = brace.start()
+    return pairs
+
+
+def _argument(text: str, position: int, closings: dict[int, int]) -> tuple[str | None, int]:
     r"""Content after a box command: a balanced group, or one token as in `\boxed 7`."""
-    if position >= len(text):
-        return None, position
-    if text[position] != "{":
-        token = re.compile(r"-?\d+(?:\.\d+)?|\\?[A-Za-z]+|\S").match(text, position)
+    if text[position : position + 1] != "{":
+        token = _BOXED_TOKEN.match(text, position)
         return (token.group(), token.end()) if token else (None, position)
-    depth = 0
-    for place in re.compile(r"(?<!\\)(?:\\\\)*[{}]").finditer(text, position):
-        depth += 1 if place.group()[-1] == "{" else -1
-        if depth == 0:
-            return text[position + 1 : place.end() - 1], place.end()
-    return None, position
+    end = closings.get(position)
+    return (None, position) if end is None else (text[position + 1 : end], end + 1)
 
 
 def _unnest(content: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
 
 from rlhf_e2h.checker.approximate import Undecided
+from rlhf_e2h.checker.canonical import canonical
 from rlhf_e2h.checker.compare import same_answer
+from rlhf_e2h.checker.exact import InexactError, UndefinedError
 from rlhf_e2h.checker.extract import box_run, clean, extract
 from rlhf_e2h.checker.nodes import Node, ParseError, RefusedError, is_scalar
 from rlhf_e2h.checker.normalise import squeeze
@@ -59,6 +62,20 @@ def quick(gold: str, answer: str, strict: bool) -> Verdict | None:
     return None if None in verdicts else verdicts[0]
 
 
+def class_key(answer: str) -> Hashable | None:
+    """Equal keys mean equal answers; None for no answer. Cheap: grouping by it saves most comparisons."""
+    forms = _forms(answer)
+    if not forms:
+        return None
+    tree = parse(forms[0])
+    if isinstance(tree, Node) and is_scalar(tree):
+        try:
+            return ("form", canonical(tree))
+        except (InexactError, UndefinedError, ValueError):
+            pass
+    return forms[0]
+
+
 def full(gold: str, answer: str) -> Verdict:
     """The same with many digits, a solver, and Math-Verify for what the grammar does not know. Runs in a worker."""
     from rlhf_e2h.checker import second_opinion
@@ -73,7 +90,7 @@ def full(gold: str, answer: str) -> Verdict:
         if verdict.equal:
             return verdict
         verdicts.append(verdict)
-    return verdicts[0] if verdicts else Verdict(False, "no_answer")
+    return verdicts[0] if verdicts else Verdict(False, "no_answer" if not _forms(answer) else "unparsable")
 
 
 def _solved(left: str, right: str) -> Verdict | None:
@@ -98,6 +115,8 @@ def _solved(left: str, right: str) -> Verdict | None:
 
 def _readings(left: tuple[str, ...], right: tuple[str, ...]) -> list[tuple[str, str]]:
     """The last boxes against each other; several boxes as one list only against a side that is a list or set."""
+    if not left or not right:
+        return []
     pairs = [(left[0], right[0])]
     if len(right) > 1 and _is_list(left[0]):
         pairs.append((left[0], right[1]))
@@ -131,10 +150,11 @@ def _decide(left: str, right: str, same: Same) -> Verdict | None:
             return Verdict(True, "symbolic")
     except Undecided:
         return None
-    except (RefusedError, RecursionError, MemoryError):
-        return Verdict(False, "refused")
     except ParseError:
         return Verdict(False, "unparsable")
+    except (ValueError, ArithmeticError, RecursionError, MemoryError):
+        # RefusedError, or what arithmetic on a model's text may still run into: this item is lost, the run goes on.
+        return Verdict(False, "refused")
     if _only_words(a) != _only_words(b):
         return Verdict(False, "unparsable" if _only_words(b) else "different")
     return Verdict(False, "different")

@@ -24,7 +24,7 @@ MEMORY_BYTES = 2 << 30  # address space of a worker
 TRIES = 2  # a pair whose worker died twice (not by our clock) is refused
 
 
-class _Job:
+class Job:
     """One pair that needs a worker. Equal pairs inside the window share one."""
 
     __slots__ = ("answer", "gold", "tries", "verdict")
@@ -55,8 +55,8 @@ class CheckerPool:
         self.workers, self.timeout, self.strict = workers, timeout, strict
         self._cache = VerdictCache(cache_path, salt=f"{judge.VERSION}{'s' if strict else ''}")
         self._processes: list[WorkerProcess] = []
-        self._queue: deque[_Job] = deque()
-        self._inflight: dict[tuple[str, str], _Job] = {}
+        self._queue: deque[Job] = deque()
+        self._inflight: dict[tuple[str, str], Job] = {}
         self._lock = threading.RLock()
         self._owner = os.getpid()
         self._failed_starts = 0
@@ -81,6 +81,10 @@ class CheckerPool:
         self._inflight.clear()
         self._cache.close()
 
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that are running; empty as long as no pair has needed one."""
+        return [process.pid for process in self._processes]
+
     def check(self, pairs: Iterable[Pair], progress: bool = False) -> list[Verdict]:
         """Verdicts of (gold, answer) pairs in input order. `progress` shows a bar on standard error."""
         if not progress:
@@ -92,7 +96,7 @@ class CheckerPool:
 
     def stream(self, pairs: Iterable[Pair]) -> Iterator[Verdict]:
         """Verdicts in input order, reading at most `WINDOW` pairs ahead of the one that is yielded."""
-        slots: deque[_Job | Verdict] = deque()
+        slots: deque[Job | Verdict] = deque()
         for gold, answer in pairs:
             slots.append(self._submit(gold, answer))
             if self._queue or self._inflight:
@@ -111,7 +115,7 @@ class CheckerPool:
                 slots.popleft()
                 yield verdict
 
-    def _submit(self, gold: str, answer: str | None) -> _Job | Verdict:
+    def _submit(self, gold: str, answer: str | None) -> Job | Verdict:
         if answer is None:
             return Verdict(False, "no_answer")
         with self._lock:
@@ -128,7 +132,7 @@ class CheckerPool:
                 return found
             job = self._inflight.get(key)
             if job is None:
-                job = self._inflight[key] = _Job(gold, answer)
+                job = self._inflight[key] = Job(gold, answer)
                 self._queue.append(job)
             return job
 
@@ -164,10 +168,12 @@ class CheckerPool:
         for process in list(self._processes):
             if process.ready and process.job is None and self._queue:
                 job = self._queue.popleft()
-                request = {"gold": job.gold, "answer": job.answer, "limit": self.timeout}
-                if not process.send(job, request, self.timeout):
+                if not process.send(job, self._request(job), self.timeout):
                     self._queue.appendleft(job)
                     self._drop(process)
+
+    def _request(self, job: Job) -> dict[str, object]:
+        return {"gold": job.gold, "answer": job.answer, "limit": self.timeout}
 
     def _take(self, process: WorkerProcess) -> None:
         rows, alive = process.receive()
@@ -206,7 +212,7 @@ class CheckerPool:
             else:
                 self._finish(job, Verdict(False, "refused"))
 
-    def _finish(self, job: _Job, verdict: Verdict) -> None:
+    def _finish(self, job: Job, verdict: Verdict) -> None:
         job.verdict = verdict
         key = judge.cache_key(job.gold, job.answer)
         self._inflight.pop(key, None)
@@ -223,5 +229,5 @@ class CheckerPool:
             self._owner = os.getpid()
 
 
-def _decided(slot: _Job | Verdict) -> Verdict | None:
+def _decided(slot: Job | Verdict) -> Verdict | None:
     return slot if isinstance(slot, Verdict) else slot.verdict

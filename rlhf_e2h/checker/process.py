@@ -48,7 +48,7 @@ class WorkerProcess:
         os.set_blocking(self._stdout.fileno(), False)
         self._buffer = b""
         self._started = time.monotonic()
-        self._cpu_at_start, self._extensions, self._timeout = 0.0, 0, 0.0
+        self._cpu_at_start, self._extensions, self._timeout = 0.0, 0, START_LIMIT
         self.ready = False
         self.job: Any = None
         self.deadline = self._started + START_LIMIT
@@ -77,7 +77,7 @@ class WorkerProcess:
         wall clock, a few times at most. A job that computes all the while is never extended."""
         used = _cpu_seconds(self.pid) - self._cpu_at_start
         starved = used <= 0.5 * self._timeout  # False for nan, where /proc cannot be read
-        if self.job is None or self._extensions >= MAX_EXTENSIONS or not starved:
+        if self._extensions >= MAX_EXTENSIONS or not starved:
             return False
         self._extensions += 1
         self.deadline = time.monotonic() + self._timeout

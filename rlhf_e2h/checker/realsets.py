@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from rlhf_e2h.checker.approximate import Evaluator, Floats, Undecided, is_real
 from rlhf_e2h.checker.exact import InexactError, UndefinedError, exact
-from rlhf_e2h.checker.nodes import INFINITY, Node, children, free_symbols, is_scalar, negate, num, subtract
+from rlhf_e2h.checker.nodes import INFINITY, Node, children, free_symbols, has, is_scalar, negate, num, subtract
 from rlhf_e2h.checker.scalars import Same
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
@@ -127,8 +127,8 @@ def _solve_linear(operator: str, left: Node, right: Node) -> Node:
         if alone and not free_symbols(bound):
             return _ray(sign, bound)
     names = free_symbols(left) | free_symbols(right)
-    if len(names) != 1:
-        raise NotASet("not one unknown")
+    if len(names) != 1 or has(left, "fn", "root") or has(right, "fn", "root"):
+        raise NotASet("not one unknown, or not a line: |x - 5| looks like one up to 5")
     (name,) = names
     try:
         difference = subtract(left, right)

@@ -113,7 +113,7 @@ def _same_exact(left: Node, right: Node, names: frozenset[str]) -> bool:
 
 def _values(
     left: Node, right: Node, backend: Floats | Digits, names: frozenset[str], point: int
-) -> tuple[Any, Any, float] | None:
+) -> tuple[Any, Any, Any] | None:
     evaluator = Evaluator(backend, point_values(names, point))
     try:
         return evaluator.value(left), evaluator.value(right), evaluator.scale
@@ -121,7 +121,7 @@ def _values(
         return None
 
 
-def _close(a: Any, b: Any, scale: float, tolerance: float) -> bool:
+def _close(a: Any, b: Any, scale: Any, tolerance: Any) -> bool:
     """Equal up to `tolerance` relative to the values, or both rounding errors of what cancelled."""
     distance, size = abs(a - b), max(abs(a), abs(b))
     return bool(distance <= tolerance * size or size <= tolerance * scale)

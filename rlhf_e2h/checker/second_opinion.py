@@ -19,6 +19,7 @@ _COMMANDS = (
 )
 _PLAIN = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>()\[\]{}|,.!'&]*\Z")
 MAX_LENGTH = 300
+_CODE = re.compile(r"__|[\"'`;@#]|\b(?:import|exec|eval|open|lambda)\b")
 _LONG_NUMBER = re.compile(r"\d{12}")
 _TOWER = re.compile(r"\^[^+\-*/=,]{0,20}\^|\^\s*\{?\s*\d{4}|\d{4,}\s*!|!\s*!")
 
@@ -29,8 +30,25 @@ def preload() -> None:
 
 
 def ask(left: str, right: str) -> Verdict:
+    """Math-Verify on two texts that our grammar could not compare."""
     if not (_readable(left) and _readable(right)):
         return Verdict(False, "unparsable")
+    return _verify(left, right)
+
+
+def math_verify_alone(gold: str, answer: str) -> Verdict:
+    """The second grader of `e2h check --audit`: Math-Verify on the extracted answers, of ours only the limits."""
+    from rlhf_e2h.checker.extract import extract
+
+    left, right = extract(gold), extract(answer)
+    if not left or not right:
+        return Verdict(False, "no_answer")
+    if max(len(left), len(right)) > MAX_LENGTH or _CODE.search(left + right):
+        return Verdict(False, "refused")
+    return _verify(left.strip("$ "), right.strip("$ "))
+
+
+def _verify(left: str, right: str) -> Verdict:
     from math_verify import LatexExtractionConfig, parse, verify
 
     config: Any = [LatexExtractionConfig()]

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints may enter the protocol
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
-    from rlhf_e2h.checker import judge
+    from rlhf_e2h.checker import judge, second_opinion
 
     judge.preload()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -34,8 +34,18 @@ def main(argv: list[str]) -> int:
         request = json.loads(line)
         _limit_cpu(request["limit"])
         try:
-            equal, reason = judge.full(request["gold"], request["answer"])
-        except (MemoryError, RecursionError):
+            decide = second_opinion.math_verify_alone if request.get("second") else judge.full
+            equal, reason = decide(request["gold"], request["answer"])
+        except (
+            MemoryError,
+            RecursionError,
+            ArithmeticError,
+            ValueError,
+            TypeError,
+            NotImplementedError,
+            AttributeError,
+        ):
+            # sympy and Math-Verify raise these on odd input; the item is lost, the worker goes on.
             equal, reason = False, "refused"
         _write(out, {"equal": equal, "reason": reason})
     return 0
