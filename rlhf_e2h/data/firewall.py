@@ -28,11 +28,11 @@ SPLITS = ("train", "validation", "test")
 SCOPES = ("easy", "full", "hard")
 EASY_LABELS = "labels_easy.jsonl"
 SEALED_LABELS = "labels_sealed.jsonl"
-# Files of a `prepare` stage whose content depends on sealed labels; the identity of easy-only stages leaves them out.
-ABOUT_SEALED = frozenset({SEALED_LABELS, "summary.json", "leaks.jsonl"})
 EASY_STEPWISE = "stepwise_easy.jsonl"
 FULL_STEPWISE = "stepwise_full.jsonl"
 SEALED_FILES = frozenset({SEALED_LABELS, FULL_STEPWISE})
+# Files of a `prepare` stage whose content depends on sealed labels; the identity of easy-only stages leaves them out.
+ABOUT_SEALED = SEALED_FILES | {"summary.json", "leaks.jsonl"}
 # A baseline that is meant to read hard labels says so by having one of these words in its stage name.
 OPEN_WORDS = frozenset({"full", "dagger", "hardonly"})
 PROBLEM_FIELDS = ("problem_id", "problem", "level", "subject", "source")
