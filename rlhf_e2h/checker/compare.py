@@ -5,8 +5,6 @@ Every function takes `same`, the scalar test of the process it runs in, which ma
 
 from __future__ import annotations
 
-from itertools import product
-
 from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.names import Named, same_name, strip_name
 from rlhf_e2h.checker.nodes import (
@@ -15,17 +13,14 @@ from rlhf_e2h.checker.nodes import (
     ParseError,
     children,
     free_symbols,
-    has,
     integer,
     is_scalar,
-    negate,
-    rebuild,
 )
 from rlhf_e2h.checker.realsets import NotASet, as_set, same_set
 from rlhf_e2h.checker.relations import same_relation
 from rlhf_e2h.checker.scalars import Same
+from rlhf_e2h.checker.spread import distinct, gathered, items_of, spread
 
-MAX_SIGNS = 3  # ± in one item; each doubles the number of values
 MAX_ITEMS = 200
 
 
@@ -36,8 +31,8 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
         Undecided: `same` cannot tell, or the structure needs a solver.
         RefusedError: something is too large to compute.
     """
-    left, right = (_spread(_gathered(side)) for side in (left, right))
-    items_left, items_right = _items(left), _items(right)
+    left, right = (spread(gathered(side)) for side in (left, right))
+    items_left, items_right = items_of(left), items_of(right)
     if max(len(items_left), len(items_right)) > MAX_ITEMS:
         raise ParseError("too many items")
     if len(items_left) == len(items_right) == 1:
@@ -45,63 +40,6 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
     if _same_list(left, right, items_left, items_right, same):
         return True
     return _as_sets(left, right, same) is True
-
-
-def _gathered(node: Node) -> Node:
-    """`p=5,q=2; p=7,q=2`: each group of named values is one point, since every group has the same names."""
-    if node.op != "list" or node.args[0] != ";":
-        return node
-    groups = [[strip_name(item, None) for item in _items(part)] for part in node.args[1:]]
-    names = [[item.name for item in group] for group in groups]
-    if not all(_distinct(group) for group in groups) or any(other != names[0] for other in names):
-        return node
-    return Node("list", (";", *(Node("tuple", ("(", ")", *(item.value for item in group))) for group in groups)))
-
-
-def _spread(node: Node) -> Node:
-    """Units off, ± written out: `\\pm 3` is the list 3, -3, and inside a list or set its values join the others."""
-    node = _strip_units(node)
-    if not has(node, "pm", "mp"):
-        return node
-    if node.op in ("list", "set", "brace"):
-        head = node.args[:1] if node.op == "list" else ()
-        items: list[Node] = []
-        for arg in node.args[len(head) :]:
-            spread = _spread(arg)
-            items += spread.args[1:] if spread.op == "list" else (spread,)
-        return Node(node.op, (*head, *items))
-    return Node("list", (",", *_signs(node)))
-
-
-def _signs(node: Node) -> list[Node]:
-    count = sum(1 for _ in _find_signs(node))
-    if count > MAX_SIGNS:
-        raise ParseError("too many ± signs")
-    linked = has(node, "mp")
-    choices = [(1,) * count, (-1,) * count] if linked else list(product((1, -1), repeat=count))
-    return [_choose(node, list(choice)) for choice in choices]
-
-
-def _find_signs(node: Node) -> list[Node]:
-    return ([node] if node.op in ("pm", "mp") else []) + [s for child in children(node) for s in _find_signs(child)]
-
-
-def _choose(node: Node, signs: list[int]) -> Node:
-    if node.op in ("pm", "mp"):
-        sign = signs.pop(0) * (1 if node.op == "pm" else -1)
-        left, right = (_choose(arg, signs) for arg in node.args)
-        return Node("add", (left, right if sign > 0 else negate(right)))
-    return rebuild(node, lambda child: _choose(child, signs))
-
-
-def _strip_units(node: Node) -> Node:
-    if node.op == "unit":
-        return _strip_units(node.args[0])
-    return rebuild(node, _strip_units) if has(node, "unit") else node
-
-
-def _items(node: Node) -> list[Node]:
-    return list(node.args[1:]) if node.op == "list" else [node]
 
 
 def _same_list(left: Node, right: Node, a: list[Node], b: list[Node], same: Same) -> bool:
@@ -112,27 +50,22 @@ def _same_list(left: Node, right: Node, a: list[Node], b: list[Node], same: Same
         if whole.op in ("set", "brace") and len(items) > 1:
             return len(whole.args) == len(items) and _matching(list(whole.args), _values(items), same)
         named = [strip_name(item, same) for item in items]
-        if whole.op == "tuple" and other.op == "list" and _distinct(named):
+        if whole.op == "tuple" and other.op == "list" and distinct(named):
             return _in_order(list(whole.args[2:]), [item.value for item in named], same)
         if whole.op == "rel" and other.op == "list" and (unpacked := _unpacked(whole)) is not None:
             return _same_list(Node("list", (",", *unpacked)), other, unpacked, items, same)
     if len(a) != len(b):
         return False
     named_a, named_b = ([strip_name(item, same) for item in side] for side in (a, b))
-    if _distinct(named_a) and _distinct(named_b):
+    if distinct(named_a) and distinct(named_b):
         return _matching(a, b, same) or _by_position_of_names(named_a, named_b, same)
-    if _distinct(named_a) or _distinct(named_b):
+    if distinct(named_a) or distinct(named_b):
         return _in_order([item.value for item in named_a], [item.value for item in named_b], same)
     return _matching(a, b, same)
 
 
 def _values(items: list[Node]) -> list[Node]:
     return [strip_name(item, None).value for item in items]
-
-
-def _distinct(items: list[Named]) -> bool:
-    names = [item.name for item in items]
-    return None not in names and len(set(names)) == len(names) > 1
 
 
 def _by_position_of_names(a: list[Named], b: list[Named], same: Same) -> bool:
@@ -239,12 +172,12 @@ def same_value(left: Node, right: Node, same: Same) -> bool:
     """Two values without names."""
     if left == right:
         return True
-    left, right = _spread(left), _spread(right)
+    left, right = spread(left), spread(right)
     for single, other in ((left, right), (right, left)):
         if single.op == "set" and len(single.args) == 1 and is_scalar(other):
             return is_scalar(single.args[0]) and same(single.args[0], other)
     if left.op == "list" or right.op == "list":
-        return left.op == right.op and _matching(_items(left), _items(right), same)
+        return left.op == right.op and _matching(items_of(left), items_of(right), same)
     kinds = {left.op, right.op}
     if is_scalar(left) and is_scalar(right):
         return same(left, right)

@@ -18,7 +18,7 @@ START_LIMIT = 60.0  # seconds for the interpreter and sympy to load on a busy ma
 MAX_EXTENSIONS = 4
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process; infinite where it cannot be read, which leaves the plain clock."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
@@ -69,13 +69,13 @@ class WorkerProcess:
         except (BrokenPipeError, OSError):
             return False
         self.job, self.deadline = job, time.monotonic() + timeout
-        self._cpu_at_start, self._extensions, self._timeout = _cpu_seconds(self.pid), 0, timeout
+        self._cpu_at_start, self._extensions, self._timeout = cpu_seconds(self.pid), 0, timeout
         return True
 
     def extend_if_starved(self) -> bool:
         """On a crowded machine the clock may run out before the job has had its share of a core: then it gets more
         wall clock, a few times at most. A job that computes all the while is never extended."""
-        used = _cpu_seconds(self.pid) - self._cpu_at_start
+        used = cpu_seconds(self.pid) - self._cpu_at_start
         starved = used <= 0.5 * self._timeout  # False for nan, where /proc cannot be read
         if self._extensions >= MAX_EXTENSIONS or not starved:
             return False
