@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
+from reward_models.readout import split_steps
 from reward_models.records import Stepwise
 from reward_models.targets import IGNORED, mix, record_weight, token_targets, usable
 
@@ -67,6 +68,9 @@ def build_rows(
 ) -> tuple[TokenRows, dict[str, int]]:
     """Rows for training and the counts of records used, without a label for this kind, thinned out, and too long.
 
+    `split_otherwise` counts records whose text, cut at the contract's separator, gives other steps than the record's:
+    with a separator inside steps, a reader of whole texts would score other steps than were trained.
+
     Raises:
         ValueError: nothing is left to train on.
     """
@@ -95,11 +99,16 @@ def build_rows(
         "without_label": len(records) - len(labelled),
         "thinned": len(labelled) - len(chosen),
         "too_long": len(chosen) - len(ids),
+        "split_otherwise": sum(_splits_otherwise(record, contract) for record in chosen),
         "trained_tokens": int(sum((row != IGNORED).sum() for row in labels)),
     }
     if not counts["trained_tokens"] or not sum(weights):
         raise ValueError(f"no record trains a model of kind {contract.kind!r}: {counts}; check labels and max_length")
     return TokenRows(ids, labels, weights, tokenizer.pad_token_id), counts
+
+
+def _splits_otherwise(record: Stepwise, contract: StepContract) -> bool:
+    return bool(contract.separator) and split_steps(contract, contract.separator.join(record.steps)) != record.steps
 
 
 class LengthSampler(Sampler[int]):

@@ -21,6 +21,14 @@ MIN_SHARE = 0.3  # of the longest row's tokens
 Placed = tuple[int, Encoded]
 
 
+def can_share(config: Any) -> bool:
+    """Whether every layer attends to everything in front; caches of sliding windows and state models differ."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return all(kind == "full_attention" for kind in kinds)
+    return not getattr(config, "sliding_window", None)
+
+
 def shared_groups(rows: Sequence[Placed], problems: Sequence[str]) -> list[tuple[int, list[Placed]]]:
     """Groups of (number of shared tokens, rows), longest row first; 0 tokens where sharing is not worth it.
 

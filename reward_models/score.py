@@ -20,10 +20,13 @@ from reward_models.aggregate import aggregate
 from reward_models.contract import StepContract
 from reward_models.encode import OVERLONG, Encoded, OverlongError, encode, shorten
 from reward_models.model import is_causal, load_model
-from reward_models.prefix import forward_shared, shared_groups
+from reward_models.prefix import can_share, forward_shared, shared_groups
 
 # Solutions read ahead by `score_stream`, so that batches can be sorted by length; memory stays flat.
 WINDOW = 2048
+# On a CPU batches stay this small however large the budget is, so that activations stay in its cache: a model of a
+# million parameters reads 20,800 tokens a second with 1,024 in a batch and 12,200 with 16,384 (one AVX-512 core).
+CPU_TOKENS = 1024
 
 Item = tuple[str, Sequence[str]] | tuple[str, Sequence[str], Any]
 
@@ -37,6 +40,10 @@ class StepScores:
     logits: list[float] = field(default_factory=list)  # (S,) before the sigmoid
     skipped: str = ""
     tokens: int = 0  # read for this solution, problem included
+
+
+class BrokenModelError(ValueError):
+    """The model itself is at fault, not what it was asked."""
 
 
 class Scorer:
@@ -65,7 +72,7 @@ class Scorer:
         self.max_tokens_per_batch, self.overlong = max_tokens_per_batch, overlong
         self.max_length = min((limit for limit in limits if limit), default=None)
         self._causal = is_causal(model)
-        self.prefix_reuse = prefix_reuse and self._causal
+        self.prefix_reuse = prefix_reuse and self._causal and can_share(model.config)
         self._special = frozenset(tokenizer.all_special_ids)
 
     @classmethod
@@ -96,7 +103,8 @@ class Scorer:
 
         Raises:
             OverlongError: a solution beyond the limit, with the policy "error".
-            ValueError: a solution without steps, or a model that returns NaN.
+            ValueError: a solution without steps.
+            BrokenModelError: a model that returns NaN.
         """
         iterator, seen = iter(items), 0
         while chunk := list(islice(iterator, window)):
@@ -138,9 +146,12 @@ class Scorer:
 
     def _batches(self, rows: Sequence[tuple[int, Encoded]]) -> Iterator[list[tuple[int, Encoded]]]:
         """Rows come longest first, so a batch's width is that of its first row."""
+        budget = self.max_tokens_per_batch
+        if self.model.device.type == "cpu":
+            budget = min(budget, CPU_TOKENS)
         start = 0
         while start < len(rows):
-            count = max(1, self.max_tokens_per_batch // len(rows[start][1].ids))
+            count = max(1, budget // len(rows[start][1].ids))
             yield list(rows[start : start + count])
             start += count
 
@@ -164,7 +175,7 @@ class Scorer:
 
     def _result(self, row: Encoded, logits_S: list[float], name: str) -> StepScores:
         if any(math.isnan(logit) for logit in logits_S):
-            raise ValueError(
+            raise BrokenModelError(
                 f"{name}: the model returned NaN; its weights or the data type {self.model.dtype} are broken"
             )
         steps = [sigmoid(logit) for logit in logits_S]

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 from reward_models import shapes
 from reward_models.batcher import Batcher, QueueFullError
 from reward_models.encode import OverlongError
-from reward_models.score import Scorer
+from reward_models.score import BrokenModelError, Scorer
 
 DRAIN = 8
 
@@ -189,6 +189,9 @@ async def _score(batcher: Batcher, items: list[shapes.Item]) -> Any:
         raise _Failure(429, "overloaded", f"{error}; try again later") from None
     except OverlongError as error:
         raise _Failure(422, "limit", str(error).partition(";")[0] + "; send a shorter document") from None
+    except BrokenModelError as error:
+        log.error("%s", error)
+        raise _Failure(500, "internal", "the model returned NaN; see the server's log") from None
     except ValueError as error:  # text that the tokenizer reads as nothing
         raise _Failure(422, "validation", str(error)) from None
     except Exception:

@@ -151,10 +151,10 @@ def train(
         )
 
     scorer.model = _save(trainer, base, contract, settings, out)
-    tokenizer.save_pretrained(out)
     result: dict[str, Any] = {**counts, "kind": kind, "steps": outcome.global_step, "train_loss": outcome.training_loss}
     result["validation"] = evaluate_records(scorer, held_out) if held_out else None
     if trainer.accelerator.is_main_process:
+        tokenizer.save_pretrained(out)
         report = {**result, "base": str(base), "contract": contract.to_dict(), "settings": asdict(settings)}
         (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (out / "README.md").write_text(model_card(report), encoding="utf-8")

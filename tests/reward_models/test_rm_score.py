@@ -7,13 +7,20 @@ import tracemalloc
 import pytest
 import torch
 from tokenizers_for_tests import FAMILIES, byte_level_bpe, tiny_llama
-from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForTokenClassification
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForTokenClassification,
+    LlamaConfig,
+    Qwen2Config,
+)
 
 from reward_models.contract import StepContract
 from reward_models.encode import Encoded, OverlongError
 from reward_models.model import is_causal, new_model
-from reward_models.prefix import common_prefix
-from reward_models.score import Scorer, sigmoid
+from reward_models.prefix import can_share, common_prefix
+from reward_models.score import BrokenModelError, Scorer, sigmoid
 
 STEPS = ["Multiply: 4 * 2 = 8.", "", "Add — 3 + 8 = 11.", "# Answer\n\n11"]
 
@@ -236,3 +243,16 @@ def test_common_prefix_ends_before_the_first_read_out():
     assert common_prefix(rows) == 2
     assert common_prefix(rows[:2]) == 2  # three tokens are equal, but the third carries a score
     assert common_prefix([rows[0], Encoded([7], [0])]) == 0
+
+
+def test_prefix_is_not_shared_with_sliding_windows():
+    assert can_share(LlamaConfig())
+    assert can_share(Qwen2Config(num_hidden_layers=2))
+    assert not can_share(Qwen2Config(num_hidden_layers=2, use_sliding_window=True, max_window_layers=1))
+
+
+def test_model_that_returns_nan_is_reported(tmp_path):
+    model, tokenizer = random_model("byte-level", tmp_path)
+    model.score.weight.data[0, 0] = float("nan")
+    with pytest.raises(BrokenModelError, match="item 0: the model returned NaN"):
+        Scorer(model, tokenizer, StepContract("prm")).score("q", [["good step."]])

@@ -181,7 +181,7 @@ def test_sampler_covers_all_rows_and_groups_lengths():
 
 def test_over_long_and_unlabelled_records_are_counted(base):
     tokenizer = load_tokenizer(base)
-    records = [Stepwise("q", ["good step."], [1]), Stepwise("q", ["good step. " * 50], [1]), Stepwise("q", ["x"])]
+    records = [Stepwise("q", ["a\n\nb"], [1]), Stepwise("q", ["good step. " * 50], [1]), Stepwise("q", ["x"])]
     _, counts = build_rows(records, tokenizer, StepContract("prm"), loss_on="step_end", max_length=60)
     assert counts == {
         "records": 3,
@@ -189,6 +189,7 @@ def test_over_long_and_unlabelled_records_are_counted(base):
         "without_label": 1,
         "thinned": 0,
         "too_long": 1,
+        "split_otherwise": 1,
         "trained_tokens": 1,
     }
 
