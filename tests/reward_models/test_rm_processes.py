@@ -23,7 +23,14 @@ def train_in(processes, base, records, out):
         port = probe.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
     task = ["-m", "reward_models", "train", str(base), str(records), str(out), "--kind", "prm"]
-    settings = ["epochs=2", "batch_size=16", "learning_rate=0.01", "max_length=128", "group_by_length=false"]
+    settings = [
+        "epochs=2",
+        "batch_size=16",
+        "learning_rate=0.01",
+        "max_length=128",
+        "group_by_length=false",
+        "log_every=1",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*launch, *task, *settings], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
