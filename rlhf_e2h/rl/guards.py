@@ -14,6 +14,7 @@ from torch import Tensor
 from rlhf_e2h.rl.experience import Experience
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rollout import Rollouts
+from rlhf_e2h.rl.sharding import uses_deepspeed
 from rlhf_e2h.rl.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ def stop_if_not_finite(
         (folder / "rollouts.json").write_text(json.dumps(asdict(rollouts), ensure_ascii=False))
         place = str(folder)
     raise FloatingPointError(
-        f"PPO step {step}: gradient norms (policy, value) are {norms.tolist()}, losses {sums[:2].tolist()}; the "
-        f"weights are as before this update. The batch is in {place}. Lower learning_rate, or look for broken rewards"
+        f"PPO step {step}: gradient norms (policy, value) are {norms.tolist()}, losses {sums[:2].tolist()}; "
+        f"{'DeepSpeed has made this update' if uses_deepspeed(trainer.accelerator) else 'the update was not made'}. "
+        f"The batch is in {place}. Lower learning_rate, or look for broken rewards"
     )
 
 

@@ -25,6 +25,7 @@ from rlhf_e2h.rl.checkpoint import (
 from rlhf_e2h.rl.kl import AdaptiveKL, FixedKL, kl_controller
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sharding import configure, prepare_reference, uses_deepspeed, whole_weights
+from rlhf_e2h.rl.share_base import trained_parameters
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def prepare(
     module = ActorCritic(policy, value_model)
     disable_dropout(module)
     module.train()
-    groups = [[p for p in part.parameters() if p.requires_grad] for part in (policy, value_model)]
+    groups = trained_parameters(policy, value_model)
     if not groups[0]:
         raise ValueError("the policy has no parameter that requires a gradient; switch LoRA on or unfreeze it")
     kl = kl_controller(settings.kl_coef, settings.kl_target, settings.kl_horizon)

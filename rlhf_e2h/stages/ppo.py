@@ -26,6 +26,8 @@ from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.sharding import weights_are_divided
+from rlhf_e2h.rl.share_base import drop_value_adapter, share_base
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.value_model import train_parts, value_from_policy, value_from_reward_model
 from rlhf_e2h.runs import StageRun
@@ -53,6 +55,8 @@ class Config:
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
     value_head_only: bool = False  # train only the value model's head: cheaper, less exact
     lora: LoraSettings = field(default_factory=LoraSettings)  # of policy and value model
+    # policy, value model and reference as adapters of one base, held once; needs lora and value_init: policy
+    share_base: bool = False
     bf16: bool = False  # autocast
     gradient_checkpointing: bool = False
     # greedy accuracy on easy validation problems; 0: never
@@ -69,6 +73,9 @@ class Config:
             raise ValueError("nothing gives a reward; set reward_model, outcome_model or outcome")
         if self.reward_model is None and self.value_init != "policy":
             raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
+        if self.share_base and (self.value_init != "policy" or self.lora.rank < 1 or self.gradient_checkpointing):
+            # checkpointing computes layers again when another adapter is active
+            raise ValueError("share_base needs lora.rank above 0, value_init: policy and no gradient_checkpointing")
         if (self.keep == "best" or self.patience) and not self.eval_every:
             raise ValueError("keep: best and patience compare evaluations; set eval_every")
 
@@ -79,11 +86,17 @@ def main(config: Config, run: StageRun) -> None:
     settings = dataclasses.replace(config.ppo, seed=run.seed)
     prompts = _prompts(config, run, policy, settings.max_new_tokens)
     reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(run.path(config.policy)).model
-    value_model = _value_model(config, run, policy)
-    policy.model = with_lora(policy.model, config.lora)
+    value_model: Any
+    if config.share_base:
+        policy.model, value_model = share_base(policy.model, config.lora)
+    else:
+        value_model = _value_model(config, run, policy)
+        policy.model = with_lora(policy.model, config.lora)
     if config.gradient_checkpointing:
         for model in (policy.model, value_model):
             model.gradient_checkpointing_enable()
+    if weights_are_divided(accelerator) and (config.eval_every or config.lora.rank):
+        raise ConfigError(f"{run.name}: eval_every and lora do not run under ZeRO-3 yet; use launch/zero2.yaml")
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
         rewards = _sources(config, run, checker, accelerator.device)
@@ -95,6 +108,13 @@ def main(config: Config, run: StageRun) -> None:
         )  # fmt: skip
     watcher.restore_best()
     if run.is_main:
+        if (
+            result.policy_weights is not None
+        ):  # ZeRO-3: this process holds a part of the policy, and these are the whole
+            policy.model = with_lora(open_policy(run.path(config.policy)).model, config.lora)
+            policy.model.load_state_dict(result.policy_weights)
+        if config.share_base:
+            drop_value_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 

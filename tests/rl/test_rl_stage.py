@@ -133,6 +133,7 @@ def test_hard_labels_reward_a_baseline_that_says_so(tmp_path, models):
     "settings",
     [
         {"lora": {"rank": 2}, "value_init": "reward_zero_head"},
+        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "eval_every": 1, "keep": "best"},
         {"value_head_only": True, "outcome": "none", "eval_every": 0},
         {"gradient_checkpointing": True, "answer_step": False, "bf16": True, "value_init": "policy"},
     ],
@@ -149,6 +150,7 @@ def test_variants_run(tmp_path, models, settings):
     [
         ({"reward_model": None, "outcome": "none"}, "nothing gives a reward"),
         ({"reward_model": None}, "needs reward_model; set value_init: policy"),
+        ({"share_base": True}, "share_base needs lora.rank above 0"),
         ({"keep": "best", "eval_every": 0}, "set eval_every"),
         ({"ppo": {"rollouts": 10}}, "do not divide by minibatches"),
         ({"ppo": {"learning_rat": 1}}, "did you mean 'learning_rate'"),
