@@ -24,6 +24,8 @@ class SharedValue(nn.Module):
     Called like a token classifier: `forward(input_ids=...).logits` is (B, L, 1).
     """
 
+    _policy: Any
+
     def __init__(self, policy: Any) -> None:
         super().__init__()
         # held without registering, so that the weights belong to the policy alone

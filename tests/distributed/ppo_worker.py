@@ -1,7 +1,6 @@
 """Trains tiny models with PPO in as many processes as start it; rank 0 writes metrics and weights to a folder."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -25,9 +24,9 @@ def reward(completions):
     ]
 
 
-def main(out: Path, checkpoints: Path | None, steps: int) -> None:
+def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 6) -> None:
+    """Train for `steps` of 6 steps, from the last checkpoint if there is one."""
     torch.set_num_threads(1)
-    accelerator = start_accelerator()
     shape = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
     policy, tokenizer = new_llama(shape, "procedural", seed=0)
     reference, _ = new_llama(shape, "procedural", seed=0)
@@ -63,9 +62,11 @@ def main(out: Path, checkpoints: Path | None, steps: int) -> None:
         (out / "history.json").write_text(json.dumps(history))
         named = {name: tensor.detach().float().contiguous().clone() for name, tensor in weights.items()}
         save_file(named, out / "policy.safetensors")
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    main(folder, folder / "checkpoints" if os.environ.get("CHECKPOINTS") else None, int(os.environ.get("STEPS", "6")))
+    started = start_accelerator()
+    for folder in map(Path, sys.argv[1:]):
+        checkpoints = folder / "checkpoints"
+        train(started, folder, checkpoints if checkpoints.is_dir() else None)
+    started.end_training()
