@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlhf_e2h import __version__
 from rlhf_e2h.recipe import STAGES
@@ -156,6 +157,8 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
     warnings.filterwarnings("ignore")
     for name in ("transformers", "trl", "accelerate", "datasets", "torch", "peft", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)

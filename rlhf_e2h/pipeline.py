@@ -28,9 +28,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     todo = _plan(recipe, only)
     report = None
     with lock(store.root):
-        write_json(
-            store.root / "run.json", {"recipe": recipe.settings.name, "overrides": recipe.overrides, **describe()}
-        )
+        write_json(store.root / "run.json", _about(recipe))
         started, ran = time.time(), 0
         for number, (spec, seed) in enumerate(todo, start=1):
             folder, fresh = _run_one(store, spec, seed, f"[{number}/{len(todo)}]", launch)
@@ -43,6 +41,12 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     else:
         console.print(f"nothing to do: all {len(todo)} stages are finished in {recipe.run_folder}")
     return report
+
+
+def _about(recipe: Recipe) -> dict[str, Any]:
+    settings = recipe.settings
+    about = {"recipe": settings.name, "description": settings.description, "seeds": settings.seeds}
+    return {**about, "overrides": recipe.overrides, **describe()}
 
 
 def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:

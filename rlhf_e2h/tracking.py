@@ -37,7 +37,7 @@ class Tracker:
     def close(self) -> None:
         self._file.close()
         if self._wandb:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
 
 
 def start_wandb(

@@ -1,8 +1,8 @@
 """A small world of arithmetic whose problems have levels 1-5 and whose steps can be checked.
 
-A problem defines variables one after the other, each from the one before, in arithmetic modulo 7:
+A problem defines variables one after the other, each from the one before, in arithmetic modulo 5:
 
-    p=4+5;q=p*3;r=q+2;r=?      answered by the steps      p=4+5=2 | q=2*3=6 | r=6+2=1      and the answer 1
+    p=4+3;q=p*4;r=q+1;r=?      answered by the steps      p=4+3=2 | q=2*4=3 | r=3+1=4      and the answer 4
 
 The level is the number of operations. What makes hard problems hard is not only their length. The texts from which the
 base model learns come from a world with *misconceptions*: some arithmetic facts are written down wrongly, always in the
@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-MODULUS = 7
+MODULUS = 5
 OPERATORS = "+*"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OPERATIONS_BY_LEVEL = {1: (1, 2), 2: (3,), 3: (4,), 4: (6,), 5: (8,)}
 EASY_LEVELS = (1, 2, 3)
+MARKS = (" ok", " no")  # a reader's mark behind a step: believed, not believed
+MARKED_SECTION = "# Marked solution"
 
 _STEP = re.compile(r"([a-z])=(\d)([+*])(\d)=(\d)")
 _DEFINITION = re.compile(r"([a-z])=([a-z0-9])([+*])([a-z0-9])")
@@ -173,3 +175,23 @@ def world_text(rng: np.random.Generator, world: World, level: int) -> tuple[str,
     problem = make_problem(level, rng)
     steps, answer = solve(problem, rng, world, hard=level not in EASY_LEVELS)
     return problem, steps, answer
+
+
+def marked_text(rng: np.random.Generator, world: World, level: int) -> tuple[str, list[str]]:
+    """A problem and somebody's steps, each with the mark of a reader who shares the world's misconceptions.
+
+    Marks are what this world *believes*: they teach a base model to compare a result with its own belief, and nothing
+    about which beliefs are wrong. That is for the labels of a reward model.
+    """
+    problem = make_problem(level, rng)
+    hard = level not in EASY_LEVELS
+    careless = replace(world, slip=0.25)
+    steps, _ = solve(problem, rng, careless, hard)
+    reader = replace(world, slip=0.0)
+    marked = []
+    for step in steps:
+        match = _STEP.fullmatch(step)
+        assert match is not None, step
+        believed = _written_value((int(match[2]), match[3], int(match[4])), rng, reader, hard)
+        marked.append(step + (MARKS[0] if believed == int(match[5]) else MARKS[1]))
+    return problem, marked

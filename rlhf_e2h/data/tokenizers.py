@@ -5,10 +5,10 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_e2h.data.procedural import LETTERS, OPERATORS
+from rlhf_e2h.data.procedural import LETTERS, MARKED_SECTION, MARKS, OPERATORS
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-_WORDS = ["\n\n", "# Question", "# Solution", "# Answer"]
+_WORDS = ["\n\n", "# Question", "# Solution", "# Answer", MARKED_SECTION, *MARKS]
 
 
 def procedural_tokenizer() -> PreTrainedTokenizerFast:
@@ -16,7 +16,7 @@ def procedural_tokenizer() -> PreTrainedTokenizerFast:
     characters = list("0123456789" + LETTERS + OPERATORS + "=;? ")
     vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNKNOWN, *_WORDS, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("\n\n|# Question|# Solution|# Answer|[\\s\\S]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*_WORDS, "[\\s\\S]"])), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return _wrap(tokenizer)
 

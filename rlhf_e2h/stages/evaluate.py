@@ -1,8 +1,8 @@
 """Score policies and decodings on the test set: the one place where hard labels meet results.
 
 Greedy decoding for every policy; majority, weighted vote, best-of-n and pass@n from one sample bank, every method on
-the same subsets of it. Writes outcomes.jsonl (a row for each method and problem), quality.json (the reward models on the
-bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read).
+the same subsets of it. Writes outcomes.jsonl (a row for each method and problem), quality.json (the reward models on
+the bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read).
 """
 
 from __future__ import annotations

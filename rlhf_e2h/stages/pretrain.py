@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from rlhf_e2h.data.procedural import EASY_LEVELS, World, world_text
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
+from rlhf_e2h.config import Input
+from rlhf_e2h.data.procedural import EASY_LEVELS, MARKED_SECTION, World, marked_text, world_text
+from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
@@ -27,17 +28,23 @@ SEEDED = False  # one base model for all seeds of a run
 class Config:
     """Settings of the `pretrain` stage."""
 
+    start: Input | None = None  # a model to go on from; a new one of `shape` if not given
     tokenizer: str = "procedural"  # procedural, or byte for any text
     shape: ModelShape = field(default_factory=ModelShape)
     world: World = field(default_factory=World)  # how often its texts are wrong
     level_weights: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0})
+    marked_share: float = 0.3  # of batches: solutions with the marks of a reader, who shares the world's misconceptions
+    several_share: float = 0.1  # of batches: several easy problems in one row
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(max_steps=0)
     )  # max_steps 0: no training
 
 
 def main(config: Config, run: StageRun) -> None:
-    model, tokenizer = new_llama(config.shape, config.tokenizer, run.seed)
+    if config.start:
+        model, tokenizer = load_policy(run.path(config.start))
+    else:
+        model, tokenizer = new_llama(config.shape, config.tokenizer, run.seed)
     settings = config.training
     if settings.max_steps > 0:
         arguments = TrainingArguments(
@@ -54,9 +61,9 @@ def main(config: Config, run: StageRun) -> None:
 class _Texts(torch.utils.data.Dataset):
     """Fresh texts for every row: row i is made from seed (seed, i), so that order and resumption do not matter.
 
-    The rows of one batch have the same level, so that little is padded; every eighth batch holds three easy problems a
-    row, so that the model knows contexts of several problems, as in-context baselines have them. Only solutions are
-    trained: the problems themselves are random text.
+    The rows of one batch are of one kind and level, so that little is padded: solved problems, solutions with a
+    reader's marks, or three easy problems in a row, so that the model knows contexts as in-context baselines have them.
+    The problems themselves are random text and not trained.
     """
 
     def __init__(self, config: Config, tokenizer: Any, seed: int) -> None:
@@ -64,21 +71,32 @@ class _Texts(torch.utils.data.Dataset):
         self.levels = sorted(config.level_weights)
         weights = np.array([config.level_weights[level] for level in self.levels])
         self.shares = weights / weights.sum()
+        self.kinds = (config.marked_share, config.several_share)
 
     def __len__(self) -> int:
         return self.config.training.max_steps * self.config.training.batch_size
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         batch = index // self.config.training.batch_size
-        several = batch % 8 == 7
-        level = int(np.random.default_rng([self.seed, batch]).choice(self.levels, p=self.shares))
+        choice = np.random.default_rng([self.seed, batch])
+        level = int(choice.choice(self.levels, p=self.shares))
+        kind = choice.choice(["solved", "marked", "several"], p=[1 - sum(self.kinds), *self.kinds])
         rng = np.random.default_rng([self.seed, batch, index])
         ids: list[int] = []
         labels: list[int] = []
-        for level in rng.choice(EASY_LEVELS, size=3).tolist() if several else [level]:
-            problem, steps, answer = world_text(rng, self.config.world, level)
-            prompt = self.tokenizer(SECTIONS.prompt(problem))["input_ids"]
-            solution = self.tokenizer(SECTIONS.solution(steps, answer))["input_ids"] + [self.tokenizer.eos_token_id]
+        for one in rng.choice(EASY_LEVELS, size=3).tolist() if kind == "several" else [level]:
+            prompt, solution = self._text(rng, one, kind == "marked")
             ids += prompt + solution
             labels += [-100] * len(prompt) + solution
         return {"input_ids": ids, "labels": labels}
+
+    def _text(self, rng: np.random.Generator, level: int, marked: bool) -> tuple[list[int], list[int]]:
+        if marked:
+            problem, steps = marked_text(rng, self.config.world, level)
+            prompt = SECTIONS.prompt(problem).replace("# Solution", MARKED_SECTION)
+            solution = SECTIONS.separator.join(steps)
+        else:
+            problem, steps, answer = world_text(rng, self.config.world, level)
+            prompt, solution = SECTIONS.prompt(problem), SECTIONS.solution(steps, answer)
+        encoded = self.tokenizer([prompt, solution])["input_ids"]
+        return encoded[0], encoded[1] + [self.tokenizer.eos_token_id]

@@ -38,6 +38,7 @@ class Config:
     # every step of a right solution valid and leaves those of wrong ones unlabelled but for the last
     step_labels: Literal["procedural", "outcome", "none"] = "none"
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
+    template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
     held_out: float = 0.1  # share of problems whose records are kept for validation
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
@@ -54,7 +55,7 @@ def main(config: Config, run: StageRun) -> None:
             f"{run.name}: {len(training)} records to train on and {len(validation)} held out; "
             "both are needed, so give more problems or change held_out"
         )
-    contract = StepContract(config.kind, template=SECTIONS.template, separator=SECTIONS.separator)
+    contract = StepContract(config.kind, template=config.template or SECTIONS.template, separator=SECTIONS.separator)
     settings = dataclasses.replace(config.training, seed=run.seed)
     with run.progress(1, f"training {config.kind}", "steps") as bar:
 
@@ -75,7 +76,8 @@ def _records(config: Config, run: StageRun, problems: dict[str, str]) -> list[St
     records: list[Stepwise] = []
     if config.graded:
         rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
-        rows = [row for row in rows if row["finished"]]
+        # The same text again says nothing new, and right solutions repeat most: each is kept once a problem.
+        rows = list({(row["problem_id"], row["text"]): row for row in rows if row["finished"]}.values())
         if config.kind == "orm":
             rows = balanced(rows, config.balance)
         records += [_labelled(row, problems[row["problem_id"]], config.step_labels) for row in rows]

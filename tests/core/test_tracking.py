@@ -1,0 +1,48 @@
+import json
+import math
+from pathlib import Path
+
+from reward_models.records import read_jsonl
+from rlhf_e2h.pipeline import run_recipe
+from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.tracking import Tracker
+
+
+def test_metrics_are_lines_of_json_and_not_a_number_is_null(tmp_path):
+    tracker = Tracker(tmp_path)
+    tracker.log({"a/b": 1.5, "bad": math.nan}, step=3)
+    tracker.log({"note": "text"})
+    tracker.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 3, "a/b": 1.5, "bad": None}, {"note": "text"}]
+
+
+def test_an_offline_wandb_run_holds_what_metrics_jsonl_holds(recipe, runs):
+    """Real wandb, offline: the run file is read back with wandb's own reader."""
+    (recipe / "0_pretrain.yaml").write_text(
+        "stage: pretrain\nshape: {hidden: 16, layers: 1, intermediate: 16, heads: 1}\n"
+        "training: {max_steps: 20, batch_size: 2}\n"
+    )
+    run_recipe(load_recipe(recipe, [runs, "wandb={project: test, mode: offline}"]), only="pretrain")
+    folder = next(Path(runs[5:], "pretrain").iterdir())
+    ours = {row["step"]: row["train/loss"] for row in read_jsonl(folder / "metrics.jsonl") if "train/loss" in row}
+    theirs = _history(next(folder.glob("wandb/offline-run-*/run-*.wandb")), "train/loss")
+    assert ours and theirs == ours
+
+
+def _history(file: Path, name: str) -> dict[int, float]:
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(file))
+    found = {}
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") != "history":
+            continue
+        items = {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        if name in items:
+            found[record.history.step.num] = items[name]
+    return found
