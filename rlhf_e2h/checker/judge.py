@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import lru_cache
 
+from rlhf_e2h.checker import second_opinion
 from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.canonical import canonical
 from rlhf_e2h.checker.compare import same_answer
@@ -23,9 +24,18 @@ _extract = lru_cache(maxsize=4096)(extract)
 
 def preload() -> None:
     """What a worker loads before it says that it is ready, so that no comparison pays for imports."""
-    from rlhf_e2h.checker import second_opinion, solver  # noqa: F401
+    from rlhf_e2h.checker import solver
 
     second_opinion.preload()
+    # sympy imports and caches much on its first inequality; a job's two seconds are not for that.
+    solver.solve_inequalities(_tree("|x| < 2"))
+    same_full(_tree(r"\sqrt{5+2\sqrt{6}}"), _tree(r"\sqrt{2}+\sqrt{3}"))
+
+
+def _tree(text: str) -> Node:
+    tree = parse(text)
+    assert isinstance(tree, Node)
+    return tree
 
 
 def cache_key(gold: str, answer: str) -> tuple[str, str]:
@@ -78,14 +88,12 @@ def class_key(answer: str) -> Hashable | None:
 
 def full(gold: str, answer: str) -> Verdict:
     """The same with many digits, a solver, and Math-Verify for what the grammar does not know. Runs in a worker."""
-    from rlhf_e2h.checker import second_opinion
-
     verdicts = []
     for left, right in _readings(_forms(gold), _forms(answer)):
         verdict = _decide(left, right, same_full)
         if verdict is None:
             verdict = _solved(left, right)
-        if verdict is None or verdict.reason == "unparsable":
+        if verdict is None or (verdict.reason == "unparsable" and second_opinion.worth_asking(left, right)):
             verdict = second_opinion.ask(left, right)
         if verdict.equal:
             return verdict
@@ -140,9 +148,8 @@ def _decide(left: str, right: str, same: Same) -> Verdict | None:
     if isinstance(a, RefusedError) or isinstance(b, RefusedError):
         return Verdict(False, "refused")
     if isinstance(a, Exception) or isinstance(b, Exception):
-        if same is same_full:
-            return Verdict(False, "unparsable")
-        return None if _mathematical(a) and _mathematical(b) else Verdict(False, "unparsable")
+        ask = same is same_quick and second_opinion.worth_asking(left, right)
+        return None if ask else Verdict(False, "unparsable")
     try:
         if same_answer(a, b, same):
             return Verdict(True, _reason(a, b))
@@ -168,10 +175,6 @@ def _unmerged(left: str, right: str, a: Node, b: Node) -> tuple[Node, Node] | No
             if isinstance(again, Node) and again.op == "list" and len(again.args) == len(other.args):
                 return (again, other) if first else (other, again)
     return None
-
-
-def _mathematical(tree: Node | Exception) -> bool:
-    return isinstance(tree, Exception) or tree.op != "text"
 
 
 def _only_words(tree: Node) -> bool:

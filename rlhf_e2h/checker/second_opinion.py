@@ -29,11 +29,18 @@ def preload() -> None:
     import sympy  # noqa: F401
 
 
+_BEYOND_US = re.compile(r"\\(?:int|sum|prod|lim)(?![A-Za-z])")
+
+
+def worth_asking(left: str, right: str) -> bool:
+    """Only for notation that our grammar lacks. What it has and still cannot read is garbage, and Math-Verify's reading
+    of garbage is a guess."""
+    return bool(_BEYOND_US.search(left) or _BEYOND_US.search(right))
+
+
 def ask(left: str, right: str) -> Verdict:
     """Math-Verify on two texts that our grammar could not compare."""
-    if not (_readable(left) and _readable(right)):
-        return Verdict(False, "unparsable")
-    return _verify(left, right)
+    return _verify(left, right) if _readable(left) and _readable(right) else Verdict(False, "unparsable")
 
 
 def math_verify_alone(gold: str, answer: str) -> Verdict:
