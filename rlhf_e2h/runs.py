@@ -328,7 +328,7 @@ def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
     if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
         raise firewall.FirewallError(
             f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "
-            "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is meant as a baseline"
+            "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is a baseline"
         )
 
 

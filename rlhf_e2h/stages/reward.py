@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,10 +60,10 @@ def main(config: Config, run: StageRun) -> None:
     settings = dataclasses.replace(config.training, seed=run.seed)
     with run.progress(1, f"training {config.kind}", "steps") as bar:
 
-        def on_log(logs: dict[str, Any]) -> None:
-            step, total = logs.pop("step", 0), logs.pop("max_steps", 0)
-            bar.update(step / max(total, 1))
-            run.log({f"train/{name}": value for name, value in logs.items()}, step=step)
+        def on_log(logs: Mapping[str, float]) -> None:
+            bar.update(logs.get("step", 0) / max(logs.get("max_steps", 0), 1))
+            values = {f"train/{name}": v for name, v in logs.items() if name not in ("step", "max_steps")}
+            run.log(values, step=int(logs.get("step", 0)))
 
         result = train(run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract)
     metrics = result["validation"]

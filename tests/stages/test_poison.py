@@ -1,4 +1,4 @@
-"""Proof of the firewall: replace every hard label by garbage, and what easy-only stages train comes out byte for byte."""
+"""Proof of the firewall: with every hard label replaced by garbage, easy-only stages train the same weights."""
 
 from pathlib import Path
 
