@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 
 def start_accelerator(bf16: bool = False) -> Accelerator:
@@ -21,8 +22,18 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
     AcceleratorState._reset_state()
     # Without cpu=True, processes without a GPU would each train alone, and all write to the same folder.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-    cpu = not torch.accelerator.is_available() and not deepspeed
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        cpu=cpu and not deepspeed,
+        mixed_precision="bf16" if bf16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu and deepspeed else None,
+    )
+    if deepspeed:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        # Under ZeRO-3 transformers would divide weights while it loads them; heads are set and checkpoints read after
+        # that, which needs whole weights. They are divided when Accelerate prepares the models.
+        unset_hf_deepspeed_config()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise RuntimeError(

@@ -42,6 +42,7 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
         max_new_tokens=10,
         learning_rate=3e-3,
         warmup_steps=1,
+        max_grad_norm=10.0,  # not reached: DeepSpeed has one norm for both models, otherwise each has its own
         kl_coef=0.05,
         kl_target=0.05,
         kl_horizon=200.0,
