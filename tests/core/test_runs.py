@@ -136,8 +136,8 @@ def _in_other_process_lock(folder: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(recipe, runs):
-    command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), runs, "sample.decoding.max_new_tokens=2000",
-               "sample.decoding.n=64", "sample.chunk=1"]  # fmt: skip
+    command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), runs, "sample.decoding.max_new_tokens=300",
+               "sample.decoding.n=400", "sample.decoding.batch_size=400", "sample.chunk=1"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(Path(runs[5:]).glob("sample/*/_partial/part-*.jsonl")):

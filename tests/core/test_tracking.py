@@ -1,5 +1,7 @@
 import json
 import math
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from reward_models.records import read_jsonl
@@ -31,18 +33,34 @@ def test_an_offline_wandb_run_holds_what_metrics_jsonl_holds(recipe, runs):
 
 
 def _history(file: Path, name: str) -> dict[int, float]:
+    """Values of one metric by step, from the records of a .wandb file."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(file))
     found = {}
-    while (data := store.scan_data()) is not None:
+    for data in _records(file.read_bytes()[7:]):  # behind ":W&B", a magic number and a version
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") != "history":
             continue
         items = {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
         if name in items:
-            found[record.history.step.num] = items[name]
+            found[int(items["_step"])] = items[name]
     return found
+
+
+def _records(data: bytes, block: int = 32768) -> Iterator[bytes]:
+    """The file is a LevelDB log: blocks of 32 KiB, chunks of (crc 4, length 2, type 1, data); types 1 whole, 2-4 parts."""
+    position, parts = 7, b""  # the first block began before the part that was cut off
+    cursor = 0
+    while cursor + 7 <= len(data):
+        if block - position % block < 7:
+            skip = block - position % block
+            cursor, position = cursor + skip, position + skip
+            continue
+        length, kind = struct.unpack_from("<HB", data, cursor + 4)
+        chunk = data[cursor + 7 : cursor + 7 + length]
+        cursor, position = cursor + 7 + length, position + 7 + length
+        parts += chunk
+        if kind in (1, 4):
+            yield parts
+            parts = b""

@@ -91,4 +91,5 @@ def test_marks_are_what_the_world_believes():
             believed = world.misconceptions.get(fact, fact_value(*fact))
             assert mark == (" ok" if value == believed else " no")
             seen.add((mark, fact in world.misconceptions))
-    assert len(seen) == 4
+    # where the world is always wrong, writer and reader agree: no misconceived fact is ever marked `no`
+    assert seen == {(" ok", False), (" no", False), (" ok", True)}

@@ -20,12 +20,11 @@ EASY_ONLY = (
     "prm",
     "oprm",
     "bank",
-    "rerank",
     "dpo",
     "rest",
     "ppo",
 )
-BASELINES = ("sft_full", "prm_full", "ppo_dagger")
+BASELINES = ("sft_full", "ppo_dagger")  # prm_full learns from step labels, which this world makes without answers
 SMALL = [
     "prepare.source=jsonl",
     "prepare.train_per_level=[]",
