@@ -49,7 +49,7 @@ def _history(file: Path, name: str) -> dict[int, float]:
 
 
 def _records(data: bytes, block: int = 32768) -> Iterator[bytes]:
-    """The file is a LevelDB log: blocks of 32 KiB, chunks of (crc 4, length 2, type 1, data); types 1 whole, 2-4 parts."""
+    """A LevelDB log: blocks of 32 KiB, chunks of (crc 4, length 2, type 1, data); type 1 is whole, 2 to 4 are parts."""
     position, parts = 7, b""  # the first block began before the part that was cut off
     cursor = 0
     while cursor + 7 <= len(data):
