@@ -296,7 +296,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     started = time.time()
     try:
-        _seed_everything(run.seed)
+        _fresh_process_state(run.seed)
         spec.module.main(spec.config, run)
     finally:
         tracker.close()
@@ -350,11 +350,14 @@ def _plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _seed_everything(seed: int) -> None:
+def _fresh_process_state(seed: int) -> None:
+    """What a stage finds must not depend on the stages that ran before it in this process."""
+    from accelerate.state import AcceleratorState
     from datasets import disable_progress_bars
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # ours say more
     disable_progress_bars()
+    AcceleratorState._reset_state()  # it holds on to the first precision that it sees
     set_seed(seed)

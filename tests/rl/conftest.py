@@ -1,14 +1,16 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import LlamaForTokenClassification
 
 from rlhf_e2h.models import ModelShape, new_llama
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def accelerator():
-    return Accelerator(cpu=True)
+    AcceleratorState._reset_state()  # or the precision of whatever ran before in this process would stay
+    return Accelerator(cpu=True, mixed_precision="no")
 
 
 @pytest.fixture
