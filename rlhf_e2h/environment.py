@@ -17,6 +17,17 @@ def describe() -> dict[str, Any]:
     return {"versions": _versions(), "machine": _machine(), "git": _git()}
 
 
+def forget_accelerate_state() -> None:
+    """Accelerate keeps precision and accumulation of the first trainer of a process; later ones must not inherit them.
+
+    Without this a PPO stage that follows an SFT stage in one process scales its gradients by the SFT stage's settings.
+    """
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:

@@ -23,6 +23,7 @@ from typing import Any
 
 from rlhf_e2h.config import ConfigError, input_fields, result_settings
 from rlhf_e2h.data import firewall
+from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
 
@@ -352,12 +353,11 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _fresh_process_state(seed: int) -> None:
     """What a stage finds must not depend on the stages that ran before it in this process."""
-    from accelerate.state import AcceleratorState
     from datasets import disable_progress_bars
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # ours say more
     disable_progress_bars()
-    AcceleratorState._reset_state()  # it holds on to the first precision that it sees
+    forget_accelerate_state()
     set_seed(seed)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
+
+from rlhf_e2h.environment import forget_accelerate_state
 
 
 def start_accelerator(bf16: bool = False) -> Accelerator:
@@ -18,8 +19,7 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
     Raises:
         RuntimeError: several processes were started, but they do not see each other.
     """
-    # an earlier stage of the same process may have used another precision, which Accelerate would hold on to
-    AcceleratorState._reset_state()
+    forget_accelerate_state()
     # Without cpu=True, processes without a GPU would each train alone, and all write to the same folder.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     cpu = not torch.accelerator.is_available()

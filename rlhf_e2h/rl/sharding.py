@@ -32,6 +32,7 @@ def configure(accelerator: Accelerator, micro_batch: int, accumulation: int, max
     if accelerator.distributed_type == DistributedType.FSDP:
         raise ValueError("PPO does not run under FSDP; use launch/zero2.yaml or launch/zero3.yaml, or launch/ddp.yaml")
     accelerator.gradient_accumulation_steps = accumulation
+    accelerator.step = 0  # micro-batches are counted from here; what an earlier training left would shift every update
     if uses_deepspeed(accelerator):
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = micro_batch

@@ -1,15 +1,15 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from transformers import LlamaForTokenClassification
 
+from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.models import ModelShape, new_llama
 
 
 @pytest.fixture
 def accelerator():
-    AcceleratorState._reset_state()  # or the precision of whatever ran before in this process would stay
+    forget_accelerate_state()
     return Accelerator(cpu=True, mixed_precision="no")
 
 
