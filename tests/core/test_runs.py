@@ -136,10 +136,16 @@ def _in_other_process_lock(folder: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(recipe, runs):
-    command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), runs, "sample.decoding.max_new_tokens=300",
-               "sample.decoding.n=400", "sample.decoding.batch_size=400", "sample.chunk=1"]  # fmt: skip
+    # many problems, each a chunk of its own: a minute and more of sampling, so that the signal arrives in the middle
+    slow = [
+        "pretrain.shape={hidden: 128, layers: 4, intermediate: 256, heads: 4}",
+        "prepare.test_per_level=[60, 60, 60, 60, 60]",
+        "sample.decoding={n: 16, max_new_tokens: 200}",
+        "sample.chunk=1",
+    ]
+    command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), runs, *slow]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(Path(runs[5:]).glob("sample/*/_partial/part-*.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
