@@ -250,6 +250,9 @@ class Store:
                 f"{spec.name}: '@{upstream.name}' has no {inside!r}; it has {', '.join(sorted(files)[:8])}"
             )
         labels = sorted({record["file"] for record in done["labels_read"]} | set(done["labels_inherited"]))
+        if Path(inside).name in firewall.SEALED_FILES:
+            firewall.check_file(spec.kind, spec.name, inside)
+            labels = sorted({*labels, firewall.SEALED_LABELS})
         return Resolved(path, hash_data(files), folder, labels)
 
     def _external(self, spec: StageSpec, reference: str) -> Resolved:

@@ -123,6 +123,13 @@ def test_hard_labels_cannot_come_in_through_an_input(recipe, runs):
         run_recipe(load_recipe(recipe, [runs]))
 
 
+def test_a_sealed_file_cannot_be_named_as_an_input(recipe, runs):
+    text = 'stage: sample\npolicy: "@prepare/labels_sealed.jsonl"\ndata: "@prepare"\n'
+    (recipe / "4_direct.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"'direct'.* may not read the sealed labels"):
+        run_recipe(load_recipe(recipe, [runs]))
+
+
 def test_a_run_folder_in_use_is_left_alone(recipe, runs):
     with lock(Path(runs[5:])), pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
         _in_other_process_lock(Path(runs[5:]))
