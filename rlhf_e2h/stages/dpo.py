@@ -20,7 +20,7 @@ from rlhf_e2h.judge import by_problem, judged, summary
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy, save_policy
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.sample import choose, problems_of_round
+from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
 
 VERSION = 1
@@ -54,7 +54,7 @@ def main(config: Config, run: StageRun) -> None:
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
     for number in range(config.rounds):
-        problems = problems_of_round(pool, config.problems, number)
+        problems = _round(pool, config.problems, number)
         with run.progress(len(problems) * config.decoding.n, f"DPO {number + 1}: sampling", "solutions") as bar:
             rows = sample(policy, problems, config.decoding, run.seed * 1009 + number, bar.advance)
         known = {problem["problem_id"]: problem for problem in problems}
@@ -70,6 +70,15 @@ def main(config: Config, run: StageRun) -> None:
         policy = Policy(_train(policy, chosen, config, run, number), policy.tokenizer)
     save_policy(policy.model, policy.tokenizer, run.out)
     run.finish(pairs=len(chosen), rounds=config.rounds)
+
+
+def _round(pool: list[Row], count: int | None, number: int) -> list[Row]:
+    """Problems of one round: consecutive slices of the pool, each with all levels in it, wrapping around."""
+    if count is None or count >= len(pool):
+        return pool
+    spread = choose(pool, None, len(pool))
+    stride = max(1, len(spread) // count)
+    return [spread[(number + i * stride) % len(spread)] for i in range(count)]
 
 
 def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list[dict[str, Any]]:

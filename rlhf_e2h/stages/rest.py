@@ -18,7 +18,8 @@ from rlhf_e2h.judge import by_problem, judged, summary, vote
 from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.sample import choose, problems_of_round
+from rlhf_e2h.stages.dpo import _round
+from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.training import TrainingSettings
 
@@ -52,7 +53,7 @@ def main(config: Config, run: StageRun) -> None:
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
     for number in range(config.rounds):
-        problems = problems_of_round(pool, config.problems, number)
+        problems = _round(pool, config.problems, number)
         with run.progress(len(problems) * config.decoding.n, f"ReST {number + 1}: sampling", "solutions") as bar:
             rows = sample(policy, problems, config.decoding, run.seed * 1013 + number, bar.advance)
         known = {problem["problem_id"]: problem for problem in problems}

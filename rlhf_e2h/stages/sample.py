@@ -77,11 +77,3 @@ def choose(problems: list[dict[str, Any]], levels: list[int] | None, limit: int 
                 taken.append(queue.pop())
     order = {p["problem_id"]: i for i, p in enumerate(wanted)}
     return sorted(taken, key=lambda p: order[p["problem_id"]])
-
-
-def problems_of_round(pool: list[dict[str, Any]], count: int | None, number: int) -> list[dict[str, Any]]:
-    """Problems at equal distances, from another start each round; a pool in order of levels gives some of each."""
-    if count is None or count >= len(pool):
-        return pool
-    stride = max(1, len(pool) // count)
-    return [pool[(number + i * stride) % len(pool)] for i in range(count)]
