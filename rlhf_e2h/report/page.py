@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.report.figures import Plot, curve_over_n, difference_forest, hacking_plots, level_bars
 from rlhf_e2h.report.results import main_seed
+from rlhf_e2h.report.section import ReadSection
 from rlhf_e2h.report.solutions import pick_solutions
 from rlhf_e2h.report.tables import (
     BANDS,
@@ -37,6 +38,7 @@ class PageInput:
     quality: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # reward model -> metrics, one mapping a seed
     solutions: Sequence[Row] = ()  # scored and graded samples to choose from
     hacking: Sequence[Row] = ()  # policy, step (or None), level, score, accuracy
+    sections: Sequence[ReadSection] = ()  # of studies
     easy_levels: Sequence[int] = EASY
 
 
@@ -64,6 +66,7 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
         lstrip_blocks=True,
     )
     environment.filters.update(percent=_percent, signed=_signed, clock=_clock, thousands=_thousands, data_uri=_data_uri)
+    environment.filters["csv_uri"] = _csv_uri
     columns, quality = quality_table(page.quality)
     manifest = manifest_table(page.manifest)
     return environment.get_template("page.html").render(
@@ -80,6 +83,7 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
         policies=policy_table(page.results),
         quality=quality,
         quality_columns=columns,
+        sections=page.sections,
         seeds=page.results["seeds"],
         solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),
         verdict=make_verdict(page.results, manifest),
@@ -143,8 +147,11 @@ def _data_uri(plot: Plot) -> str:
     """The CSV of a figure as a link target, so that the page needs no file beside it."""
     lines = [",".join(plot.columns)]
     lines += [",".join(_csv_cell(row.get(column)) for column in plot.columns) for row in plot.rows]
-    encoded = base64.b64encode(("\n".join(lines) + "\n").encode()).decode()
-    return f"data:text/csv;base64,{encoded}"
+    return _csv_uri("\n".join(lines) + "\n")
+
+
+def _csv_uri(text: str) -> str:
+    return f"data:text/csv;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _csv_cell(value: Any) -> str:

@@ -147,4 +147,4 @@ def _cell(value: Any) -> Any:
 
 def main_seed(results: Mapping[str, Any]) -> int | str:
     """The value of `seed` whose rows stand for the run: all seeds together, or the only one."""
-    return ALL_SEEDS if len(results["seeds"]) > 1 else results["seeds"][0]
+    return results["seeds"][0] if len(results["seeds"]) == 1 else ALL_SEEDS

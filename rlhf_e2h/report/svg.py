@@ -77,11 +77,24 @@ def to_svg(figure: Figure, name: str, label: str) -> tuple[str, str]:
     svg = re.sub(r"'DejaVu Sans'(?:, [^;\"]*?sans-serif)?", FONTS, svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{name}-", svg)
+    page = _in_page(svg, label)
+    return _recolour(page, {key: f"var(--{key})" for key in MARKER}), _recolour(svg, LIGHT)
+
+
+def adapt_svg(svg: str, prefix: str, label: str = "") -> str:
+    """An SVG file in the light palette, for the page: ids behind `prefix`, scaling, following light and dark."""
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    for key, colour in LIGHT.items():
+        svg = svg.replace(colour, f"var(--{key})")
+    return _in_page(svg, label)
+
+
+def _in_page(svg: str, label: str) -> str:
     page = re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_attribute(label)}">', svg, count=1
     )
-    page = re.sub(r"\bxlink:href=", "href=", page)
-    return _recolour(page, {key: f"var(--{key})" for key in MARKER}), _recolour(svg, LIGHT)
+    return re.sub(r"\bxlink:href=", "href=", page)
 
 
 def _recolour(svg: str, colours: dict[str, str]) -> str:

@@ -25,6 +25,8 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """
     console = console or Console(highlight=False)
     seeds = results["seeds"]
+    if not seeds:  # a study alone; its sections are in the page
+        return
     about = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     policies = policy_table(results)
     if policies:

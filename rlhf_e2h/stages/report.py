@@ -14,9 +14,10 @@ from rlhf_e2h.config import ConfigError, Inputs, NamedInputs
 from rlhf_e2h.data.levels import EASY, LEVELS
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
-from rlhf_e2h.report.outcomes import read_outcomes
+from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
 from rlhf_e2h.report.page import PageInput, write_page
 from rlhf_e2h.report.results import build_results, write_results
+from rlhf_e2h.report.section import read_sections
 from rlhf_e2h.report.terminal import print_results
 from rlhf_e2h.runs import Resolved, StageRun, read_done
 from rlhf_e2h.stages.evaluate import OUTCOMES
@@ -32,16 +33,19 @@ ALL_SEEDS = True  # its inputs are the evaluations of every seed
 class Config:
     """Settings of the `report` stage."""
 
-    evaluations: Inputs  # outputs of evaluate stages; those of every seed are read
+    evaluations: Inputs = field(default_factory=list)  # outputs of evaluate stages; those of every seed are read
     reward_models: NamedInputs = field(default_factory=dict)  # name in the tables -> output of a reward stage
+    sections: Inputs = field(default_factory=list)  # outputs of study stages, each with a section.json
     comparisons: list[Comparison] = field(default_factory=list)  # beside the usual ones; each is treatment and baseline
     gaps: list[Gap] = field(default_factory=list)  # PGR beside the usual ones; each is student, weak and ceiling
     easy_levels: list[int] = field(default_factory=lambda: list(EASY))  # as in the prepare stage
     draws: int = DRAWS  # bootstrap draws of every interval
 
     def __post_init__(self) -> None:
-        if not self.evaluations:
-            raise ValueError('evaluations is empty; name at least one, for example ["@evaluate"]')
+        if not self.evaluations and not self.sections:
+            raise ValueError(
+                'evaluations is empty; name at least one, for example ["@evaluate"], or a study in sections'
+            )
         if not set(self.easy_levels) < set(LEVELS):
             raise ValueError(f"easy_levels {self.easy_levels} is not allowed; name some of the levels 1 to 5, not all")
         if self.draws < 100:
@@ -52,7 +56,8 @@ def main(config: Config, run: StageRun) -> None:
     """Build the results from the outcomes of every seed, then the page around them."""
     found = [resolved for reference in config.evaluations for resolved in run.inputs[reference]]
     folders = [resolved.path for resolved in found]
-    outcomes = read_outcomes(((_seed(resolved), resolved.path / OUTCOMES) for resolved in found), config.easy_levels)
+    files = [(_seed(resolved), resolved.path / OUTCOMES) for resolved in found]
+    outcomes = read_outcomes(files, config.easy_levels) if files else Outcomes(config.easy_levels)
     comparisons = [*default_comparisons(outcomes), *config.comparisons]
     gaps = [*default_gaps(outcomes), *config.gaps]
     results = build_results(outcomes, comparisons, gaps, config.draws)
@@ -67,6 +72,7 @@ def main(config: Config, run: StageRun) -> None:
         solutions=sources.readable_solutions(folders),
         hacking=sources.hacking_points(folders, config.easy_levels)
         + sources.training_hacking_points(run.run_folder, manifest),
+        sections=read_sections(_study_folders(config, run)),
         easy_levels=config.easy_levels,
     )
     write_page(page, run.out)
@@ -77,10 +83,13 @@ def _seed(resolved: Resolved) -> int:
     """The seed of an evaluation, from its completion record."""
     done = read_done(resolved.folder or resolved.path)
     if done is None:
-        raise ConfigError(
-            f"{resolved.path}: not the folder of a finished evaluate stage; give '@STAGE' or such a folder"
-        )
+        raise ConfigError(f"{resolved.path}: not the folder of a finished stage; give '@STAGE' or such a folder")
     return int(done["seed"])
+
+
+def _study_folders(config: Config, run: StageRun) -> list[tuple[str, Path]]:
+    found = [resolved for reference in config.sections for resolved in run.inputs[reference]]
+    return [(f"seed {_seed(resolved)}", resolved.path) for resolved in found]
 
 
 def show(folder: Path) -> None:

@@ -141,5 +141,5 @@ def test_wrong_settings_are_named(change, words):
 def test_an_unfinished_evaluation_is_named(tmp_path):
     config, run = stage_run(tmp_path, seeds=(0,))
     (run.paths("@evaluate")[0] / "done.json").unlink()
-    with pytest.raises(ConfigError, match="finished evaluate stage; give '@STAGE'"):
+    with pytest.raises(ConfigError, match="folder of a finished stage; give '@STAGE'"):
         report.main(config, run)
