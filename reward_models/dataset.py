@@ -22,12 +22,17 @@ MEGABATCH = 50  # batches among which rows are sorted by length, as in the Huggi
 
 
 class TokenRows(Dataset):
-    """Rows of (ids (T,), labels (T,), weight), held as compact arrays."""
+    """Rows of (ids (T,), labels (T,), weight), held as compact arrays; `sources` are indices of their records."""
 
     def __init__(
-        self, ids: list[NDArray[np.int32]], labels: list[NDArray[np.float32]], weights: list[float], pad_id: int
+        self,
+        ids: list[NDArray[np.int32]],
+        labels: list[NDArray[np.float32]],
+        weights: list[float],
+        pad_id: int,
+        sources: list[int],
     ) -> None:
-        self.ids, self.labels, self.weights, self.pad_id = ids, labels, weights, pad_id
+        self.ids, self.labels, self.weights, self.pad_id, self.sources = ids, labels, weights, pad_id, sources
         self.lengths = [len(row) for row in ids]
 
     def __len__(self) -> int:
@@ -74,11 +79,12 @@ def build_rows(
     Raises:
         ValueError: nothing is left to train on.
     """
-    labelled = [record for record in records if usable(record, contract.kind)]
-    chosen = labelled
+    labelled = [index for index, record in enumerate(records) if usable(record, contract.kind)]
+    kept = labelled
     if contract.kind == "oprm":
-        chosen = [labelled[index] for index in mix(labelled, orm_share, seed)]
-    ids, labels, weights = [], [], []
+        kept = [labelled[place] for place in mix([records[index] for index in labelled], orm_share, seed)]
+    chosen = [records[index] for index in kept]
+    ids, labels, weights, sources = [], [], [], []
     for start in range(0, len(chosen), CHUNK):
         part = chosen[start : start + CHUNK]
         encoded = encode(
@@ -88,8 +94,9 @@ def build_rows(
             [record.steps for record in part],
             with_owners=loss_on == "every_token",
         )
-        for record, row in zip(part, encoded, strict=True):
+        for source, record, row in zip(kept[start : start + CHUNK], part, encoded, strict=True):
             if len(row.ids) <= max_length:
+                sources.append(source)
                 ids.append(np.array(row.ids, np.int32))
                 labels.append(token_targets(record, row, contract.kind, loss_on))
                 weights.append(record_weight(record))
@@ -104,7 +111,7 @@ def build_rows(
     }
     if not counts["trained_tokens"] or not sum(weights):
         raise ValueError(f"no record trains a model of kind {contract.kind!r}: {counts}; check labels and max_length")
-    return TokenRows(ids, labels, weights, tokenizer.pad_token_id), counts
+    return TokenRows(ids, labels, weights, tokenizer.pad_token_id, sources), counts
 
 
 def _splits_otherwise(record: Stepwise, contract: StepContract) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from reward_models.dataset import LengthSampler, TokenRows, weight_total
@@ -32,20 +34,24 @@ class StepTrainer(Trainer):
         group_by_length: bool,
         evaluate_fn: Callable[[], Mapping[str, Any]] | None,
         on_log: Callable[[Mapping[str, float]], None] | None,
+        on_epoch: Callable[[int], None] | None = None,
+        order: Sampler[int] | None = None,
     ) -> None:
         collate = partial(rows.collate, causal=is_causal(model))
         # `evaluate` below does not use the evaluation set, but the Trainer insists on one
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
         self.model_accepts_loss_kwargs = True  # our loss is divided by the weight of the whole step already
         self.evaluate_fn = evaluate_fn
-        self.sampler = LengthSampler(
+        self.sampler: Sampler[int] = order or LengthSampler(
             rows.lengths, batch_size, arguments.seed, lambda: int(self.state.epoch or 0), group_by_length
         )
         self.remove_callback(PrinterCallback)
         if on_log is not None:
             self.add_callback(_Logs(on_log))
+        if on_epoch is not None:
+            self.add_callback(_Epochs(on_epoch))
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.sampler
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
@@ -85,6 +91,16 @@ class _Logs(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             self._on_log({**logs, "step": state.global_step, "max_steps": state.max_steps})
+
+
+class _Epochs(TrainerCallback):
+    """Calls with the number of the epoch just finished, from 0; a last epoch that is cut short counts as well."""
+
+    def __init__(self, on_epoch: Callable[[int], None]) -> None:
+        self._on_epoch = on_epoch
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._on_epoch(math.ceil(round(state.epoch or 0, 6)) - 1)
 
 
 def early_stopping(patience: int) -> list[TrainerCallback]:
