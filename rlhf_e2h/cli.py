@@ -38,6 +38,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml"
     )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="the same; model=tiny tries every stage",
+    )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
     for kind, about in STAGES.items():
         stage = commands.add_parser(
@@ -99,9 +106,13 @@ def _dispatch(args: argparse.Namespace) -> int:
     from rlhf_e2h.recipe import load_recipe
 
     if args.command == "run":
+        from rlhf_e2h.miniature import SWITCH, tiny_overrides
         from rlhf_e2h.pipeline import run_recipe
 
-        report = run_recipe(load_recipe(args.recipe, args.overrides), args.only, args.launch)
+        overrides = [*args.overrides, *args.set]
+        if SWITCH in overrides:
+            overrides = tiny_overrides(args.recipe, overrides)
+        report = run_recipe(load_recipe(args.recipe, overrides), args.only, args.launch)
         if report:
             from rlhf_e2h.stages.report import show
 

@@ -25,7 +25,8 @@ class Config:
 
     samples: Input  # output of a sample stage
     data: Input  # output of a prepare stage
-    labels: Literal["easy", "full"] = "easy"  # full: for evaluation, or in a baseline with 'full' in its name
+    # full: for evaluation, or in a baseline with 'full' in its name; hard: with 'hardonly'
+    labels: Literal["easy", "full", "hard"] = "easy"
     purpose: Literal["training", "evaluation"] = "training"
 
 

@@ -26,7 +26,7 @@ class Config:
 
     policy: Input  # model that reads the exemplars
     data: Input  # output of a prepare stage
-    labels: Literal["easy", "full"] = "easy"  # where exemplars come from
+    labels: Literal["easy", "full", "hard"] = "easy"  # where exemplars come from
     shots: int = 4
     between: Literal["eos", "blank"] = "eos"  # what ends an exemplar; a base model trained on packed texts knows eos
     max_characters: int = 1500  # longer exemplars are passed over

@@ -25,9 +25,8 @@ class Config:
 
     policy: Input  # model to start from
     data: Input  # output of a prepare stage
-    labels: Literal["easy", "full"] = (
-        "easy"  # whose solutions to learn from; full only in a stage with 'full' in its name
-    )
+    # whose solutions to learn from; full only in a stage with 'full' in its name, hard with 'hardonly'
+    labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most so many solutions
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -1,0 +1,88 @@
+"""Which settings of a recipe become small, given as the same overrides that a person could type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_e2h.config import ConfigError, substitute
+from rlhf_e2h.miniature.data import tiny_data
+from rlhf_e2h.miniature.model import make_tiny
+from rlhf_e2h.recipe import Recipe, load_recipe
+
+SWITCH = "model=tiny"
+VERSION = 1  # of what `make_tiny` makes
+
+# Variables that a recipe may have, and stage settings by kind of stage. Thresholds let something through at every
+# stage: a model that guesses gives no pair above a margin of 1.
+VARIABLES: dict[str, Any] = {
+    "validation_problems": 5,
+    "rm_samples": 8,
+    "bank": 4,
+    "new_tokens": 32,
+    "prompts": 8,
+    "ppo_steps": 2,
+    "rollouts": 16,
+    "batch": 8,
+    "micro_batch": 4,
+    "bf16": False,
+}
+STAGES: dict[str, dict[str, Any]] = {
+    "sft": {"training.bf16": False, "training.epochs": 1},
+    "reward": {"held_out": 0.4, "training.epochs": 1},
+    "ppo": {"eval_every": 1},
+    "dpo": {"margin": 0.0, "margin_unlabelled": 0.0, "training.batch_size": 2, "rounds": 1, "decoding.n": 4},
+    "rest": {"threshold": 0.0, "training.bf16": False, "rounds": 1, "decoding.n": 4},
+    "evaluate": {"draws": 8},
+    "report": {"draws": 100},
+}
+
+
+def tiny_overrides(folder: str | Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides that make a recipe tiny, followed by the person's own, which win.
+
+    Makes the tiny model and data in `RUNS/inputs`; a second call makes the same files again.
+
+    Raises:
+        ConfigError: the recipe has no large model to replace.
+        FileNotFoundError: real MATH is not where the recipe's `math` says.
+    """
+    own = [text for text in overrides if text != SWITCH]
+    recipe = load_recipe(folder, own)
+    base = recipe.settings.variables.get("base")
+    if not isinstance(base, str) or base.startswith(("@", "asset:")):
+        raise ConfigError(f"model=tiny: the model of {recipe.settings.name} is tiny already; run it without")
+    runs = Path(recipe.settings.runs or f"runs/{recipe.settings.name}-tiny")
+    small: dict[str, Any] = {"runs": runs}
+    if "math" in recipe.settings.variables:
+        small |= _math(recipe, runs.resolve() / "inputs", base)
+    known = recipe.settings.variables
+    small |= {name: value for name, value in VARIABLES.items() if name in known}
+    for name, spec in recipe.stages.items():
+        small |= {f"{name}.{key}": value for key, value in STAGES.get(spec.kind, {}).items()}
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in small.items()] + own
+
+
+def _math(recipe: Recipe, inputs: Path, base: str) -> dict[str, Path]:
+    variables = substitute(recipe.settings.variables, {}, str(recipe.folder / "recipe.yaml"))
+    data, problems = tiny_data(Path(variables["math"]).expanduser(), inputs)
+    model = _model(base, problems, [str(digit) for digit in range(10)], inputs)
+    places = {
+        "base": model,
+        "math": data,
+        "prm800k": data,
+        "metamath": data / "metamath.jsonl",
+        "shepherd": data / "shepherd.jsonl",
+    }
+    return {name: place for name, place in places.items() if name in variables}
+
+
+def _model(base: str, problems: Sequence[str], endings: Sequence[str], inputs: Path) -> Path:
+    """Made once a run folder: other weights, even by rounding, would make every finished stage run again."""
+    made, about = inputs / "model.json", {"base": base, "problems": list(problems), "version": VERSION}
+    if not made.is_file() or json.loads(made.read_text(encoding="utf-8")) != about:
+        make_tiny(base, problems, endings, inputs / "model")
+        made.write_text(json.dumps(about), encoding="utf-8")
+    return inputs / "model"
