@@ -160,12 +160,12 @@ def _largest_components(found_NK: NDArray[np.int64], positive_N: Bools) -> Bools
 
 def _mean_of_kept(
     x_ND: Floats, labels_N: Floats, found_NK: NDArray[np.int64], kept_N: Bools, k: int
-) -> NDArray[np.float64]:
+) -> Floats:
     """Mean label (M,) of the k nearest kept points of each kept point."""
     found_MK = found_NK[kept_N]
     good_MK = kept_N[found_MK]
     first_MK = good_MK & (good_MK.cumsum(1) <= k)
-    mean_M: NDArray[np.float64] = np.where(first_MK, labels_N[found_MK], 0.0).sum(1) / k
+    mean_M: Floats = np.where(first_MK, labels_N[found_MK], 0.0).sum(1) / k
     short_M = first_MK.sum(1) < k
     if short_M.any():
         x_MD, y_M = x_ND[kept_N], labels_N[kept_N]
@@ -178,7 +178,7 @@ def _mean_of_kept(
     return mean_M
 
 
-def _checked(x_ND: Floats, labels_N: Floats) -> NDArray[np.float64]:
+def _checked(x_ND: Floats, labels_N: Floats) -> Floats:
     labels_N = np.asarray(labels_N, dtype=np.float64)
     if x_ND.ndim != 2 or labels_N.shape != (len(x_ND),) or not len(x_ND):
         raise ValueError(f"features have shape {x_ND.shape}, labels {labels_N.shape}; expected (N, D) and (N,), N >= 1")
