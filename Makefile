@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart quickstart-seeds smoke base test test-slow lint bench clean
+.PHONY: docs install quickstart quickstart-seeds smoke base test test-slow lint bench clean
 
 install: $(STAMP)
 
@@ -38,6 +38,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install  ## the documentation as a static site in build/docs
+	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
+	@echo "build/docs/index.html"
 
 bench: install
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

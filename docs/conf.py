@@ -1,0 +1,157 @@
+"""Sphinx: `make docs`. Settings of stages and recipe pages are generated from the code and the recipe folders."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import io
+import re
+import sys
+import textwrap
+import tokenize
+import typing
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+project = "rlhf_e2h"
+copyright = "the authors of rlhf_e2h, Apache-2.0"
+html_title = "rlhf_e2h"
+html_theme = "furo"
+html_copy_source = False
+html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["extra.css"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+copybutton_exclude = ".linenos, .gp, .go"
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "NDArray", "FloatArray", "IntArray", "Tokenizer")}
+autodoc_preserve_defaults = True
+add_module_names = False
+nitpicky = False
+default_role = "literal"  # `name` in a docstring is code
+suppress_warnings = ["misc.highlighting_failure"]
+EXPLAINED = ("index", "tutorial", "method", "data", "ppo", "reward_models", "checker")  # pages that index.md names
+
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
+
+
+def _settings_page() -> str:
+    from rlhf_e2h.recipe import STAGES
+
+    parts = [
+        "# Settings of every stage\n",
+        "What a stage file may hold. `e2h STAGE --settings` prints the first level.\n",
+    ]
+    for kind, about in STAGES.items():
+        config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
+        parts.append(f"## {kind}\n\n{about[0].upper()}{about[1:]}.\n\n{_table(config)}")
+    return "\n".join(parts)
+
+
+def _table(config: type, prefix: str = "") -> str:
+    head = "" if prefix else "| setting | type | default | meaning |\n|---|---|---|---|\n"
+    rows = []
+    hints = typing.get_type_hints(config)
+    for name, annotation, default, comment in _fields(config):
+        if dataclasses.is_dataclass(hints[name]):
+            rows.append(_table(hints[name], f"{prefix}{name}."))
+            continue
+        cells = (f"{prefix}{name}", annotation, default)
+        shown = [f"`{cell}`".replace("|", "\\|") if cell else "needed" for cell in cells]
+        rows.append(f"| {' | '.join(shown)} | {comment.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} |\n")
+    return head + "".join(rows)
+
+
+def _fields(config: type) -> list[tuple[str, str, str, str]]:
+    """(name, annotation, default, comment) of every field, from the source: comments stand above or behind a field."""
+    source = textwrap.dedent(inspect.getsource(config))
+    comments = {
+        token.start[0]: (token.start[1], token.string.lstrip("# "))
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = []
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    for node in definition.body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        texts = []
+        line = node.lineno - 1
+        while line in comments and comments[line][0] == node.col_offset:  # whole lines of comment above
+            texts.insert(0, comments[line][1])
+            line -= 1
+        texts += [comments[at][1] for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) if at in comments]
+        default = ast.unparse(node.value) if node.value else ""
+        default = re.sub(r"^setting\((.*?)(?:, affects_result=\w+)?\)$", r"\1", default)
+        default = re.sub(r"^field\(default_factory=(?:lambda: )?(.*)\)$", r"\1", default)
+        found.append((node.target.id, ast.unparse(node.annotation), default, " ".join(texts)))
+    return found
+
+
+def _recipe_page(readme: Path) -> str:
+    """A recipe's README with its links made to fit the site; what is not in the site becomes plain text."""
+
+    def relink(match: re.Match[str]) -> str:
+        text, target, anchor = match[1], match[2], match[3] or ""
+        if "://" in target:
+            return match[0]
+        path = (readme.parent / target).resolve()
+        if path.name == "README.md" and path.parent.parent == ROOT / "recipes":
+            return f"[{text}]({path.parent.name}.md{anchor})"
+        if path.is_relative_to(HERE):
+            return f"[{text}](../{path.relative_to(HERE)}{anchor})"
+        return text
+
+    return _LINK.sub(relink, readme.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Only where something changed, so that a second build has nothing to do."""
+    path.parent.mkdir(exist_ok=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def _generate(app: object) -> None:
+    _write(HERE / "reference/settings.md", _settings_page())
+    names = []
+    for readme in sorted((ROOT / "recipes").glob("*/README.md")):
+        names.append(readme.parent.name)
+        _write(HERE / f"recipes/{names[-1]}.md", _recipe_page(readme))
+    listed = "\n".join(names)
+    _write(HERE / "recipes/index.md", f"# Recipes\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n")
+
+
+def _name_studies(app: object, name: str, source: list[str]) -> None:
+    """Every page beside those that index.md names is a study or a measurement, and stands under that heading."""
+    if name != "index":
+        return
+    pages = sorted(path.stem for path in HERE.glob("*.md") if path.stem not in EXPLAINED)
+    listed = "\n".join(pages)
+    tree = f"```{{toctree}}\n:hidden:\n:caption: Studies and measurements\n\n{listed}\n```"
+    source[0] = source[0].replace("@studies@", tree if pages else "")
+
+
+def _plain_marks(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """`|` and `*` outside of code are themselves in our docstrings, not reStructuredText."""
+    for index, line in enumerate(lines):
+        parts = line.split("`")
+        parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+        lines[index] = "`".join(parts)
+
+
+def setup(app: object) -> None:
+    app.connect("builder-inited", _generate)  # type: ignore[attr-defined]
+    app.connect("source-read", _name_studies)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-docstring", _plain_marks, priority=400)  # type: ignore[attr-defined]
