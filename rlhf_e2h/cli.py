@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     for kind, about in STAGES.items():
         stage = commands.add_parser(
             kind,
+            aliases=[kind.replace("_", "-")] if "_" in kind else [],
             help=about,
             description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"Settings of this stage: `e2h {kind} --settings`.",
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     from rlhf_e2h.checker import command as check
 
     check.add_arguments(commands.add_parser("check", help="compare answers with the symbolic checker"))
+    from rlhf_e2h.plan import command as plan
+
+    plan.add_arguments(commands.add_parser("plan", help="memory, tokens and FLOPs of a recipe, before anything runs"))
     return top
 
 
@@ -103,6 +107,10 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         return check.run(args)
     quiet_libraries()
+    if args.command == "plan":
+        from rlhf_e2h.plan import command as plan
+
+        return plan.run(args)
     from rlhf_e2h.recipe import load_recipe
 
     if args.command == "run":

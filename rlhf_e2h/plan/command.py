@@ -1,0 +1,109 @@
+"""`e2h plan`: what a recipe will need, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.plan.common import StagePlan
+from rlhf_e2h.plan.data import token_numbers
+from rlhf_e2h.plan.launches import parse_size, read_forms
+from rlhf_e2h.plan.memory import Form, peak, total
+from rlhf_e2h.plan.stages import MODEL_FREE, plan_stage
+from rlhf_e2h.recipe import Recipe, load_recipe
+
+CONTEXT = 1e9  # bytes of a CUDA context and its libraries
+USABLE = 0.92  # share of the rest that an allocator fills before fragments stop it
+
+_ABOUT = """\
+Memory by part, tokens and floating-point operations of every stage, and the
+cheapest launch file under which it fits. Nothing is loaded: sizes come from
+config.json. Rows are taken as long as settings allow; counts that are not known
+before the data is read are assumed, and the assumptions are listed.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _ABOUT
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("recipe", help="a recipe folder, for example recipes/llemma-7b-prm800k")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of all nodes together (default 1)")
+    parser.add_argument("--gpu-memory", default="80G", metavar="SIZE", help="of one GPU, for example 24G (default 80G)")
+    parser.add_argument("--launches", default="launch", metavar="FOLDER", help="launch files (default launch)")
+    parser.add_argument("--tokens", metavar="PROMPT,SOLUTION", help="tokens of a problem and of a solution")
+    parser.add_argument("--json", action="store_true", help="all of it as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for `e2h run`")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan; 0 if every stage fits somewhere, 1 if one does not."""
+    if args.gpus < 1:
+        raise ConfigError(f"--gpus {args.gpus}: at least 1 is needed")
+    memory = parse_size(args.gpu_memory)
+    plan = make_plan(
+        load_recipe(args.recipe, args.overrides), args.gpus, memory, Path(args.launches), _tokens(args.tokens)
+    )
+    if args.json:
+        print(json.dumps(plan, indent=2))
+    else:
+        from rlhf_e2h.plan.printing import show
+
+        show(plan)
+    return 0 if all(stage["launch"] for stage in plan["stages"]) else 1
+
+
+def make_plan(
+    recipe: Recipe, gpus: int, memory: float, launches: Path, tokens: tuple[int | None, int | None] = (None, None)
+) -> dict[str, Any]:
+    """The plan of a recipe as plain data; `launch` of a stage is None where nothing fits."""
+    numbers = token_numbers(recipe, *tokens)
+    forms = [
+        form for form in read_forms(launches, gpus) if (form.kind == "single") == (gpus == 1) or form.offload_optimizer
+    ]
+    limit = (memory - CONTEXT) * USABLE
+    stages, unplanned = [], []
+    for spec in recipe.stages.values():
+        planned = plan_stage(recipe, spec, numbers)
+        if planned:
+            stages.append(_entry(planned, forms, limit))
+        elif spec.kind not in MODEL_FREE:
+            unplanned.append(spec.name)
+    return {
+        "recipe": recipe.settings.name,
+        "gpus": gpus,
+        "gpu_memory": memory,
+        "usable": limit,
+        "seeds": len(recipe.settings.seeds),
+        "stages": stages,
+        "tokens": sum(stage["tokens"] for stage in stages) * len(recipe.settings.seeds),
+        "flops": sum(stage["flops"] for stage in stages) * len(recipe.settings.seeds),
+        "assumed": numbers.assumed,
+        "unplanned": unplanned,
+    }
+
+
+def _entry(plan: StagePlan, forms: list[Form], limit: float) -> dict[str, Any]:
+    tried = forms if plan.trains else [Form("single")]
+    memory = {}
+    for form in tried:
+        phase, parts = peak(plan.phases(form))
+        whole = total(parts)
+        memory[form.name] = {"phase": phase, "parts": parts, "total": whole, "fits": whole <= limit}
+    fitting = next((form.name for form in tried if memory[form.name]["fits"]), None)
+    entry = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+    for name in ("phases", "assumed"):
+        entry.pop(name)
+    return {**entry, "launch": fitting, "memory": memory}
+
+
+def _tokens(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    first, _, second = text.partition(",")
+    if not (first.strip().isdigit() and second.strip().isdigit()):
+        raise ConfigError(f"--tokens {text!r}: write PROMPT,SOLUTION, for example --tokens 110,260")
+    return int(first), int(second)

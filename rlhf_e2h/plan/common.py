@@ -1,0 +1,119 @@
+"""What the plans of all stages share: the model behind a reference, micro-batches, phases of a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.plan import data
+from rlhf_e2h.plan.architecture import Architecture, read_architecture
+from rlhf_e2h.plan.data import Numbers
+from rlhf_e2h.plan.flops import forward_flops
+from rlhf_e2h.plan.memory import LOGITS_TILE, Form, Parts, Trained, Update, logit_bytes, update_phases
+from rlhf_e2h.recipe import Recipe, StageSpec
+
+Phases = dict[str, Parts]
+
+
+@dataclass
+class StagePlan:
+    """One stage: tokens and floating-point operations in all, and memory of a process by phase and part."""
+
+    name: str
+    kind: str
+    model: str  # the largest in it
+    tokens: float = 0.0
+    flops: float = 0.0
+    phases: Callable[[Form], Phases] = lambda form: {}
+    trains: bool = False  # started on many processes by `--launch`
+    assumed: list[str] = field(default_factory=list)
+
+
+def model_of(recipe: Recipe, reference: str) -> Architecture:
+    """The architecture behind a reference: that of the model that its chain of stages starts from."""
+    if reference.startswith("@"):
+        spec = recipe.stages[reference[1:].split("/")[0]]
+        if spec.kind == "pretrain" and not spec.config.start:
+            return _new_model(spec.config)
+        for name in ("policy", "base", "start"):
+            if getattr(spec.config, name, None):
+                return model_of(recipe, getattr(spec.config, name))
+        raise ConfigError(f"{spec.name}: a {spec.kind} stage gives no model; check who reads '@{spec.name}'")
+    if reference.startswith("asset:"):
+        from rlhf_e2h.runs import ASSETS
+
+        return read_architecture(ASSETS / reference.removeprefix("asset:"))
+    return read_architecture(reference)
+
+
+def _new_model(config: Any) -> Architecture:
+    from transformers import LlamaConfig
+
+    from rlhf_e2h.data.tokenizers import BUILDERS
+    from rlhf_e2h.plan.architecture import of_config
+
+    shape = config.shape
+    return of_config(
+        "new Llama",
+        LlamaConfig(
+            vocab_size=len(BUILDERS[config.tokenizer]()),
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            intermediate_size=shape.intermediate,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            tie_word_embeddings=True,
+        ),
+    )
+
+
+def adapters_of(model: Architecture, lora: Any) -> int:
+    return model.lora_parameters(lora.rank) if lora.rank else 0
+
+
+def micro_batches(batch: int, micro: int | None, processes: int) -> tuple[int, int]:
+    """(rows at once, micro-batches) of one process."""
+    share = max(1, batch // processes)
+    rows = min(micro or share, share)
+    return rows, max(1, share // rows)
+
+
+def trained_rows(settings: Any, examples: float) -> float:
+    if getattr(settings, "max_steps", -1) > 0:
+        return settings.max_steps * settings.batch_size
+    return examples * settings.epochs
+
+
+def trainer_phases(settings: Any, trained: Trained, frozen: dict[str, int], copies: int, form: Form) -> Phases:
+    """Supervised trainers. `copies`: rows that one example makes (DPO: chosen and rejected)."""
+    rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
+    tokens = copies * rows * settings.max_length
+    share = form.processes if form.divides_weights else 1
+    update = Update(
+        (trained,),
+        copies * rows,
+        settings.max_length,
+        count,
+        settings.bf16,
+        settings.gradient_checkpointing,
+        logit_bytes("none" if trained.scorer else "fused", settings.bf16),
+        min(tokens, LOGITS_TILE),
+        {name: 4.0 * size / share for name, size in frozen.items()},
+    )
+    return update_phases(update, form)
+
+
+def sample_count(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> int:
+    config = spec.config
+    found = data.problems(recipe, config.data, config.split, config.levels, config.limit, numbers)
+    return found * config.decoding.n
+
+
+def scored_by(recipe: Recipe, reference: str | None, tokens: float, length: float) -> tuple[int, float]:
+    """(weights, operations) of a reward model that reads `tokens` tokens."""
+    if not reference:
+        return 0, 0.0
+    model = model_of(recipe, reference)
+    return model.scorer_parameters, forward_flops(model, tokens, length, 0)

@@ -1,0 +1,135 @@
+"""Plans of the stages that optimise a policy: PPO, DPO and ReST-EM."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from rlhf_e2h.plan import data
+from rlhf_e2h.plan.architecture import Architecture
+from rlhf_e2h.plan.common import (
+    Phases,
+    StagePlan,
+    adapters_of,
+    micro_batches,
+    model_of,
+    scored_by,
+    trained_rows,
+    trainer_phases,
+)
+from rlhf_e2h.plan.data import Numbers
+from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
+from rlhf_e2h.plan.memory import Form, Trained, Update, decoding, logit_bytes, state, transient_bytes, update_phases
+from rlhf_e2h.recipe import Recipe, StageSpec
+
+
+def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
+    config, ppo = spec.config, spec.config.ppo
+    policy = model_of(recipe, config.policy)
+    critic = policy if config.value_init == "policy" else model_of(recipe, config.reward_model)
+    solution = min(numbers.solution, ppo.max_new_tokens)
+    length = numbers.prompt + solution
+    rollouts = float(ppo.steps * ppo.rollouts)
+    tokens = rollouts * length
+    flops = sampling_flops(policy, rollouts / ppo.samples_per_prompt, ppo.samples_per_prompt, numbers.prompt, solution)
+    if ppo.kl_coef or config.lora.rank:
+        flops += forward_flops(policy, tokens, length, rollouts * solution)
+    if ppo.old_logprobs == "trainer":
+        flops += forward_flops(policy, tokens, length, rollouts * solution)
+    flops += forward_flops(critic, tokens, length, 0)
+    checkpointing = config.gradient_checkpointing
+    once = training_flops(policy, tokens, length, rollouts * solution, checkpointing)
+    once += training_flops(critic, tokens, length, 0, checkpointing and not config.value_head_only)
+    flops += ppo.epochs * once
+    rewards = {}
+    for name in ("reward_model", "outcome_model"):
+        rewards[name.replace("_", " ")], more = scored_by(recipe, getattr(config, name), tokens, length)
+        flops += more
+    phases = partial(ppo_phases, config, policy, critic, rewards, numbers)
+    return StagePlan(spec.name, spec.kind, policy.name, tokens, flops, phases, trains=True)
+
+
+def ppo_phases(
+    config: Any, policy: Architecture, critic: Architecture, rewards: dict[str, int], numbers: Numbers, form: Form
+) -> Phases:
+    ppo = config.ppo
+    models = (
+        Trained(policy, adapters=adapters_of(policy, config.lora)),
+        Trained(critic, True, adapters_of(critic, config.lora), config.value_head_only, config.share_base),
+    )
+    rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
+    has_reference = not config.lora.rank and ppo.kl_coef != 0
+    share = form.processes if form.divides_weights else 1
+    frozen = {name: 4.0 * size for name, size in rewards.items() if size}
+    if has_reference:
+        frozen["reference"] = 4.0 * policy.parameters / share
+    length = numbers.prompt + ppo.max_new_tokens
+    checkpointing = config.gradient_checkpointing
+    update = Update(
+        models, rows, length, count, config.bf16, checkpointing,
+        logit_bytes("ppo", config.bf16), rows * ppo.max_new_tokens, frozen,
+    )  # fmt: skip
+    held = {**state(models, form, config.bf16), **frozen, "gradients": 0.0}
+    if form.divides_weights:
+        held["gathered weights"] = max(held.get("gathered weights", 0.0), 4.0 * policy.parameters)
+    prompts = max(1, ppo.prompts_per_step // form.processes)
+    together = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
+    phases = {"rollout": {**held, **decoding(policy, together, numbers.prompt, ppo.max_new_tokens, config.bf16)}}
+    if rewards["reward model"]:
+        reader = critic if config.value_init != "policy" else policy
+        scored = {"activations": config.reward_batch_tokens * transient_bytes(reader, False)}
+        phases["reward"] = {**held, **scored}
+    return {**phases, **update_phases(update, form)}
+
+
+def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
+    config, model = spec.config, model_of(recipe, spec.config.policy)
+    n, solution = config.decoding.n, min(numbers.solution, config.decoding.max_new_tokens)
+    length = numbers.prompt + solution
+    found = config.rounds * data.problems(recipe, config.data, "train", config.levels, config.problems, numbers)
+    sampled, scored = _sampled(recipe, config, model, found, n, numbers)
+    pairs = found * min(config.max_pairs, n // 2)
+    numbers.assume(f"{spec.name}: every problem gives its {min(config.max_pairs, n // 2)} pairs")
+    read = 2 * length * trained_rows(config.training, pairs)
+    head = read * solution / length
+    flops = training_flops(model, read, length, head, config.training.gradient_checkpointing)
+    flops += forward_flops(model, read, length, head)  # the reference
+    adapters = adapters_of(model, config.lora)
+    frozen = {} if adapters else {"reference": model.parameters}
+    phases = partial(sampling_trainer_phases, config, Trained(model, adapters=adapters), frozen, 2, numbers)
+    tokens = found * (numbers.prompt + n * solution) + read
+    return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
+
+
+def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
+    config, model = spec.config, model_of(recipe, spec.config.policy)
+    n, solution = config.decoding.n, min(numbers.solution, config.decoding.max_new_tokens)
+    length = numbers.prompt + solution
+    found = config.rounds * data.problems(recipe, config.data, "train", config.levels, config.problems, numbers)
+    sampled, scored = _sampled(recipe, config, model, found, n, numbers)
+    numbers.assume(f"{spec.name}: every problem gives {min(config.max_kept, n)} solutions to learn from")
+    read = length * trained_rows(config.training, found * min(config.max_kept, n))
+    flops = training_flops(model, read, length, read * solution / length, config.training.gradient_checkpointing)
+    trained = Trained(model, adapters=adapters_of(model, config.lora))
+    phases = partial(sampling_trainer_phases, config, trained, {}, 1, numbers)
+    tokens = found * (numbers.prompt + n * solution) + read
+    return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=False)
+
+
+def _sampled(
+    recipe: Recipe, config: Any, model: Architecture, problems: float, n: int, numbers: Numbers
+) -> tuple[float, float]:
+    """Operations of sampling n solutions a problem and of scoring them."""
+    solution = min(numbers.solution, config.decoding.max_new_tokens)
+    length = numbers.prompt + solution
+    _, scored = scored_by(recipe, config.reward_model, problems * n * length, length)
+    return sampling_flops(model, problems, n, numbers.prompt, solution), scored
+
+
+def sampling_trainer_phases(
+    config: Any, trained: Trained, frozen: dict[str, int], copies: int, numbers: Numbers, form: Form
+) -> Phases:
+    decode, model = config.decoding, trained.model
+    rows = max(decode.n, decode.batch_size // decode.n * decode.n)
+    sampling = {"weights": 4.0 * trained.weights, **decoding(model, rows, numbers.prompt, decode.max_new_tokens, False)}
+    return {"sampling": sampling, **trainer_phases(config.training, trained, frozen, copies, form)}

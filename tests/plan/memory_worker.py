@@ -1,0 +1,93 @@
+"""One training stage in a process of its own; prints the bytes that it needed beyond what imports took."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaForTokenClassification
+
+from reward_models.records import Stepwise
+from reward_models.train import TrainSettings, train
+from rlhf_e2h.models import LoraSettings, ModelShape, new_llama, save_policy, with_lora
+from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.rl.ppo import train_ppo
+from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.rewards import Reward
+from rlhf_e2h.runs import StageRun
+from rlhf_e2h.stages.sft import finetune
+from rlhf_e2h.tracking import Tracker
+from rlhf_e2h.training import TrainingSettings
+
+BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
+SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)
+LENGTH, ROWS = 64, 8  # tokens of a row, rows of a micro-batch
+PROMPT = 16  # tokens of a PPO prompt
+
+
+def resident() -> int:
+    """Bytes of memory of this process; the mark of its peak is set back to that."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def text(tokens: int) -> str:
+    """Text of so many tokens of the procedural tokenizer, which has one a character."""
+    return ("1+2=3;" * tokens)[:tokens]
+
+
+def sft(folder: Path, shape: ModelShape, variant: str) -> None:
+    run = StageRun("sft", "sft", folder, 0, folder, Tracker(folder), {})
+    model, tokenizer = new_llama(shape, "procedural", 0)
+    micro = ROWS // 2 if variant == "accumulate" else ROWS
+    settings = TrainingSettings(
+        max_steps=2, batch_size=ROWS, micro_batch_size=micro, max_length=LENGTH,
+        gradient_checkpointing=variant == "checkpointing",
+    )  # fmt: skip
+    rows = [{"prompt": text(8), "completion": text(LENGTH)}] * (2 * ROWS)
+    finetune(model, tokenizer, rows, settings, LoraSettings(rank=8 if variant == "lora" else 0), run)
+
+
+def reward(folder: Path, shape: ModelShape, variant: str) -> None:
+    base = folder / "base"
+    save_policy(*new_llama(shape, "procedural", 0), base)
+    settings = TrainSettings(batch_size=ROWS, epochs=3, max_length=LENGTH, group_by_length=False)
+    records = [Stepwise("1+2=?", [text(LENGTH - 32)], [1], 1)] * (2 * ROWS)
+    train(base, records, "prm", folder / "out", settings)
+
+
+def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
+    policy, tokenizer = new_llama(shape, "procedural", 0)
+    tokenizer_eos = tokenizer.eos_token_id
+    torch.nn.init.zeros_(policy.lm_head.weight[tokenizer_eos : tokenizer_eos + 1].data)
+    policy.config.num_labels = 1
+    value = LlamaForTokenClassification(policy.config)
+    reference = new_llama(shape, "procedural", 0)[0]
+    if variant == "lora":
+        policy, value, reference = with_lora(policy, LoraSettings(8)), value.requires_grad_(False), None
+        value.score.requires_grad_(True)
+    settings = PPOSettings(
+        steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, max_new_tokens=LENGTH - PROMPT,
+        checkpoint_every=0, warmup_steps=0, learning_rate=1e-6,
+    )  # fmt: skip
+    prompts = [{"prompt": text(PROMPT)}]
+
+    def reward_fn(completions):
+        return [Reward([], [], 1.0) for _ in completions]
+
+    train_ppo(policy, reference, value, tokenizer, prompts, reward_fn, settings, start_accelerator())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    stage, variant, place = {"sft": sft, "reward": reward, "ppo": ppo}[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    for name in ("warm", "out"):
+        (place / name).mkdir(parents=True)
+    stage(place / "warm", SMALL, variant)  # imports and what libraries keep for themselves
+    before = resident()
+    stage(place / "out", BIG, variant)
+    print(peak() - before)

@@ -1,0 +1,154 @@
+"""Sizes and operations against counters of torch, on the meta device or on tiny models."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, Qwen2Config, Qwen2ForCausalLM
+
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.models import LoraSettings, with_lora
+from rlhf_e2h.plan.architecture import known, of_config, read_architecture
+from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
+from rlhf_e2h.plan.launches import parse_size
+from rlhf_e2h.plan.memory import Form, Trained, Update, activations, layer_bytes, state, update_phases
+
+SHAPE = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def made(**changes):
+    config = LlamaConfig(**{**SHAPE, **changes})
+    return of_config("tiny", config), LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_model(tied):
+    model, real = made(tie_word_embeddings=tied)
+    assert model.parameters == real.num_parameters()
+    scorer = LlamaForTokenClassification(LlamaConfig(**SHAPE, tie_word_embeddings=tied, num_labels=1))
+    assert model.scorer_parameters == scorer.num_parameters()
+    adapted = with_lora(real, LoraSettings(rank=3))
+    assert model.lora_parameters(3) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def test_known_models_have_their_published_sizes():
+    """7.62 and 1.54 thousand million parameters are on Qwen2.5-Math's model pages, 6.74 and 33.74 are CodeLlama's."""
+    sizes = {"EleutherAI/llemma_7b": 6.74e9, "EleutherAI/llemma_34b": 33.74e9}
+    sizes |= {"Qwen/Qwen2.5-Math-1.5B": 1.54e9, "Qwen/Qwen2.5-Math-7B-Instruct": 7.62e9}
+    for name, parameters in sizes.items():
+        assert known(name).parameters == pytest.approx(parameters, rel=3e-3)
+    config = Qwen2Config(
+        vocab_size=151936, hidden_size=1536, num_hidden_layers=28, intermediate_size=8960, num_attention_heads=12,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.device("meta"):
+        assert known("Qwen/Qwen2.5-Math-1.5B").parameters == Qwen2ForCausalLM(config).num_parameters()
+
+
+def counted(work):
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def test_operations_are_those_that_torch_counts():
+    model, real = made(attn_implementation="eager")  # the counter does not know the fused kernel of the CPU
+    ids = torch.zeros(2, 7, dtype=torch.long)
+    assert forward_flops(model, 14, 7) == counted(lambda: real(ids))
+    assert forward_flops(model, 14, 7, head=2) == counted(lambda: real(ids, logits_to_keep=1))
+    # the first layer's input needs no gradient, but weights in front of it (the embedding) do: three times in all
+    assert training_flops(model, 14, 7) == counted(lambda: real(ids, labels=ids).loss.backward())
+    real.gradient_checkpointing_enable({"use_reentrant": True})
+    real.train()
+    counted_once = counted(lambda: real(ids, labels=ids).loss.backward())
+    assert training_flops(model, 14, 7, checkpointing=True) == counted_once
+
+
+def test_sampling_reads_a_prompt_once_for_all_its_samples():
+    model, _ = made()
+    one = sampling_flops(model, 1, 1, 10, 20)
+    both = sampling_flops(model, 1, 2, 10, 20)
+    assert both - one == forward_flops(model, 20, 20)
+    assert one - forward_flops(model, 20, 20) == forward_flops(model, 10, 10, head=1)
+
+
+def saved_bytes(model, ids, dtype=None):
+    """Bytes that autograd keeps in a forward pass, each storage once, parameters left out."""
+    kept = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+    with hooks, torch.autocast("cpu", dtype, enabled=dtype is not None):
+        model(ids, use_cache=False)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rank", "key_heads"), [(None, 0, 4), (None, 0, 2), (None, 4, 4), (torch.bfloat16, 0, 4)]
+)
+def test_activations_are_what_autograd_keeps(dtype, rank, key_heads):
+    """Two depths, so that the difference is exactly two layers, whatever stands before and behind them."""
+    ids = torch.zeros(4, 64, dtype=torch.long)
+    found = []
+    for layers in (2, 4):
+        shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": layers}
+        model, real = made(**shape, num_key_value_heads=key_heads)
+        if rank:
+            real = with_lora(real, LoraSettings(rank=rank)).get_base_model()
+        found.append(saved_bytes(real.model, ids, dtype))
+    copies = 0
+    if dtype is not None:
+        copies = 2 * 2 * model.layer_parameters  # bf16 copies of weights, which `state` counts
+    measured = (found[1] - found[0] - copies) / 2 / ids.numel()
+    assert layer_bytes(model, dtype is not None, rank > 0) == pytest.approx(measured, rel=0.03)
+
+
+def test_state_of_a_model_of_a_million_weights_by_hand():
+    model, _ = made()
+    trained = (Trained(model),)
+    p = model.parameters
+    assert state(trained, Form("single"), False) == {"weights": 4 * p, "gradients": 4 * p, "optimiser": 8 * p}
+    ddp = state(trained, Form("ddp", 4, "ddp"), False)
+    assert sum(ddp.values()) == 20 * p  # gradients twice
+    zero2 = state(trained, Form("zero2", 4, "deepspeed", 2), True)
+    # bf16 weights, a quarter of bf16 gradients, and of float32 weights and moments
+    assert (zero2["weights"], zero2["gradients"], zero2["optimiser"]) == (2 * p, 2 * p / 4, 12 * p / 4)
+    zero3 = state(trained, Form("zero3", 4, "deepspeed", 3, True, True), False)
+    assert (zero3["weights"], zero3["gradients"], zero3["optimiser"]) == (0, 0, 0)
+
+
+def test_checkpointing_and_accumulation():
+    model, _ = made(num_hidden_layers=40)
+    trained = Trained(model)
+    assert activations(trained, 100, False, True) < 0.15 * activations(trained, 100, False, False)
+    once, often = (update_phases(Update((trained,), 1, 8, n), Form("single"))["backward begins"] for n in (1, 4))
+    assert once["gradients"] == 0 and often["gradients"] == 4 * model.parameters
+
+
+def test_sizes_are_read_and_nonsense_is_refused():
+    assert parse_size("80G") == 80e9
+    assert parse_size("1.5 GiB") == 1.5 * 2**30
+    for text in ("80", "80X", "-1G", "G"):
+        if text == "80":
+            assert parse_size(text) == 80
+            continue
+        with pytest.raises(ConfigError, match="80G"):
+            parse_size(text)
+
+
+def test_a_model_that_cannot_be_reached_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="give a model folder"):
+        read_architecture(tmp_path)

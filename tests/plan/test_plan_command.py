@@ -1,0 +1,97 @@
+"""`e2h plan` on every shipped recipe: nothing is loaded, and what fits is what adds up."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_e2h.cli import main
+from rlhf_e2h.plan.command import make_plan
+from rlhf_e2h.plan.launches import read_forms
+from rlhf_e2h.plan.printing import show
+from rlhf_e2h.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/recipe.yaml"))
+
+
+def planned(name, gpus, memory, *overrides):
+    return make_plan(load_recipe(ROOT / "recipes" / name, list(overrides)), gpus, memory, ROOT / "launch")
+
+
+def stage(plan, name):
+    return next(entry for entry in plan["stages"] if entry["name"] == name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_shipped_recipe_has_a_plan(name, monkeypatch, capsys):
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    plan = planned(name, 8, 80e9)
+    if name.startswith(("quickstart", "math-smoke", "llemma", "qwen")):
+        assert {"sft", "reward", "sample", "rerank", "evaluate"} <= {entry["kind"] for entry in plan["stages"]}
+    for entry in plan["stages"]:
+        assert entry["tokens"] > 0 and entry["flops"] > 0
+        for memory in entry["memory"].values():
+            assert memory["total"] == pytest.approx(sum(memory["parts"].values()))
+            assert memory["fits"] == (memory["total"] <= plan["usable"])
+    show(plan)
+    assert name in capsys.readouterr().out
+
+
+def test_full_training_of_seven_thousand_million_weights_needs_divided_states():
+    """16 bytes a parameter are 108 GB, more than a GPU has; an eighth of the states fits."""
+    plan = planned("llemma-7b-prm800k", 8, 80e9)
+    sft = stage(plan, "sft_easy")
+    assert not sft["memory"]["ddp"]["fits"]
+    assert sft["launch"] == "zero1"
+    assert stage(planned("llemma-7b-prm800k", 8, 40e9), "sft_easy")["launch"] in ("zero2", "fsdp", "zero3")
+    assert stage(planned("llemma-7b-prm800k", 1, 80e9), "sft_easy")["launch"] in (
+        "zero2_offload",
+        "zero3_offload",
+        None,
+    )
+
+
+def test_the_cheapest_form_that_fits_is_taken_and_more_memory_is_never_dearer():
+    names = [form.name for form in read_forms(ROOT / "launch", 8)]
+    assert names.index("ddp") < names.index("zero1") < names.index("zero2") < names.index("zero3")
+    assert names[-1] == "zero3_offload"
+    dearness = [names.index(stage(planned("quickstart", 8, m), "ppo")["launch"]) for m in (1.6e9, 3e9, 80e9)]
+    assert dearness == sorted(dearness, reverse=True) and dearness[-1] == names.index("ddp")
+
+
+def test_what_does_not_fit_is_said_with_what_to_do(capsys):
+    code = main(["plan", str(ROOT / "recipes/quickstart"), "--launches", str(ROOT / "launch"), "--gpu-memory", "1.2G"])
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "most of it is activations: lower the micro-batch" in " ".join(out.split())
+
+
+def test_json_holds_parts_and_overrides_count(capsys):
+    command = ["plan", str(ROOT / "recipes/quickstart"), "--launches", str(ROOT / "launch"), "--json"]
+    assert main([*command, "--tokens", "50,100"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main([*command, "--tokens", "50,100", "ppo.ppo.micro_batch=16"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    parts = [stage(plan, "ppo")["memory"]["single"]["parts"]["activations"] for plan in (first, second)]
+    assert parts[0] > parts[1]
+    # 20 steps of 128 rollouts with a prompt of 50 tokens and a solution cut at 90
+    assert stage(first, "ppo")["tokens"] == 20 * 128 * (50 + 90)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "0"], "at least 1"),
+        (["--gpu-memory", "lots"], "write 80G"),
+        (["--tokens", "5"], "PROMPT,SOLUTION"),
+        (["--launches", "nowhere"], "no launch files"),
+        (["base=nowhere/at/all"], "give a model folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, message, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    launches = [] if "--launches" in arguments else ["--launches", str(ROOT / "launch")]
+    assert main(["plan", str(ROOT / "recipes/quickstart"), *launches, *arguments]) == 2
+    assert message in capsys.readouterr().err

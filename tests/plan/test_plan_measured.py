@@ -1,0 +1,61 @@
+"""Planned against measured peak memory of real training processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from memory_worker import BIG, LENGTH, PROMPT, ROWS
+
+from rlhf_e2h.models import LoraSettings, new_llama
+from rlhf_e2h.plan.architecture import of_config
+from rlhf_e2h.plan.memory import Form, Trained, Update, logit_bytes, peak, total, update_phases
+
+ROOT = Path(__file__).parents[2]
+# freed tensors go back to the system at once, so that a process holds what lives
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def planned(stage: str, variant: str) -> float:
+    model = of_config("big", new_llama(BIG, "procedural", 0)[0].config)
+    adapters = model.lora_parameters(LoraSettings(rank=8).rank) if variant == "lora" else 0
+    rows, count = (ROWS // 2, 2) if variant == "accumulate" else (ROWS, 1)
+    fused = logit_bytes("fused", False)
+    updates = {
+        "sft": Update((Trained(model, adapters=adapters),), rows, LENGTH, count, False, variant == "checkpointing", fused, rows * LENGTH),
+        "reward": Update((Trained(model, True),), ROWS, LENGTH),
+    }  # fmt: skip
+    if stage == "ppo":
+        models = (Trained(model, adapters=adapters), Trained(model, True, head_only=variant == "lora"))
+        reference = {} if adapters else {"reference": 4.0 * model.parameters}
+        kept = ROWS * (LENGTH - PROMPT)
+        updates["ppo"] = Update(models, ROWS, LENGTH, 1, False, False, logit_bytes("ppo", False), kept, reference)
+    return total(peak(update_phases(updates[stage], Form("single")))[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "variant"),
+    [
+        ("sft", "plain"),
+        ("sft", "accumulate"),
+        ("sft", "checkpointing"),
+        ("sft", "lora"),
+        ("reward", "plain"),
+        ("ppo", "plain"),
+        ("ppo", "lora"),
+    ],
+)
+def test_a_real_process_needs_what_was_planned(stage, variant, tmp_path):
+    command = [sys.executable, str(ROOT / "tests/plan/memory_worker.py"), stage, variant, str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = int(done.stdout.split()[-1])
+    print(f"{stage} {variant}: planned {planned(stage, variant) / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
+    assert planned(stage, variant) == pytest.approx(measured, rel=0.2)
