@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: docs install quickstart quickstart-seeds smoke base test test-slow lint bench clean
+.PHONY: docs install quickstart quickstart-seeds smoke base test test-slow test-vllm lint bench clean
 
 install: $(STAMP)
 
@@ -29,10 +29,14 @@ base: install  ## rebuild the shipped base model
 	cp $$(ls -td runs/quickstart/pretrain/*/ | head -1){config.json,model.safetensors,tokenizer.json,tokenizer_config.json} rlhf_e2h/assets/base/
 
 test: install lint  ## what CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not vllm"
+
+test-vllm: install  ## E2H_VLLM_PYTHON=/path/to/python with vLLM; minutes
+	test -n "$$E2H_VLLM_PYTHON"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm
 
 lint: install
 	$(BIN)/ruff check .
