@@ -140,10 +140,12 @@ def _run_stage_file(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
     store, spec = Store(recipe), recipe.stages[stage_name(args.file)]
-    with contextlib.nullcontext() if args.locked else lock(store.root):
+    console.quiet = console.quiet or not is_main()  # of many processes one holds the lock and speaks
+    with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
+    from rlhf_e2h.processes import is_main
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rlhf_e2h import processes
 from rlhf_e2h.config import ConfigError, input_fields, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
@@ -116,6 +117,8 @@ class StageRun:
     is_main: bool = True
     labels_read: list[dict[str, str]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0  # read and written by models, for the report's cost table
+    flops: float = 0.0
 
     @property
     def scratch(self) -> Path:
@@ -152,6 +155,11 @@ class StageRun:
     def finish(self, **results: Any) -> None:
         """Numbers worth showing in the run's summary and in the report."""
         self.results.update(results)
+
+    def spend(self, tokens: float, flops: float) -> None:
+        """Count what a model has read or written, and the floating-point operations of it; adds up over a stage."""
+        self.tokens += int(tokens)
+        self.flops += float(flops)
 
     def manifest(self) -> list[dict[str, Any]]:
         """The completion records of all stages upstream of this one, in order of completion, each once."""
@@ -287,7 +295,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     folder = store.folder(spec, identity)
     inherited = sorted({label for resolved in inputs.values() for r in resolved for label in r.labels})
     _check_inherited(spec, inherited)
-    is_main = int(os.environ.get("RANK", "0")) == 0
+    is_main = processes.is_main()
     if is_main:
         _clear_unfinished(folder)
     config = result_settings(spec.config)
@@ -296,12 +304,13 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     if is_main:
         write_json(folder / SETTINGS, {"stage": spec.kind, "name": spec.name, "seed": seed, **_plain(spec.config)})
         wandb_run = start_wandb(settings.wandb, settings.name, spec.name, spec.kind, seed, folder, config)
-    tracker = Tracker(folder, wandb_run)
+    tracker = Tracker(folder if is_main else None, wandb_run)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     started = time.time()
     try:
         _fresh_process_state(run.seed)
         spec.module.main(spec.config, run)
+        processes.wait_for_all()  # or the main process would tidy up while another one still writes
     finally:
         tracker.close()
     if is_main:
@@ -313,6 +322,8 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             "version": spec.module.VERSION,
             "seed": run.seed,
             "seconds": round(time.time() - started, 1),
+            "tokens": run.tokens,
+            "flops": run.flops,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "files": hash_tree(folder),
             "inputs": {ref: [r.digest for r in resolved] for ref, resolved in inputs.items()},

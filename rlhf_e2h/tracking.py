@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 class Tracker:
     """Appends metrics to metrics.jsonl, and to wandb if a run is given. A run is complete without wandb."""
 
-    def __init__(self, folder: Path, wandb_run: Any = None) -> None:
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+    def __init__(self, folder: Path | None, wandb_run: Any = None) -> None:
+        """Without a folder nothing is written: what all processes but the main one do."""
+        self._file = (folder / "metrics.jsonl" if folder else Path(os.devnull)).open("a", encoding="utf-8")
         self._wandb = wandb_run
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from rlhf_e2h.config import setting
+from rlhf_e2h.processes import check_together, device_arguments, world_size
+from rlhf_e2h.resume import checkpoint_to_resume, disk_errors, remove_damaged
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.tracking import Bar
 
@@ -45,16 +45,17 @@ class TrainingSettings:
             )
 
 
-def trainer_arguments(settings: TrainingSettings, run: StageRun, world_size: int = 1) -> dict[str, Any]:
+def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, Any]:
     """Keyword arguments for any `TrainingArguments` class; accumulation is derived from the global batch.
 
     Raises:
         ValueError: the global batch does not divide by processes times micro-batch.
     """
-    micro = min(settings.micro_batch_size, max(1, settings.batch_size // world_size))
-    if settings.batch_size % (micro * world_size):
+    processes = world_size()
+    micro = min(settings.micro_batch_size, max(1, settings.batch_size // processes))
+    if settings.batch_size % (micro * processes):
         raise ValueError(
-            f"batch_size {settings.batch_size} does not divide by {world_size} processes x micro-batch {micro}; "
+            f"batch_size {settings.batch_size} does not divide by {processes} processes x micro-batch {micro}; "
             "change batch_size or micro_batch_size"
         )
     return {
@@ -63,17 +64,18 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun, world_size: int
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": settings.batch_size // (micro * world_size),
+        "gradient_accumulation_steps": settings.batch_size // (micro * processes),
         "warmup_steps": settings.warmup_ratio,  # below 1 it is a share of all steps
         "lr_scheduler_type": settings.schedule,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.bf16,
         "gradient_checkpointing": settings.gradient_checkpointing,
-        "use_cpu": not torch.cuda.is_available(),
+        **device_arguments(),
         "save_strategy": "steps" if settings.checkpoint_every else "no",
         "save_steps": settings.checkpoint_every or 500,
         "save_total_limit": 2,
+        "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 10,
         "report_to": "none",
         "disable_tqdm": True,
@@ -89,23 +91,38 @@ class Reporter(TrainerCallback):
     def __init__(self, run: StageRun, bar: Bar) -> None:
         self.run, self.bar = run, bar
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A resumed run says again what the killed one had said, so that metrics.jsonl is whole."""
+        if state.is_world_process_zero:
+            for logs in state.log_history:
+                self._say(logs, logs.get("step", 0))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and state.is_world_process_zero:
-            self.run.log({f"train/{name}": value for name, value in logs.items()}, step=state.global_step)
+            self._say(logs, state.global_step)
+
+    def _say(self, logs: dict[str, Any], step: int) -> None:
+        self.run.log({f"train/{name}": value for name, value in logs.items() if name != "step"}, step=step)
 
 
 def fit(trainer: Any, run: StageRun, description: str) -> dict[str, float]:
     """Train with a progress bar, from the last whole checkpoint if a killed run left one. Returns the final metrics."""
     from transformers.trainer_callback import PrinterCallback
 
+    check_together(trainer.accelerator)
     trainer.remove_callback(PrinterCallback)
+    folder = Path(trainer.args.output_dir)
+    if run.is_main:
+        remove_damaged(folder)
+    trainer.accelerator.wait_for_everyone()
     steps = _total_steps(trainer)
-    with run.progress(steps, description, "steps") as bar:
+    with run.progress(steps, description, "steps") as bar, disk_errors(folder):
         trainer.add_callback(Reporter(run, bar))
-        output = trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir)))
+        output = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder))
+    run.spend(trainer.state.num_input_tokens_seen, trainer.state.total_flos)
     return output.metrics
 
 
@@ -114,8 +131,3 @@ def _total_steps(trainer: Any) -> int:
         return trainer.args.max_steps
     per_epoch = -(-len(trainer.get_train_dataloader()) // trainer.args.gradient_accumulation_steps)
     return int(per_epoch * trainer.args.num_train_epochs)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return found if found and (Path(found) / "trainer_state.json").is_file() else None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
+from rlhf_e2h.processes import whole_model
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
@@ -44,7 +45,8 @@ def main(config: Config, run: StageRun) -> None:
     if not rows:
         raise ConfigError(f"{run.name}: no solutions with {config.labels} labels in {data}; check the prepare stage")
     model, loss = finetune(policy.model, policy.tokenizer, rows, config.training, config.lora, run)
-    save_policy(model, policy.tokenizer, run.out)
+    if run.is_main:
+        save_policy(model, policy.tokenizer, run.out)
     run.finish(solutions=len(rows), loss=loss)
 
 
@@ -72,4 +74,4 @@ def finetune(
         peft_config=lora_config(lora) if lora.rank else None,
     )
     metrics = fit(trainer, run, description)
-    return trainer.accelerator.unwrap_model(trainer.model), metrics["train_loss"]
+    return whole_model(trainer), metrics["train_loss"]

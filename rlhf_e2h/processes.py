@@ -1,0 +1,89 @@
+"""What differs where several processes train together (`accelerate launch`), for stages on Hugging Face trainers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rlhf_e2h.config import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def world_size() -> int:
+    """Processes that were started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the one process that writes and reports."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def launched_with_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def device_arguments() -> dict[str, Any]:
+    """What `TrainingArguments` has to be told about the machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"use_cpu": False}
+    # `use_cpu` would switch DeepSpeed off; without it, processes on a CPU have to be told how to find each other
+    together = {"ddp_backend": "gloo"} if world_size() > 1 else {}
+    return {"use_cpu": not launched_with_deepspeed(), **together}
+
+
+def check_together(accelerator: Accelerator) -> None:
+    """Processes that do not see each other would each train alone, and all write to one folder.
+
+    Raises:
+        ConfigError: fewer processes train together than were started.
+    """
+    if accelerator.num_processes != world_size():
+        raise ConfigError(
+            f"{world_size()} processes were started, but each sees {accelerator.num_processes} "
+            f"({accelerator.distributed_type.value}): they would train alone; check the launch file"
+        )
+
+
+def wait_for_all() -> None:
+    """Go on when all processes are here; at once in a single one."""
+    torch = sys.modules.get("torch")  # what was never loaded has started no group
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def whole_model(trainer: Any) -> Any:
+    """The trained model with all its weights, on the main process. Every process must call it.
+
+    Where weights are divided (ZeRO-3, FSDP) the main process gets a copy on the CPU, and the others what they hold.
+    """
+    from accelerate.utils import DistributedType
+
+    accelerator: Accelerator = trainer.accelerator
+    bare = accelerator.unwrap_model(trainer.model)
+    zero3 = (
+        accelerator.distributed_type == DistributedType.DEEPSPEED
+        and int(accelerator.state.deepspeed_plugin.zero_stage) == 3
+    )
+    if not zero3 and accelerator.distributed_type != DistributedType.FSDP:
+        return bare
+    weights = accelerator.get_state_dict(trainer.model_wrapped)
+    if not is_main():
+        return bare
+    copy = _empty_copy(bare)
+    copy.load_state_dict({name: value.float() for name, value in weights.items()})
+    return copy
+
+
+def _empty_copy(model: Any) -> Any:
+    if not hasattr(model, "get_base_model"):
+        return type(model)(model.config)
+    from peft import get_peft_model
+
+    base = model.get_base_model()
+    return get_peft_model(type(base)(base.config), model.active_peft_config)
