@@ -37,6 +37,10 @@ STAGES = {
     "dpo": "optimise a policy with DPO on pairs ranked by a reward model (TRL)",
     "rest": "optimise a policy with ReST-EM: sample, filter, fine-tune",
     "evaluate": "score policies and decodings on the test set",
+    "map": "draw the data map of a training run: what is easy, ambiguous and hard to learn",
+    "select": "choose a part of a training set by its data map",
+    "mislabel": "find suspect labels from training dynamics",
+    "contrast": "compare reward models on graded samples, paired over problems and seeds",
     "report": "results.csv, results.json and the report page",
 }
 _FILE = re.compile(r"\d+_(\w+)\.yaml")

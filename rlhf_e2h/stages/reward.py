@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.contract import StepContract
-from reward_models.records import Stepwise, read_jsonl, read_stepwise
+from reward_models.records import Stepwise, read_jsonl, read_stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun, write_json
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
+from rlhf_e2h.studies.cartography import REGIONS, regions
+from rlhf_e2h.studies.dynamics import read_td_metrics
+from rlhf_e2h.studies.mislabel import flips
 
 VERSION = 1
 
@@ -42,15 +46,20 @@ class Config:
     template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
     held_out: float = 0.1  # share of problems whose records are kept for validation
+    dynamics: bool = False  # log training dynamics for `e2h map`: one more reading of the data each epoch
+    flip_labels: float = 0.0  # share of training labels turned round at random, to study wrong labels
+    flip_among: Input | None = None  # output of a map stage: flip only what is easy to learn there
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
 
 
 def main(config: Config, run: StageRun) -> None:
-    problems = {p["problem_id"]: p["problem"] for p in read_problems(run.path(config.data), "train")}
+    rows = read_problems(run.path(config.data), "train")
+    problems = {p["problem_id"]: p["problem"] for p in rows}
     records = _records(config, run, problems)
     kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
     training = [record for record in records if record.problem not in kept_out]
     validation = [record for record in records if record.problem in kept_out]
+    items = reward_items(training, config.kind, {p["problem"]: p for p in rows})
     if not training or not validation:
         raise ConfigError(
             f"{run.name}: {len(training)} records to train on and {len(validation)} held out; "
@@ -58,6 +67,10 @@ def main(config: Config, run: StageRun) -> None:
         )
     contract = StepContract(config.kind, template=config.template or SECTIONS.template, separator=SECTIONS.separator)
     settings = dataclasses.replace(config.training, seed=run.seed)
+    if config.flip_labels:
+        training = _flipped(config, run, training, items)
+        items = reward_items(training, config.kind, {p["problem"]: p for p in rows})
+    dynamics = RewardDynamics(run, training, items) if config.dynamics else None
     with run.progress(1, f"training {config.kind}", "steps") as bar:
 
         def on_log(logs: Mapping[str, float]) -> None:
@@ -65,12 +78,27 @@ def main(config: Config, run: StageRun) -> None:
             values = {f"train/{name}": v for name, v in logs.items() if name not in ("step", "max_steps")}
             run.log(values, step=int(logs.get("step", 0)))
 
-        result = train(run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract)
+        result = train(
+            run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics
+        )
+    if dynamics:
+        dynamics.finish([*training, *validation])
     metrics = result["validation"]
     write_json(run.out / "quality.json", {"kind": config.kind, "records": len(training), "validation": metrics})
     run.log({f"validation/{name}": v for name, v in metrics.items() if isinstance(v, (int, float))})
     shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
     run.finish(records=len(training), **{k: v for k, v in shown.items() if v is not None})
+
+
+def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: list[Item]) -> list[Stepwise]:
+    candidates = list(range(len(items)))
+    if config.flip_among:
+        guids, values = read_td_metrics(run.path(config.flip_among))
+        found = dict(zip(guids, regions(values["confidence"], values["variability"]), strict=True))
+        candidates = [index for index, item in enumerate(items) if found.get(item.guid) == REGIONS[0]]
+    chosen = flips(candidates, config.flip_labels, len(items), run.seed + bool(config.flip_among))
+    write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
+    return with_flips(training, items, chosen)
 
 
 def _records(config: Config, run: StageRun, problems: dict[str, str]) -> list[Stepwise]:
@@ -99,7 +127,7 @@ def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
         labels = list(procedural.step_labels(problem, steps))
     elif source == "outcome":
         labels = [1] * len(steps) if outcome else [None] * (len(steps) - 1) + [0]
-    return Stepwise(problem, steps, labels, outcome)
+    return Stepwise(problem, steps, labels, outcome, {k: row[k] for k in ("problem_id", "sample_id") if k in row})
 
 
 def _reference_records(run: StageRun, data: Path, problems: dict[str, str]) -> list[Stepwise]:
