@@ -62,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
         stage.add_argument(
             "overrides", nargs="*", metavar="KEY=VALUE", help="settings to change, for example epochs=2 seed=1"
         )
+        if kind == "report":
+            stage.add_argument("--paper", nargs="*", metavar="RUN", help="finished runs beside the paper's tables")
+            stage.add_argument("--out", metavar="FOLDER", help="with --paper: where paper.html and paper.csv go")
+            stage.add_argument("--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k or 34b-metamath")
     from rlhf_e2h.checker import command as check
 
     check.add_arguments(commands.add_parser("check", help="compare answers with the symbolic checker"))
@@ -125,6 +129,11 @@ def _dispatch(args: argparse.Namespace) -> int:
             from rlhf_e2h.stages.report import show
 
             show(report)
+        return 0
+    if args.command == "report" and args.paper is not None:
+        from rlhf_e2h.report.paper_page import make_paper, show_paper
+
+        show_paper(make_paper(args.paper, args.out, args.setup))
         return 0
     if args.settings or args.file is None:
         return _print_settings(args.command)

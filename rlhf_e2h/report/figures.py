@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from rlhf_e2h.data.levels import LEVELS
 from rlhf_e2h.report.comparisons import CEILING, REFERENCE
 from rlhf_e2h.report.results import main_seed, write_csv
-from rlhf_e2h.report.svg import MARKER, SERIES, new_figure, styled, to_svg
+from rlhf_e2h.report.svg import MARKER, SERIES, new_figure, percent_axis, samples_axis, styled, to_svg
 from rlhf_e2h.report.tables import CEILINGS, index_rows
 
 MARKERS = ("o", "s", "^", "D", "v")
@@ -37,9 +37,10 @@ class Plot:
         (folder / f"{self.name}.svg").write_text(self.file_svg, encoding="utf-8")
 
 
-def _plot(
+def make_plot(
     name: str, title: str, caption: str, columns: Sequence[str], rows: list[Row], draw: Callable[[], Any]
 ) -> Plot:
+    """A figure drawn by `draw` under our style, with the numbers that it shows."""
     with styled(name):
         figure = draw()
         page_svg, file_svg = to_svg(figure, name, f"{title}. {caption} The table below it has the numbers.")
@@ -65,7 +66,7 @@ def curve_over_n(results: Mapping[str, Any], decoding: str, level: str = "hard")
     series = {name: sorted(points, key=lambda row: row["samples"]) for name, points in series.items() if points}
     data = [{"series": name, **point} for name, points in series.items() for point in points]
     words = decoding.replace("_", " ").replace("best of n", "best-of-n")
-    return _plot(
+    return make_plot(
         f"curve_{decoding}",
         f"{words.capitalize()} over the number of samples",
         f"{policy} on {level} problems, 95 % intervals shaded; pass@n knows the answers and is the ceiling.",
@@ -91,13 +92,8 @@ def _draw_curve(series: Mapping[str, list[Row]]) -> Any:
             axes.fill_between(
                 x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], color=colour, alpha=0.09, linewidth=0
             )
-    ticks = sorted({point["samples"] for points in series.values() for point in points})
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("samples")
+    samples_axis(axes, sorted({point["samples"] for points in series.values() for point in points}))
+    percent_axis(axes)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -119,7 +115,7 @@ def level_bars(results: Mapping[str, Any]) -> Plot | None:
     ]
     if not data:
         return None
-    return _plot(
+    return make_plot(
         "levels",
         "Greedy accuracy by level",
         "Levels 1 to 3 are easy, 4 and 5 are hard. Lines are 95 % intervals.",
@@ -146,7 +142,7 @@ def _draw_levels(policies: Sequence[str], data: Sequence[Row]) -> Any:
     axes.set_xticks(list(LEVELS))
     axes.set_xlabel("level")
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -169,7 +165,7 @@ def difference_forest(results: Mapping[str, Any], kind: str) -> Plot | None:
     data = [{"comparison": _short(row, kind), "labels": row["treatment"]["labels"], **row} for row in found]
     against = REFERENCE if kind == "policy" else f"majority of the same {most} samples"
     title = "Policies against SFT on easy problems" if kind == "policy" else "Rerankings against majority"
-    return _plot(
+    return make_plot(
         f"differences_{kind}",
         title,
         f"Accuracy on hard problems minus that of {against}, in points, paired, with 95 % intervals. "
@@ -218,12 +214,14 @@ def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> l
     if final:
         caption = f"Greedy solutions of {level} problems. A score far right of the accuracy is reward hacking."
         title = "Reward model score and checked accuracy"
-        plots.append(_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
+        plots.append(make_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
     if over_steps:
         caption = "Greedy solutions of easy validation problems during PPO; hard ones have no labels in training."
         title = "Reward model score and checked accuracy during training"
         plots.append(
-            _plot("reward_hacking_steps", title, caption, columns, over_steps, lambda: _draw_gap_over_steps(over_steps))
+            make_plot(
+                "reward_hacking_steps", title, caption, columns, over_steps, lambda: _draw_gap_over_steps(over_steps)
+            )
         )
     return plots
 
@@ -253,7 +251,7 @@ def _draw_gap_over_steps(points: Sequence[Row]) -> Any:
         colour, steps = MARKER[SERIES[index % len(SERIES)]], [row["step"] for row in mine]
         axes.plot(steps, [row["score"] for row in mine], "-", color=colour, label=f"{policy}, reward model")
         axes.plot(steps, [row["accuracy"] for row in mine], "--", color=colour, label=f"{policy}, checker")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes)
     axes.set_xlabel("step")
     figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -19,6 +19,7 @@ from rlhf_e2h.data.levels import EASY, LEVELS
 FIELDS = ("policy", "decoding", "reward_model", "labels", "samples", "problem_id", "level", "correct")
 LABELS = ("easy", "full", "none")
 SLICES = (*map(str, LEVELS), "easy", "hard", "all")
+SUBJECT = "subject:"  # goes before a subject's name where it stands for a slice
 
 
 class Condition(NamedTuple):
@@ -44,6 +45,7 @@ class Outcomes:
         self.easy_levels = frozenset(easy_levels)
         self.correct: dict[Condition, dict[int, dict[str, float]]] = {}
         self.level: dict[str, int | None] = {}
+        self.subject: dict[str, str] = {}  # of problems that have one
 
     @property
     def conditions(self) -> list[Condition]:
@@ -53,6 +55,12 @@ class Outcomes:
     @property
     def seeds(self) -> list[int]:
         return sorted({seed for by_seed in self.correct.values() for seed in by_seed})
+
+    @property
+    def subject_slices(self) -> list[str]:
+        """A slice for each subject, if there are several."""
+        names = sorted({self.subject[problem] for problem in self.level if problem in self.subject})
+        return [SUBJECT + name for name in names] if len(names) > 1 else []
 
     def add(self, row: Mapping[str, Any], seed: int) -> None:
         """Take in one row.
@@ -76,7 +84,9 @@ class Outcomes:
         by_problem[problem] = float(correct)
 
     def in_slice(self, problem: str, level: str) -> bool:
-        """Whether a problem counts for a slice of SLICES; one without a level counts for `all` only."""
+        """Whether a problem counts for a slice of SLICES or a subject; one without a level counts for `all` only."""
+        if level.startswith(SUBJECT):
+            return self.subject.get(problem) == level.removeprefix(SUBJECT)
         number = self.level[problem]
         if level == "all":
             return True

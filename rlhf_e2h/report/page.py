@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +57,8 @@ def draw_figures(page: PageInput) -> dict[str, Plot]:
     return {plot.name: plot for plot in found if plot}
 
 
-def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> str:
-    """The page as text. The same input gives the same bytes; dates come from `about`, never from the clock."""
+def template_environment() -> Environment:
+    """Templates of the report with our filters; text from models and data is escaped."""
     environment = Environment(
         loader=PackageLoader("rlhf_e2h.report", "."),
         autoescape=True,
@@ -66,27 +67,39 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
         lstrip_blocks=True,
     )
     environment.filters.update(percent=_percent, signed=_signed, clock=_clock, thousands=_thousands, data_uri=_data_uri)
+    environment.filters["flops"] = _flops
     environment.filters["csv_uri"] = _csv_uri
+    return environment
+
+
+def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> str:
+    """The page as text. The same input gives the same bytes; dates come from `about`, never from the clock."""
     columns, quality = quality_table(page.quality)
+    cost = cost_table(page.manifest)
     manifest = manifest_table(page.manifest)
-    return environment.get_template("page.html").render(
-        about=_about(page.about),
-        bands=BANDS,
-        cost=cost_table(page.manifest),
-        decodings=decoding_table(page.results),
-        figures=draw_figures(page) if figures is None else figures,
-        hard_n=_problems(page.results, "hard"),
-        manifest=manifest,
-        method=page.results["method"],
-        pgr=page.results["pgr"],
-        custom=[row for row in page.results["comparisons"] if row["kind"] == "custom"],
-        policies=policy_table(page.results),
-        quality=quality,
-        quality_columns=columns,
-        sections=page.sections,
-        seeds=page.results["seeds"],
-        solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),
-        verdict=make_verdict(page.results, manifest),
+    return (
+        template_environment()
+        .get_template("page.html")
+        .render(
+            about=_about(page.about),
+            bands=BANDS,
+            cost=cost,
+            counted={key: sum(row[key] or 0 for row in cost) for key in ("tokens", "flops")},
+            decodings=decoding_table(page.results),
+            figures=draw_figures(page) if figures is None else figures,
+            hard_n=_problems(page.results, "hard"),
+            manifest=manifest,
+            method=page.results["method"],
+            pgr=page.results["pgr"],
+            custom=[row for row in page.results["comparisons"] if row["kind"] == "custom"],
+            policies=policy_table(page.results),
+            quality=quality,
+            quality_columns=columns,
+            sections=page.sections,
+            seeds=page.results["seeds"],
+            solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),
+            verdict=make_verdict(page.results, manifest),
+        )
     )
 
 
@@ -141,6 +154,14 @@ def _clock(seconds: float) -> str:
 
 def _thousands(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def _flops(value: float | None) -> str:
+    """`3.2 TFLOP`, with the largest prefix that leaves at least 1."""
+    if value is None:
+        return "–"
+    power = min(6, max(0, int(math.log10(value) // 3))) if value >= 1 else 0
+    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}FLOP"
 
 
 def _data_uri(plot: Plot) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_e2h.report.comparisons import Comparison, Gap, compare, default_comparisons, default_gaps, gap_ratios
-from rlhf_e2h.report.outcomes import SLICES, Condition, Outcomes
+from rlhf_e2h.report.outcomes import SLICES, SUBJECT, Condition, Outcomes
 from rlhf_e2h.stats.intervals import DRAWS, Interval, bootstrap_means, interval_from_draws, wilson
 
 COLUMNS = (
@@ -52,7 +52,7 @@ def build_results(
         draws: bootstrap draws of every interval that is not a Wilson interval.
 
     Returns:
-        seeds, method, rows (a dict for each line of the CSV), comparisons, pgr.
+        seeds, method, rows (a dict for each line of the CSV), subjects (the same by subject), comparisons, pgr.
     """
     chosen = default_comparisons(outcomes) if comparisons is None else comparisons
     ratios = default_gaps(outcomes) if gaps is None else gaps
@@ -61,21 +61,28 @@ def build_results(
         "seeds": outcomes.seeds,
         "method": METHOD | {"draws": draws},
         "rows": accuracy_rows(outcomes, draws),
+        "subjects": subject_rows(outcomes, draws),
         "comparisons": compare(outcomes, chosen, draws),
         "pgr": gap_ratios(outcomes, ratios, draws),
     }
 
 
-def accuracy_rows(outcomes: Outcomes, draws: int = DRAWS) -> list[dict[str, Any]]:
+def accuracy_rows(outcomes: Outcomes, draws: int = DRAWS, slices: Sequence[str] = SLICES) -> list[dict[str, Any]]:
     """One row a condition, slice and seed, then the rows over all seeds; slices without problems are left out."""
     rows = [
         _row(condition, level, _one_seed(outcomes, condition, level, seed), seed)
         for condition in outcomes.conditions
-        for level in SLICES
+        for level in slices
         for seed in sorted(outcomes.correct[condition])
         if outcomes.problems([condition], level, [seed])
     ]
-    return rows + (_all_seed_rows(outcomes, draws) if len(outcomes.seeds) > 1 else [])
+    return rows + (_all_seed_rows(outcomes, draws, slices) if len(outcomes.seeds) > 1 else [])
+
+
+def subject_rows(outcomes: Outcomes, draws: int = DRAWS) -> list[dict[str, Any]]:
+    """Rows by subject, with `subject` in the place of `level`; none where all problems are of one subject."""
+    rows = accuracy_rows(outcomes, draws, outcomes.subject_slices)
+    return [{"subject": row.pop("level").removeprefix(SUBJECT), **row} for row in rows]
 
 
 def _one_seed(outcomes: Outcomes, condition: Condition, level: str, seed: int) -> Interval:
@@ -84,10 +91,10 @@ def _one_seed(outcomes: Outcomes, condition: Condition, level: str, seed: int) -
     return wilson(min(total, len(problems)), len(problems))  # a sum of means may exceed n by rounding
 
 
-def _all_seed_rows(outcomes: Outcomes, draws: int) -> list[dict[str, Any]]:
+def _all_seed_rows(outcomes: Outcomes, draws: int, slices: Sequence[str]) -> list[dict[str, Any]]:
     """Rows over all seeds; conditions that answered the same problems share one pass of resampling."""
     found: dict[tuple[Condition, str], Interval] = {}
-    for level in SLICES:
+    for level in slices:
         groups: dict[tuple[tuple[str, ...], tuple[int, ...]], list[Condition]] = {}
         for condition in outcomes.conditions:
             seeds = outcomes.common_seeds([condition])
@@ -107,7 +114,7 @@ def _all_seed_rows(outcomes: Outcomes, draws: int) -> list[dict[str, Any]]:
     return [
         _row(condition, level, found[condition, level], ALL_SEEDS)
         for condition in outcomes.conditions
-        for level in SLICES
+        for level in slices
         if (condition, level) in found
     ]
 
@@ -128,6 +135,9 @@ def write_results(results: dict[str, Any], folder: Path) -> None:
     """Write `results.csv` (null is an empty cell) and `results.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "results.csv", COLUMNS, results["rows"])
+    if results.get("subjects"):
+        columns = ["subject" if column == "level" else column for column in COLUMNS]
+        write_csv(folder / "subjects.csv", columns, results["subjects"])
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 

@@ -11,7 +11,12 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.data.levels import LEVELS
 
 Row = dict[str, Any]
-_QUALITY = ("step_auc", "outcome_auc", "calibration_error")  # measured by `evaluate` for easy and for hard problems
+_QUALITY = (
+    "step_auc",
+    "step_accuracy",
+    "outcome_auc",
+    "calibration_error",
+)  # measured by `evaluate` for easy and for hard problems
 
 
 def read_json(path: Path) -> Any:
@@ -39,7 +44,7 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
     for folder in evaluations:
         for name, groups in (read_json(folder / "quality.json") or {}).items():
             flat: Row = {}
-            for band in ("easy", "hard"):
+            for band in ("easy", "hard", "all"):
                 measured = groups.get(band) or {}
                 flat |= {f"{metric}_{band}": measured[metric] for metric in _QUALITY if metric in measured}
                 flat[f"first_error_f1_{band}"] = (measured.get("first_error") or {}).get("f1")
@@ -50,6 +55,14 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
             if record:
                 quality.setdefault(name, []).append({"records": record.get("records")})
     return quality
+
+
+def problem_subjects(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """problem_id -> subject, of the test problems of every prepare stage upstream; questions only, no label is read."""
+    folders = [run_folder / record["folder"] for record in manifest if record["stage"] == "prepare"]
+    files = [folder / "problems_test.jsonl" for folder in folders]
+    rows = [row for file in files if file.is_file() for row in read_jsonl(file)]
+    return {row["problem_id"]: row["subject"] for row in rows if row.get("subject")}
 
 
 def hacking_points(evaluations: Sequence[Path], easy_levels: Collection[int]) -> list[Row]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 # Okabe and Ito's palette for colour-blind readers, darkened where it would vanish on white
 LIGHT = {
@@ -57,6 +59,20 @@ def new_figure(width: float = 5.2, height: float = 3.4) -> tuple[Figure, Any]:
     axes.grid(axis="y")
     axes.tick_params(length=0)
     return figure, axes
+
+
+def percent_axis(axes: Any) -> None:
+    """Shares of 1 on the y axis, shown in percent."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def samples_axis(axes: Any, sizes: Sequence[int]) -> None:
+    """Numbers of samples on a logarithmic x axis, with a tick at each."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(sizes), [str(size) for size in sizes])
+    axes.set_xlabel("samples")
 
 
 def styled(name: str) -> Any:

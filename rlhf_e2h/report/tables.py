@@ -110,16 +110,18 @@ def _firewall_verdict(row: Row) -> tuple[str, bool]:
 
 
 def cost_table(manifest: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row a stage: runs, seconds in all, tokens where the stage counted them (None where not)."""
+    """One row a stage: runs, seconds in all, tokens and FLOPs where the stage counted them (None where not)."""
     rows: dict[str, Row] = {}
     for record in manifest:
         name = record.get("name", record["stage"])
-        row = rows.setdefault(name, {"name": name, "kind": record["stage"], "runs": 0, "seconds": 0.0, "tokens": None})
+        empty = {"kind": record["stage"], "runs": 0, "seconds": 0.0, "tokens": None, "flops": None}
+        row = rows.setdefault(name, {"name": name, **empty})
         row["runs"] += 1
         row["seconds"] += record.get("seconds", 0.0)
-        tokens = record.get("results", {}).get("tokens")
-        if tokens is not None:
-            row["tokens"] = (row["tokens"] or 0) + tokens
+        for key in ("tokens", "flops"):  # in the record itself, or among the stage's results
+            counted = record.get(key, record.get("results", {}).get(key))
+            if counted is not None:
+                row[key] = (row[key] or 0) + counted
     return list(rows.values())
 
 
@@ -145,11 +147,17 @@ def quality_table(quality: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[l
     """
     seen = {metric for seeds in quality.values() for metrics in seeds for metric in metrics}
     columns = [(metric, heading) for metric, heading in QUALITY_LABELS.items() if metric in seen]
+    rows = [{metric: row.get(metric) for metric in ("name", *(m for m, _ in columns))} for row in mean_quality(quality)]
+    return columns, rows
+
+
+def mean_quality(quality: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
+    """One row a reward model: `name` and the mean of every metric over the seeds that have it."""
     rows = []
     for name, seeds in quality.items():
         values: Row = {"name": name}
-        for metric, _ in columns:
+        for metric in dict.fromkeys(metric for metrics in seeds for metric in metrics):
             known = [metrics[metric] for metrics in seeds if metrics.get(metric) is not None]
             values[metric] = sum(known) / len(known) if known else None
         rows.append(values)
-    return columns, rows
+    return rows

@@ -194,7 +194,8 @@ def _quality(
         records.append(Stepwise(problem["problem"], steps, list(labels) if labels else None, int(truth["correct"])))
         scores.append(StepScores(steps=row["step_scores"], score=row["score"]))
         levels.append(problem["level"])
-    groups = {"easy": (1, 2, 3), "hard": (4, 5), **{str(level): (level,) for level in range(1, 6)}}
+    by_level = {str(level): (level,) for level in range(1, 6)}
+    groups = {"easy": (1, 2, 3), "hard": (4, 5), "all": (1, 2, 3, 4, 5), **by_level}
     found = {}
     for group, members in groups.items():
         chosen = [i for i, level in enumerate(levels) if level in members]

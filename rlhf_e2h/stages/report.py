@@ -18,6 +18,7 @@ from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
 from rlhf_e2h.report.page import PageInput, write_page
 from rlhf_e2h.report.results import build_results, write_results
 from rlhf_e2h.report.section import read_sections
+from rlhf_e2h.report.tables import mean_quality
 from rlhf_e2h.report.terminal import print_results
 from rlhf_e2h.runs import Resolved, StageRun, read_done
 from rlhf_e2h.stages.evaluate import OUTCOMES
@@ -60,15 +61,17 @@ def main(config: Config, run: StageRun) -> None:
     outcomes = read_outcomes(files, config.easy_levels) if files else Outcomes(config.easy_levels)
     comparisons = [*default_comparisons(outcomes), *config.comparisons]
     gaps = [*default_gaps(outcomes), *config.gaps]
-    results = build_results(outcomes, comparisons, gaps, config.draws)
-    write_results(results, run.out)
     manifest = run.manifest()
+    outcomes.subject = sources.problem_subjects(run.run_folder, manifest)
     trained = {name: run.paths(reference) for name, reference in config.reward_models.items()}
+    quality = sources.reward_model_quality(folders, trained)
+    results = build_results(outcomes, comparisons, gaps, config.draws)
+    write_results(results | {"quality": mean_quality(quality)}, run.out)
     page = PageInput(
         results=results,
         about=sources.about_run(run.run_folder, manifest),
         manifest=manifest,
-        quality=sources.reward_model_quality(folders, trained),
+        quality=quality,
         solutions=sources.readable_solutions(folders),
         hacking=sources.hacking_points(folders, config.easy_levels)
         + sources.training_hacking_points(run.run_folder, manifest),

@@ -45,7 +45,8 @@ class Block:
 
 def markdown_files() -> list[Path]:
     places = ("README.md", "docs/*.md", "docs/*/*.md", "recipes/*/README.md", "reward_models/README.md", "launch/*.md")
-    return sorted(path for place in places for path in ROOT.glob(place) if "_build" not in path.parts)
+    generated = {ROOT / "docs/reference/settings.md", *ROOT.glob("docs/recipes/*.md")}  # by docs/conf.py
+    return sorted({path for place in places for path in ROOT.glob(place)} - generated)
 
 
 def blocks(file: Path) -> list[Block]:
