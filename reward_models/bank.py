@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reward_models.aggregate import aggregate
 from reward_models.records import BadRecord
-from reward_models.voting import METHODS, MISSING, curve
+from reward_models.voting import METHODS, answer_classes, curve
 
 BOOTSTRAPS = 2000
 
@@ -29,49 +29,68 @@ class Bank:
     left_out: int  # samples beyond the smallest count of a problem
 
 
-def build_bank(rows: Iterable[Mapping[str, Any]], rank_by: str = "", vote_by: str = "", source: str = "rows") -> Bank:
+def build_bank(
+    rows: Iterable[Mapping[str, Any]],
+    rank_by: str = "",
+    vote_by: str = "",
+    source: str = "rows",
+    same: Callable[[str, str], bool] | None = None,
+) -> Bank:
     """Group rows by `problem_id`, in file order.
 
     A row needs `correct` and `answer` (null: missing), or `answer_class` in its place, and may have `score` or
-    `step_scores`. Answers are grouped as strings, by `answer_class` where a row has it. `rank_by` and `vote_by` name
-    aggregations of `step_scores`; left empty, `score` is used where rows have it, else min ranks and prod votes, the
-    paper's choice. Every problem keeps as many samples as the problem with the fewest; the rest are counted.
+    `step_scores`. Answers are grouped as strings or by the equality `same`, and by `answer_class` where rows have it.
+    `rank_by` and `vote_by` name aggregations of `step_scores`; left empty, `score` is used where rows have it, else min
+    ranks and prod votes, the paper's choice. Every problem keeps as many samples as the problem with the fewest; the
+    rest are counted.
 
     Raises:
         BadRecord: `source:line: reason` for a row that cannot be used.
         ValueError: no row at all.
     """
-    problems: dict[str, list[tuple[int, bool, float | None, float | None]]] = {}
-    names: dict[tuple[str, str], int] = {}
+    problems: dict[str, list[_Sample]] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{source}:{number}"
+        if same is not None and "answer_class" in row:
+            raise BadRecord(f"{where}: has answer_class, but an equality of answers was given as well; use one of them")
         key = str(_field(row, "problem_id", where))
-        correct = _field(row, "correct", where)
-        if not isinstance(correct, bool) and correct not in (0, 1):
-            raise BadRecord(f"{where}: correct is {correct!r}; expected true or false")
-        answer = row["answer_class"] if "answer_class" in row else _field(row, "answer", where)
-        label = MISSING if answer is None else names.setdefault((key, str(answer)), len(names))
-        ranked, voted = _row_score(row, rank_by, "min", where), _row_score(row, vote_by, "prod", where)
-        problems.setdefault(key, []).append((label, bool(correct), ranked, voted))
+        problems.setdefault(key, []).append(_sample(row, rank_by, vote_by, where))
     if not problems:
         raise ValueError(f"{source} has no rows; give one JSON object a sample")
     samples = min(len(entries) for entries in problems.values())
     kept = [entries[:samples] for entries in problems.values()]
     total = sum(len(entries) for entries in problems.values())
-
-    def column(place: int, kind: type) -> NDArray[Any]:
-        return np.array([[entry[place] for entry in entries] for entries in kept], dtype=kind)
-
-    scored = [entry[2] is not None for entries in kept for entry in entries]
+    scored = [entry.rank is not None for entries in kept for entry in entries]
     if any(scored) and not all(scored):
         raise BadRecord(f"{source}: {scored.count(False)} of {len(scored)} rows have no score; score them all, or none")
     return Bank(
         list(problems),
-        column(0, int),
-        column(1, bool),
-        column(2, float) if all(scored) else None,
-        column(3, float) if all(scored) else None,
+        np.array([answer_classes([entry.answer for entry in entries], same) for entries in kept]),
+        np.array([[entry.correct for entry in entries] for entries in kept]),
+        np.array([[entry.rank for entry in entries] for entries in kept], dtype=float) if all(scored) else None,
+        np.array([[entry.vote for entry in entries] for entries in kept], dtype=float) if all(scored) else None,
         total - samples * len(problems),
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    answer: str | None
+    correct: bool
+    rank: float | None
+    vote: float | None
+
+
+def _sample(row: Mapping[str, Any], rank_by: str, vote_by: str, where: str) -> _Sample:
+    correct = _field(row, "correct", where)
+    if not isinstance(correct, bool) and correct not in (0, 1):
+        raise BadRecord(f"{where}: correct is {correct!r}; expected true or false")
+    answer = row["answer_class"] if "answer_class" in row else _field(row, "answer", where)
+    return _Sample(
+        None if answer is None else str(answer),
+        bool(correct),
+        _row_score(row, rank_by, "min", where),
+        _row_score(row, vote_by, "prod", where),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,13 @@ def head_of(model: nn.Module) -> nn.Module:
         if isinstance(head, nn.Module):
             return head
     raise ValueError(f"{type(model).__name__} has no layer named {' or '.join(HEAD_NAMES)}; it is no token classifier")
+
+
+def layer_stack(model: nn.Module) -> Sequence[nn.Module]:
+    """The layers of a transformer from bottom to top; empty where no list of modules has the configured length."""
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    return next((tuple(found) for found in lists if len(found) == count), ())
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -81,13 +88,20 @@ def new_model(
     return model
 
 
-def freeze(model: nn.Module, embeddings: bool, norms: bool) -> None:
-    """Stop gradients of the head's bias, and if asked of embeddings and of normalisation layers."""
+def freeze(model: nn.Module, embeddings: bool, norms: bool, layers: int = 0) -> None:
+    """Stop gradients of the head's bias, and if asked of embeddings, normalisation, and the `layers` lowest layers."""
+    stack = layer_stack(model)
+    if layers > len(stack):
+        raise ValueError(f"freeze_layers is {layers}, the model has {len(stack)} layers; choose at most so many")
+    for layer in stack[:layers]:
+        layer.requires_grad_(False)
     for name, parameter in head_of(model).named_parameters():
         if name.endswith("bias"):
             parameter.requires_grad_(False)
     for module in model.modules():
-        if (embeddings and isinstance(module, nn.Embedding)) or (norms and "norm" in type(module).__name__.lower()):
+        if ((embeddings or layers) and isinstance(module, nn.Embedding)) or (
+            norms and "norm" in type(module).__name__.lower()
+        ):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from transformers import DynamicCache, PreTrainedModel
-
 from reward_models.encode import Encoded
 
 # Fewer solutions or shorter problems do not repay the second forward pass and the copies of the cache.
@@ -58,27 +55,3 @@ def common_prefix(rows: Sequence[Encoded]) -> int:
         while first[:limit] != row.ids[:limit]:
             limit = next(i for i in range(limit) if first[i] != row.ids[i])
     return limit
-
-
-def forward_shared(model: PreTrainedModel, ids_BT: torch.Tensor, shared: int) -> torch.Tensor:
-    """Float32 logits (B, T) of rows with equal first `shared` tokens; zero there, where nothing is read."""
-    training = model.training
-    model.eval()
-    try:
-        ids_BT = ids_BT.to(model.device)
-        cache = _prefix_cache(model, ids_BT[:1, :shared])
-        rows = ids_BT.shape[0]
-        copies = DynamicCache()
-        for index, layer in enumerate(cache.layers):
-            held: Any = layer  # every cache layer of an attention model has keys and values (B, heads, T, width)
-            copies.update(held.keys.expand(rows, -1, -1, -1), held.values.expand(rows, -1, -1, -1), index)
-        logits = model(input_ids=ids_BT[:, shared:], past_key_values=copies, use_cache=True).logits
-        return torch.nn.functional.pad(logits.squeeze(-1).float(), (shared, 0))
-    finally:
-        model.train(training)
-
-
-def _prefix_cache(model: PreTrainedModel, ids_1T: torch.Tensor) -> DynamicCache:
-    cache = DynamicCache()
-    model(input_ids=ids_1T, past_key_values=cache, use_cache=True)  # fills the cache in place
-    return cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from reward_models.aggregate import aggregate
 from reward_models.contract import StepContract
 from reward_models.encode import OVERLONG, Encoded, OverlongError, encode, shorten
+from reward_models.forward import read_logits
 from reward_models.model import is_causal, load_model
-from reward_models.prefix import can_share, forward_shared, shared_groups
+from reward_models.prefix import can_share, shared_groups
 
 # Solutions read ahead by `score_stream`, so that batches can be sorted by length; memory stays flat.
 WINDOW = 2048
@@ -40,6 +41,12 @@ class StepScores:
     logits: list[float] = field(default_factory=list)  # (S,) before the sigmoid
     skipped: str = ""
     tokens: int = 0  # read for this solution, problem included
+
+    def again(self, name: str, other: str) -> StepScores:
+        """A copy for item `other`, whose text is that of item `name`."""
+        return replace(
+            self, steps=[*self.steps], logits=[*self.logits], skipped=self.skipped.replace(f"{name}:", f"{other}:", 1)
+        )
 
 
 class BrokenModelError(ValueError):
@@ -96,8 +103,10 @@ class Scorer:
         """Scores of (problem, steps) pairs given as two lists, as a training loop has them; in the order given."""
         return list(self.score_stream(zip(problems, solutions, strict=True)))
 
-    def score_stream(self, items: Iterable[Item], window: int = WINDOW) -> Iterator[StepScores]:
-        """Scores in input order, reading `window` items ahead.
+    def score_stream(
+        self, items: Iterable[Item], window: int = WINDOW, overlong: str | None = None
+    ) -> Iterator[StepScores]:
+        """Scores in input order, reading `window` items ahead; `overlong` overrules the scorer's own policy.
 
         An item is (problem, steps) or (problem, steps, id); errors name the id, or else the position in the stream.
 
@@ -110,17 +119,31 @@ class Scorer:
         while chunk := list(islice(iterator, window)):
             names = [f"item {item[2] if len(item) > 2 else seen + place}" for place, item in enumerate(chunk)]
             seen += len(chunk)
-            yield from self._score_chunk(chunk, names)
+            yield from self._score_chunk(chunk, names, overlong or self.overlong)
 
-    def _score_chunk(self, chunk: Sequence[Item], names: Sequence[str]) -> list[StepScores]:
+    def _score_chunk(self, chunk: Sequence[Item], names: Sequence[str], overlong: str) -> list[StepScores]:
+        """Samples of one problem repeat each other, easy ones most: each text is scored once."""
+        first: dict[tuple[str, tuple[str, ...]], int] = {}
+        same = [first.setdefault((item[0], tuple(item[1])), place) for place, item in enumerate(chunk)]
+        different = list(first.values())
+        scored = self._score_different(
+            [chunk[place] for place in different], [names[place] for place in different], overlong
+        )
+        by_place = dict(zip(different, scored, strict=True))
+        return [
+            by_place[place] if place == original else by_place[original].again(names[original], names[place])
+            for place, original in enumerate(same)
+        ]
+
+    def _score_different(self, chunk: Sequence[Item], names: Sequence[str], overlong: str) -> list[StepScores]:
         rows = encode(self.tokenizer, self.contract, [item[0] for item in chunk], [item[1] for item in chunk])
         results = [StepScores() for _ in rows]
         ready: list[tuple[int, Encoded]] = []
         for place, row in enumerate(rows):
             try:
-                ready.append((place, self._fit(row, names[place])))
+                ready.append((place, self._fit(row, names[place], overlong)))
             except OverlongError as error:
-                if self.overlong != "skip":
+                if overlong != "skip":
                     raise
                 results[place].skipped = str(error)
         ready.sort(key=lambda pair: len(pair[1].ids), reverse=True)
@@ -134,10 +157,10 @@ class Scorer:
                     results[place] = self._result(row, logits_S, names[place])
         return results
 
-    def _fit(self, row: Encoded, name: str) -> Encoded:
+    def _fit(self, row: Encoded, name: str, overlong: str) -> Encoded:
         if self.max_length is None or len(row.ids) <= self.max_length:
             return row
-        if self.overlong == "truncate_left":
+        if overlong == "truncate_left":
             return shorten(row, self.max_length, self._special, name)
         raise OverlongError(
             f"{name}: {len(row.ids)} tokens, the limit is {self.max_length}; "
@@ -164,13 +187,9 @@ class Scorer:
         mask_BT = None
         if not self._causal:
             mask_BT = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
-        if shared:
-            logits_BT = forward_shared(self.model, ids_BT, shared)
-        else:
-            logits_BT = forward_logits(self.model, ids_BT, mask_BT)
-        line = torch.tensor([index for index, row in enumerate(rows) for _ in row.positions])
-        place = torch.tensor([position for row in rows for position in row.positions])
-        flat = iter(logits_BT.cpu()[line, place].tolist())
+        line_R = torch.tensor([index for index, row in enumerate(rows) for _ in row.positions])
+        place_R = torch.tensor([position for row in rows for position in row.positions])
+        flat = iter(read_logits(self.model, ids_BT, mask_BT, line_R, place_R, shared).tolist())
         return [list(islice(flat, len(row.positions))) for row in rows]
 
     def _result(self, row: Encoded, logits_S: list[float], name: str) -> StepScores:
@@ -180,22 +199,6 @@ class Scorer:
             )
         steps = [sigmoid(logit) for logit in logits_S]
         return StepScores(steps, aggregate(steps, self.contract.aggregation), logits_S, tokens=len(row.ids))
-
-
-def forward_logits(model: PreTrainedModel, ids_BT: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """Float32 logits (B, T) in evaluation mode; the model's mode is put back afterwards.
-
-    `mask_BT` is 1 on real tokens. Leave it out for a causal model padded on the right: real tokens never look at the
-    padding, and the attention kernel without a mask is faster.
-    """
-    training = model.training
-    model.eval()
-    try:
-        ids_BT = ids_BT.to(model.device)
-        mask_BT = None if mask_BT is None else mask_BT.to(model.device)
-        return model(input_ids=ids_BT, attention_mask=mask_BT).logits.squeeze(-1).float()
-    finally:
-        model.train(training)
 
 
 def sigmoid(logit: float) -> float:

@@ -12,7 +12,7 @@ equality). Rules, the same in every function:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,24 @@ METHODS = ("mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+
+def answer_classes(answers_K: Sequence[str | None], same: Callable[[str, str], bool] | None = None) -> list[int]:
+    """Class numbers (K,) of the answers to one problem, from 0 in order of appearance; None is MISSING.
+
+    `same` decides whether two answers are equal (default: equal strings). It is asked for each answer against the first
+    one of each class, oldest class first, and never about two equal strings, since symbolic equality is slow.
+    """
+    number: dict[str, int] = {}
+    first: list[str] = []
+    for answer in answers_K:
+        if answer is None or answer in number:
+            continue
+        known = (index for index, other in enumerate(first) if same is not None and same(other, answer))
+        number[answer] = next(known, len(first))
+        if number[answer] == len(first):
+            first.append(answer)
+    return [MISSING if answer is None else number[answer] for answer in answers_K]
 
 
 def majority(classes_PK: ArrayLike) -> Ints:

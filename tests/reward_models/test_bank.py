@@ -78,3 +78,14 @@ def test_bad_rows_are_named(rows, message):
 def test_no_rows():
     with pytest.raises(ValueError, match="no rows"):
         build_bank([])
+
+
+def test_answers_are_grouped_by_a_given_equality():
+    """As strings 7 wins with two of four; with 3 and 3.0 equal, 3 has two as well and was seen first."""
+    rows = [row("a", answer, answer != "7", score=0.5) for answer in ("3", "7", "3.0", "7")]
+    assert build_bank(rows).classes_PK.tolist() == [[0, 1, 2, 1]]
+    bank = build_bank(rows, same=lambda one, other: float(one) == float(other))
+    assert bank.classes_PK.tolist() == [[0, 1, 0, 1]]
+    assert summarise(bank)["majority"]["4"] == 1.0 != summarise(build_bank(rows))["majority"]["4"]
+    with pytest.raises(BadRecord, match="rows:1: has answer_class"):
+        build_bank([row("a", "3", True, answer_class=0)], same=lambda one, other: one == other)

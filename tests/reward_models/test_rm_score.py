@@ -201,7 +201,7 @@ def test_memory_stays_flat_over_a_stream(tmp_path):
 
     def peak(count):
         tracemalloc.start()
-        for _ in scorer.score_stream((("q", ["good step."]) for _ in range(count)), window=50):
+        for _ in scorer.score_stream(((f"q{n}", ["good step."]) for n in range(count)), window=50):
             pass
         high = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -229,13 +229,27 @@ def test_prefix_reuse_reads_the_problem_once(tmp_path):
     model, tokenizer = random_model("byte-level", tmp_path)
     seen = []
     model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
-    problem, steps = "good " * 60, [["good step."], ["bad step."], ["valid"], ["wrong"], ["right"]] * 4
+    problem, steps = "good " * 60, [[f"step {n}."] for n in range(20)]
     totals = []
     for reuse in (False, True):
         seen.clear()
         Scorer(model, tokenizer, StepContract("prm"), prefix_reuse=reuse).score(problem, steps)
         totals.append(sum(seen))
     assert totals[1] < totals[0] / 5
+
+
+def test_equal_texts_are_read_once(tmp_path):
+    """Counted in rows that enter the model; each item keeps its own place, name and lists."""
+    model, tokenizer = random_model("byte-level", tmp_path)
+    rows = []
+    model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    scorer = Scorer(model, tokenizer, StepContract("prm"), max_length=60, overlong="skip")
+    long = ["good step. " * 60]
+    items = [("q", STEPS[:1], "a"), ("q", long, "b"), ("q", STEPS[:1], "c"), ("r", STEPS[:1], "d"), ("q", long, "e")]
+    a, b, c, d, e = scorer.score_stream(items)
+    assert sum(rows) == 2
+    assert c == a and c.steps is not a.steps and d.logits != a.logits
+    assert b.skipped.startswith("item b: ") and e.skipped.startswith("item e: ")
 
 
 def test_common_prefix_ends_before_the_first_read_out():

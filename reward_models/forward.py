@@ -1,0 +1,125 @@
+"""Forward passes in evaluation mode that compute little more than what is read.
+
+Only some tokens of the last layer are read-outs, and nothing behind that layer mixes tokens. So its feed-forward block
+runs on those tokens alone; in a model of four layers that block is a sixth of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+
+from reward_models.model import layer_stack
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the model's own mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def read_logits(
+    model: PreTrainedModel,
+    ids_BT: torch.Tensor,
+    mask_BT: torch.Tensor | None,
+    line_R: torch.Tensor,
+    place_R: torch.Tensor,
+    shared: int = 0,
+) -> torch.Tensor:
+    """Float32 logits (R,) at token `place_R` of row `line_R`.
+
+    `mask_BT` is 1 on real tokens. Leave it out for a causal model padded on the right: real tokens never look at the
+    padding, and the attention kernel without a mask is faster. The first `shared` tokens are the same in all rows and
+    read-outs stand behind them; they are computed for one row (causal models without mask only).
+    """
+    device = model.device
+    ids_BT, line_R, place_R = ids_BT.to(device), line_R.to(device), place_R.to(device) - shared
+    inputs: dict[str, Any] = {"input_ids": ids_BT[:, shared:]}
+    if mask_BT is not None:
+        inputs["attention_mask"] = mask_BT.to(device)
+    with evaluating(model):
+        if shared:
+            inputs.update(past_key_values=_prefix_cache(model, ids_BT[:1, :shared], len(ids_BT)), use_cache=True)
+        with last_block_at(model, line_R, place_R):
+            logits_BT = model(**inputs).logits.squeeze(-1)
+    return logits_BT[line_R, place_R].float().cpu()
+
+
+def _prefix_cache(model: PreTrainedModel, ids_1T: torch.Tensor, rows: int) -> DynamicCache:
+    """Keys and values of the shared tokens, computed once and repeated for each row."""
+    cache = DynamicCache()
+    nowhere = torch.empty(0, dtype=torch.long, device=ids_1T.device)
+    with last_block_at(model, nowhere, nowhere):
+        model(input_ids=ids_1T, past_key_values=cache, use_cache=True)  # fills the cache in place
+    copies = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        held: Any = layer  # every cache layer of an attention model has keys and values (B, heads, T, width)
+        copies.update(held.keys.expand(rows, -1, -1, -1), held.values.expand(rows, -1, -1, -1), index)
+    return copies
+
+
+@contextlib.contextmanager
+def last_block_at(model: nn.Module, line_R: torch.Tensor, place_R: torch.Tensor) -> Iterator[None]:
+    """Run the feed-forward block of the last layer on the tokens (line, place) only; its output is 0 elsewhere.
+
+    Does nothing where the block is not known to treat each token by itself (see `last_block`).
+    """
+    block = last_block(model)
+    if block is None:
+        yield
+        return
+    shape: list[int] = []
+
+    def gather(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        shape[:] = inputs[0].shape
+        return (inputs[0][line_R, place_R][None], *inputs[1:])
+
+    def scatter(_: nn.Module, __: tuple[Any, ...], output_1RH: torch.Tensor) -> torch.Tensor:
+        output_BTH = output_1RH.new_zeros(shape)
+        output_BTH[line_R, place_R] = output_1RH[0]
+        return output_BTH
+
+    handles = [block.register_forward_pre_hook(gather), block.register_forward_hook(scatter)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def last_block(model: nn.Module) -> nn.Module | None:
+    """The feed-forward block of the last layer, None if there is none that `transformers` names `...MLP`.
+
+    Dense blocks of that name (Llama, Qwen, Mistral, Gemma, GPT-2, NeoX) treat each token by itself; mixtures of experts
+    have other names and are left alone.
+    """
+    block = getattr(next(iter(layer_stack(model)[-1:]), None), "mlp", None)
+    return block if type(block).__name__.endswith("MLP") else None
+
+
+@torch.inference_mode()
+def keeps_texts_apart(model: PreTrainedModel) -> bool:
+    """Whether two texts in one row, told apart by `position_ids` that start again, are read as each alone would be."""
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside adapters
+    body, device = inner.base_model, model.device
+    ids_1T = torch.arange(1, 9, device=device)[None] % model.config.vocab_size
+    places_1T = torch.arange(8, device=device)[None]
+    with evaluating(model):
+        try:
+            alone = body(input_ids=ids_1T).last_hidden_state
+            packed = body(
+                input_ids=torch.cat([ids_1T.flip(1), ids_1T], 1), position_ids=torch.cat([places_1T, places_1T], 1)
+            ).last_hidden_state
+        except TypeError:  # an architecture that takes no position_ids
+            return False
+    return torch.allclose(alone.float(), packed[:, 8:].float(), atol=1e-2 if alone.dtype != torch.float32 else 1e-4)
