@@ -11,7 +11,7 @@ import numpy as np
 
 from reward_models.aggregate import aggregate
 from reward_models.score import Scorer
-from rlhf_e2h.checker import CheckerPool
+from rlhf_e2h.coding.pool import answer_pool
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import Policy
@@ -79,7 +79,7 @@ def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int) -> list[Row
 def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = False) -> list[Row]:
     """The rows whose problem has a label, with `correct` and `reason` from the answer checker."""
     known = [row for row in rows if row["problem_id"] in labels]
-    with CheckerPool() as pool:
+    with answer_pool(labels) as pool:
         verdicts = pool.check(((labels[row["problem_id"]].answer, row["answer"]) for row in known), progress=progress)
     return [{**row, "correct": v.equal, "reason": v.reason} for row, v in zip(known, verdicts, strict=True)]
 

@@ -39,6 +39,7 @@ STAGES = {
     "evaluate": "score policies and decodings on the test set",
     "map": "draw the data map of a training run: what is easy, ambiguous and hard to learn",
     "select": "choose a part of a training set by its data map",
+    "programs": "score policies that write programs: strict and average accuracy",
     "mislabel": "find suspect labels from training dynamics",
     "contrast": "compare reward models on graded samples, paired over problems and seeds",
     "report": "results.csv, results.json and the report page",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from rlhf_e2h.coding.problems import read_apps
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.gsm8k import read_gsm8k
@@ -33,6 +34,8 @@ def read_sides(source: str, rows_of: Callable[[str], Iterable[Row]], intake: Int
         rows = _marking(rows_of(origin), sides.math500)
         if source == "gsm8k":
             side += read_gsm8k(rows, origin, intake)
+        elif source == "apps":
+            side += read_apps(rows, origin, intake)
         else:
             side += read_math(rows, origin, intake, source, answer_field_first=source == "jsonl")
     return sides

@@ -61,13 +61,14 @@ def make_tiny(base: str, problems: Sequence[str], endings: Sequence[str], out: P
 
     Args:
         problems: problem texts; the tokenizer is trained on them.
-        endings: answers to guess from (digits for MATH).
+        endings: answers to guess from: digits for MATH, programs for APPS.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     family = family_of(base)
-    tokenizer = _tokenizer(family.tokenizer, [SECTIONS.prompt(p) + SECTIONS.solution(["So."], "0") for p in problems])
+    texts = [SECTIONS.prompt(p) + SECTIONS.solution(["So."], endings[i % len(endings)]) for i, p in enumerate(problems)]
+    tokenizer = _tokenizer(family.tokenizer, texts)
     model = _model(family, tokenizer)
     _teach_endings(model, tokenizer, list(_lessons(problems, endings)))
     model.save_pretrained(out)

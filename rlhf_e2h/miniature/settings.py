@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_e2h.config import ConfigError, substitute
+from rlhf_e2h.data.files import iter_rows
 from rlhf_e2h.miniature.data import tiny_data
 from rlhf_e2h.miniature.model import make_tiny
 from rlhf_e2h.recipe import Recipe, load_recipe
+from rlhf_e2h.runs import ASSETS
 
 SWITCH = "model=tiny"
 VERSION = 1  # of what `make_tiny` makes
@@ -56,10 +58,11 @@ def tiny_overrides(folder: str | Path, overrides: Sequence[str]) -> list[str]:
         raise ConfigError(f"model=tiny: the model of {recipe.settings.name} is tiny already; run it without")
     runs = Path(recipe.settings.runs or f"runs/{recipe.settings.name}-tiny")
     small: dict[str, Any] = {"runs": runs}
-    if "math" in recipe.settings.variables:
+    if "apps" in recipe.settings.variables:
+        small |= _programs(runs.resolve() / "inputs", base)
+    else:
         small |= _math(recipe, runs.resolve() / "inputs", base)
-    known = recipe.settings.variables
-    small |= {name: value for name, value in VARIABLES.items() if name in known}
+    small = {name: value for name, value in VARIABLES.items() if name in recipe.settings.variables} | small
     for name, spec in recipe.stages.items():
         small |= {f"{name}.{key}": value for key, value in STAGES.get(spec.kind, {}).items()}
     return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in small.items()] + own
@@ -79,9 +82,21 @@ def _math(recipe: Recipe, inputs: Path, base: str) -> dict[str, Path]:
     return {name: place for name, place in places.items() if name in variables}
 
 
+def _programs(inputs: Path, base: str) -> dict[str, Any]:
+    """The problems of our own that ship with the package; the model guesses among the programs of the easy ones."""
+    folder = ASSETS / "programs"
+    rows = [row.fields for side in ("train", "test") for row in iter_rows(folder / f"{side}.jsonl")]
+    easy = [row for row in rows if row["difficulty"] == "introductory"]
+    endings = sorted({json.loads(row["solutions"])[0] for row in easy})
+    model = _model(base, [row["question"] for row in rows], endings, inputs)
+    return {"base": model, "apps": folder, "test_counts": [4, 0, 0, 2, 2], "new_tokens": 64}
+
+
 def _model(base: str, problems: Sequence[str], endings: Sequence[str], inputs: Path) -> Path:
     """Made once a run folder: other weights, even by rounding, would make every finished stage run again."""
-    made, about = inputs / "model.json", {"base": base, "problems": list(problems), "version": VERSION}
+    made = inputs / "model.json"
+    about = {"base": base, "problems": list(problems), "endings": list(endings), "version": VERSION}
+    inputs.mkdir(parents=True, exist_ok=True)
     if not made.is_file() or json.loads(made.read_text(encoding="utf-8")) != about:
         make_tiny(base, problems, endings, inputs / "model")
         made.write_text(json.dumps(about), encoding="utf-8")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
+from rlhf_e2h.coding.problems import iter_apps
 from rlhf_e2h.config import Input, Inputs
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of
@@ -59,7 +60,8 @@ class Config:
     """Settings of `prepare`."""
 
     # problems: procedural, math, gsm8k, jsonl (rows of your own); solutions of them: prm800k, metamath, shepherd
-    source: Literal["procedural", "math", "gsm8k", "jsonl", "prm800k", "metamath", "shepherd"] = "procedural"
+    # apps: programs with their tests (see coding/problems.py)
+    source: Literal["procedural", "math", "gsm8k", "jsonl", "apps", "prm800k", "metamath", "shepherd"] = "procedural"
     train: Input | None = (
         None  # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
     )
@@ -149,7 +151,8 @@ def _prepare_problems(config: Config, run: StageRun) -> None:
     if config.source != "procedural":
         split.train = _shrunk(split.train, config.train_size, config.train_per_level, config.data_seed)
         split.test = _shrunk(split.test, config.test_size, config.test_per_level, config.data_seed)
-    parts = {name: [_in_steps(example) for example in part] for name, part in split.by_name().items()}
+    written = (lambda example: example) if config.source == "apps" else _in_steps  # a program is one step
+    parts = {name: [written(example) for example in part] for name, part in split.by_name().items()}
     for name in ("train", "test"):
         if not parts[name]:
             raise ValueError(f"no problem is left for {name}; loosen the sizes and limits of this prepare stage")
@@ -212,7 +215,8 @@ def _rows(config: Config, run: StageRun, origin: str) -> Iterable[Row]:
     if config.hub_id:
         return iter_hub(config.hub_id, origin, config.hub_configs, config.hub_revision)
     place = config.train if origin == "train" else config.test
-    return iter_rows(run.path(place)) if place else ()
+    read = iter_apps if config.source == "apps" else iter_rows
+    return read(run.path(place)) if place else ()
 
 
 def _shrunk(part: list[Example], size: int, per_level: list[int], seed: int) -> list[Example]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rlhf_e2h.cli import main
+from rlhf_e2h.coding.sandbox import SandboxUnavailable, run_program
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.miniature import tiny_overrides
@@ -111,6 +112,25 @@ def test_stages_in_tiny_until_sampling(math_data: Path, tmp_path: Path) -> None:
     model = json.loads((next((tmp_path / "sft_easy").iterdir()) / "config.json").read_text())
     assert model["model_type"] == "qwen2"
     assert run_tiny("qwen2.5-math-1.5b", tmp_path, "--only", "sft_easy") == done  # nothing was run again
+
+
+def test_programs_in_tiny(tmp_path: Path) -> None:
+    """Sampled as above; also shows that the sandbox is reached through the ordinary stages."""
+    try:
+        run_program("pass")
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    done = run_tiny("apps-orm", tmp_path)
+    assert set(done) == {spec.name for spec in load_recipe(ROOT / "recipes" / "apps-orm").stages.values()}
+    graded = done["grade_easy"]["results"]
+    # The model guesses among four programs (some with a comment), each right for a quarter of the problems.
+    assert graded["graded"] == 12 * 8 and 0 < graded["correct"] < 1
+    table = json.loads((next((tmp_path / "programs").iterdir()) / "programs.json").read_text())
+    assert {row["decoding"] for row in table} == {"greedy", "mean", "pass_at_n", "best_of_n"}
+    assert all(row["all strict"] <= row["all average"] for row in table)
+    for row in table:
+        if row["decoding"] in ("mean", "best_of_n") and row["samples"] == 1:  # best of one is one drawn at random
+            assert row["all average"] == pytest.approx(table[2]["all average"])
 
 
 @pytest.mark.slow
