@@ -143,6 +143,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
+    from rlhf_e2h.processes import is_main
     from rlhf_e2h.recipe import load_recipe, stage_name
     from rlhf_e2h.runs import Store, lock, run_stage
     from rlhf_e2h.tracking import console
@@ -154,7 +155,6 @@ def _run_stage_file(args: argparse.Namespace) -> int:
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
-    from rlhf_e2h.processes import is_main
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
 
