@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from rlhf_e2h.data.levels import LEVELS
 from rlhf_e2h.report.comparisons import CEILING, REFERENCE
-from rlhf_e2h.report.results import main_seed, write_csv
+from rlhf_e2h.report.results import ALL_SEEDS, main_seed, write_csv
 from rlhf_e2h.report.svg import MARKER, SERIES, new_figure, percent_axis, samples_axis, styled, to_svg
 from rlhf_e2h.report.tables import CEILINGS, index_rows
 
@@ -147,6 +147,50 @@ def _draw_levels(policies: Sequence[str], data: Sequence[Row]) -> Any:
     return figure
 
 
+def seed_dots(results: Mapping[str, Any], level: str = "hard") -> Plot | None:
+    """Greedy accuracy of every policy with every seed, and over all seeds. None for a run of one seed."""
+    if len(results["seeds"]) < 2:
+        return None
+    rows = [row for row in results["rows"] if row["decoding"] == "greedy" and row["level"] == level]
+    policies = [row["policy"] for row in rows if row["seed"] == ALL_SEEDS]
+    if not policies:
+        return None
+    data = [row for policy in policies for row in rows if row["policy"] == policy]
+    return make_plot(
+        "seeds",
+        "The same with each seed",
+        f"Greedy accuracy on {level} problems: a circle a seed; mean and 95 % interval over problems and seeds.",
+        ("policy", "seed", "level", "n", "accuracy", "ci_low", "ci_high", "labels"),
+        data,
+        lambda: _draw_seeds(policies, data),
+    )
+
+
+def _draw_seeds(policies: Sequence[str], data: Sequence[Row]) -> Any:
+    figure, axes = new_figure(height=0.9 + 0.27 * len(policies))
+    for y, policy in enumerate(policies[::-1]):
+        mine = [row for row in data if row["policy"] == policy]
+        (mean,) = (row for row in mine if row["seed"] == ALL_SEEDS)
+        colour = MARKER["s0"] if mean["labels"] == "full" else MARKER["s1"]
+        axes.plot([100 * mean["ci_low"], 100 * mean["ci_high"]], [y, y], color=colour, linewidth=2.2)
+        axes.plot(100 * mean["accuracy"], y, "|", color=colour, markersize=12, markeredgewidth=2.2)
+        seeds = [100 * row["accuracy"] for row in mine if row["seed"] != ALL_SEEDS]
+        axes.plot(seeds, [y] * len(seeds), "o", color=MARKER["s2"], fillstyle="none", markersize=6)
+    name_rows(axes, policies[::-1])
+    axes.xaxis.set_major_formatter(PercentFormatter(100.0, decimals=0))
+    return figure
+
+
+def name_rows(axes: Any, names: Sequence[str]) -> None:
+    """A plot of named rows: names at the left, grid along x only."""
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", labelcolor=MARKER["ink"])
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+
+
 def difference_forest(results: Mapping[str, Any], kind: str) -> Plot | None:
     """Paired differences of one kind with intervals, the best on top; rerankings with the most samples only."""
     found = [row for row in results["comparisons"] if row["kind"] == kind and row["estimate"] is not None]
@@ -190,68 +234,6 @@ def _draw_forest(data: Sequence[Row]) -> Any:
         axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot(100 * row["estimate"], y, "o", color=colour, markersize=6.5, fillstyle="none" if full else "full")
     axes.axvline(0, color=MARKER["ink"], linewidth=0.9)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x")
-    axes.set_yticks(range(len(data)), [row["comparison"] for row in data])
-    axes.tick_params(axis="y", labelcolor=MARKER["ink"])
-    axes.set_ylim(-0.6, len(data) - 0.4)
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, [row["comparison"] for row in data])
     axes.set_xlabel("points")
-    return figure
-
-
-def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> list[Plot]:
-    """Reward model score against checked accuracy: where they part, a policy pleases the model more than the checker.
-
-    Args:
-        points: policy, level (easy or hard), score and accuracy in [0, 1], means over seeds; `step` of the
-            training, or None for the finished policy.
-    """
-    final = [dict(row) for row in points if row["level"] == level and row["step"] is None]
-    over_steps = [dict(row) for row in points if row["step"] is not None]
-    columns = ("policy", "level", "step", "score", "accuracy")
-    plots = []
-    if final:
-        caption = f"Greedy solutions of {level} problems. A score far right of the accuracy is reward hacking."
-        title = "Reward model score and checked accuracy"
-        plots.append(make_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
-    if over_steps:
-        caption = "Greedy solutions of easy validation problems during PPO; hard ones have no labels in training."
-        title = "Reward model score and checked accuracy during training"
-        plots.append(
-            make_plot(
-                "reward_hacking_steps", title, caption, columns, over_steps, lambda: _draw_gap_over_steps(over_steps)
-            )
-        )
-    return plots
-
-
-def _draw_gap(points: Sequence[Row]) -> Any:
-    figure, axes = new_figure(height=1.1 + 0.3 * len(points))
-    for y, row in enumerate(points[::-1]):
-        score, accuracy = 100 * row["score"], 100 * row["accuracy"]
-        axes.plot([accuracy, score], [y, y], color=MARKER["s0"], linewidth=1.4)
-        axes.plot(accuracy, y, "s", color=MARKER["s1"], markersize=7, label="checker" if not y else None)
-        axes.plot(score, y, "o", color=MARKER["s2"], markersize=7, label="reward model" if not y else None)
-    axes.set_yticks(range(len(points)), [row["policy"] for row in points[::-1]])
-    axes.tick_params(axis="y", labelcolor=MARKER["ink"])
-    axes.set_ylim(-0.6, len(points) - 0.4)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x")
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(PercentFormatter(100.0, decimals=0))
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-def _draw_gap_over_steps(points: Sequence[Row]) -> Any:
-    figure, axes = new_figure()
-    for index, policy in enumerate(dict.fromkeys(row["policy"] for row in points)):
-        mine = sorted((row for row in points if row["policy"] == policy), key=lambda row: row["step"])
-        colour, steps = MARKER[SERIES[index % len(SERIES)]], [row["step"] for row in mine]
-        axes.plot(steps, [row["score"] for row in mine], "-", color=colour, label=f"{policy}, reward model")
-        axes.plot(steps, [row["accuracy"] for row in mine], "--", color=colour, label=f"{policy}, checker")
-    percent_axis(axes)
-    axes.set_xlabel("step")
-    figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -12,7 +12,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf_e2h.data.levels import EASY
-from rlhf_e2h.report.figures import Plot, curve_over_n, difference_forest, hacking_plots, level_bars
+from rlhf_e2h.report.figures import (
+    Plot,
+    curve_over_n,
+    difference_forest,
+    level_bars,
+    seed_dots,
+)
+from rlhf_e2h.report.quality_figures import hacking_plots, quality_by_level
 from rlhf_e2h.report.results import main_seed
 from rlhf_e2h.report.section import ReadSection
 from rlhf_e2h.report.solutions import pick_solutions
@@ -23,6 +30,7 @@ from rlhf_e2h.report.tables import (
     manifest_table,
     policy_table,
     quality_table,
+    slice_table,
 )
 from rlhf_e2h.report.verdict import make_verdict
 
@@ -52,6 +60,9 @@ def draw_figures(page: PageInput) -> dict[str, Plot]:
         curve_over_n(results, "weighted_vote"),
         curve_over_n(results, "best_of_n"),
         level_bars(results),
+        seed_dots(results),
+        quality_by_level(page.quality, "step_auc", "Telling valid steps from invalid ones, by level (AUC)"),
+        quality_by_level(page.quality, "outcome_auc", "Telling right solutions from wrong ones, by level (AUC)"),
         *hacking_plots(page.hacking),
     ]
     return {plot.name: plot for plot in found if plot}
@@ -87,6 +98,8 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
             counted={key: sum(row[key] or 0 for row in cost) for key in ("tokens", "flops")},
             decodings=decoding_table(page.results),
             figures=draw_figures(page) if figures is None else figures,
+            by_level=slice_table(page.results),
+            by_subject=slice_table(page.results, "subject"),
             hard_n=_problems(page.results, "hard"),
             manifest=manifest,
             method=page.results["method"],

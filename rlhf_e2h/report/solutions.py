@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.report.comparisons import REFERENCE, is_optimised
 
 Row = Mapping[str, Any]
 SHADES = 5  # step scores 0-.2, .2-.4, ... each have a shade
@@ -43,8 +45,9 @@ def pick_solutions(
 ) -> list[Solution]:
     """About `count` rows: as even as possible over (easy, hard) x (right, wrong), one problem once.
 
-    Within a group the rows where score and checker disagree most and those where they agree most take turns, so that
-    failures of the reward model are seen, and not only they. Ties go by problem id: the same rows give the same choice.
+    Within a group, policies that were optimised without hard labels and the one they started from come first; the rows
+    where score and checker disagree most and those where they agree most take turns, so that failures of the reward
+    model are seen, and not only they. Ties go by problem id: the same rows give the same choice.
 
     Args:
         rows: scored and graded samples: problem_id, problem, level, text (or steps), step_scores, score, correct, and
@@ -53,7 +56,11 @@ def pick_solutions(
     groups: dict[tuple[bool, bool], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (str(row["problem_id"]), str(row.get("sample_id", "")))):
         groups.setdefault((row.get("level") not in easy_levels, not row["correct"]), []).append(row)
-    queues = [_alternating(groups[key]) for key in sorted(groups)]
+    queues = [
+        _alternating([row for row in groups[key] if _of_interest(row)])
+        + _alternating([row for row in groups[key] if not _of_interest(row)])
+        for key in sorted(groups)
+    ]
     picked: list[Row] = []
     used: set[str] = set()
     while len(picked) < count and any(queues):
@@ -65,6 +72,11 @@ def pick_solutions(
                 used.add(picked[-1]["problem_id"])
     picked.sort(key=lambda row: (row.get("level") or 9, not row["correct"]))
     return [_solution(row, text_format, easy_levels) for row in picked]
+
+
+def _of_interest(row: Row) -> bool:
+    policy = row.get("policy") or REFERENCE
+    return policy == REFERENCE or (is_optimised(policy) and allowed_scope("", policy) == "easy")
 
 
 def _alternating(rows: list[Row]) -> list[Row]:

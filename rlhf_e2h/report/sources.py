@@ -44,7 +44,7 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
     for folder in evaluations:
         for name, groups in (read_json(folder / "quality.json") or {}).items():
             flat: Row = {}
-            for band in ("easy", "hard", "all"):
+            for band in ("easy", "hard", "all", *map(str, LEVELS)):
                 measured = groups.get(band) or {}
                 flat |= {f"{metric}_{band}": measured[metric] for metric in _QUALITY if metric in measured}
                 flat[f"first_error_f1_{band}"] = (measured.get("first_error") or {}).get("f1")

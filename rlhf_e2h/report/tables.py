@@ -41,6 +41,31 @@ def decoding_table(results: Mapping[str, Any]) -> list[Row]:
     return [row for policy in order for row in _with_best([row for row in rows if row["policy"] == policy])]
 
 
+def slice_table(results: Mapping[str, Any], by: str = "level") -> Row:
+    """Every policy (greedy) and every decoding with the most samples, by level or by subject.
+
+    Returns:
+        columns (the levels or subjects), and rows with `name`, `labels` and `cells`: column -> row of `results.json`.
+    """
+    seed = main_seed(results)
+    found = results["rows"] if by == "level" else results.get("subjects", ())
+    rows = [row for row in found if row["seed"] == seed and row[by] not in BANDS]
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row["policy"]] = max(most.get(row["policy"], 0), row["samples"])
+    table: dict[str, Row] = {}
+    for row in rows:
+        if row["decoding"] != "greedy" and row["samples"] < most[row["policy"]]:
+            continue
+        model = f" by {row['reward_model']}" if row["reward_model"] else ""
+        many = f" of {row['samples']}" if row["samples"] > 1 else ""
+        name = f"{row['policy']}, {row['decoding'].replace('_', ' ')}{many}{model}"
+        entry = table.setdefault(name, {"name": name, "labels": row["labels"], "cells": {}})
+        entry["cells"][row[by]] = row
+    counts = {row[by]: row["n"] for row in rows}
+    return {"columns": sorted(counts), "counts": counts, "rows": list(table.values())}
+
+
 def _banded(results: Mapping[str, Any], differences: Mapping[tuple[Any, ...], Row]) -> list[Row]:
     rows = index_rows(results)
     made = []

@@ -158,6 +158,9 @@ def _bank(
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
         outcomes += _curve_rows(config, wanted, name, label_scope(run, str(config.samples), reference), ids, problems)
         quality[name] = _quality(config, kind, scored, rows, problems)
+        if name == config.judge:
+            both = [truth | row for truth, row in zip(rows, scored, strict=True)]
+            shown = _readable(both, problems, labels, config.bank_policy)
     write_json(run.out / "quality.json", quality)
     return outcomes, shown
 
@@ -205,14 +208,14 @@ def _quality(
 
 
 def _readable(rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str) -> list[Row]:
-    """Up to two right and two wrong solutions of easy and of hard problems, with the score of each step."""
+    """Up to two right and two wrong solutions of each level, one a problem, with the score of each step."""
     shown: list[Row] = []
-    wanted = {(easy, correct): 2 for easy in (True, False) for correct in (True, False)}
+    found: dict[tuple[int | None, bool], set[str]] = {}
     for row in rows:
         problem = problems[row["problem_id"]]
-        key = (problem["level"] in (1, 2, 3), row["correct"])
-        if wanted[key]:
-            wanted[key] -= 1
+        taken = found.setdefault((problem["level"], row["correct"]), set())
+        if len(taken) < 2 and row["problem_id"] not in taken:
+            taken.add(row["problem_id"])
             shown.append(
                 {
                     "policy": policy,

@@ -8,6 +8,8 @@ are commands and the other lines are what they must print (`...` stands for anyt
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
 import shlex
 import subprocess
@@ -160,6 +162,13 @@ def _e2h(rest: list[str]) -> None:
     from rlhf_e2h.cli import parser
     from rlhf_e2h.recipe import STAGES, load_recipe
 
+    if len(rest) == 1:  # a command's name in running text
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                parser().parse_args([*rest, "--help"])
+        except SystemExit as end:
+            assert not end.code, f"e2h {rest[0]}: no such command"
+        return
     args, more = parser().parse_known_args(rest)
     wrong = [word for word in more if word.startswith("-") or "=" not in word]
     assert not wrong, f"unrecognized arguments: {wrong}"

@@ -134,7 +134,16 @@ ABOUT = {
 QUALITY = {
     "orm": [{"outcome_auc_easy": 0.91, "outcome_auc_hard": 0.74, "calibration_error_hard": 0.09, "records": 4210}],
     "prm": [
-        {"step_auc_easy": 0.97, "step_auc_hard": 0.88, "outcome_auc_hard": 0.83, "first_error_f1_hard": 0.71},
+        {
+            "step_auc_1": 0.99,
+            "step_auc_5": 0.8,
+            "outcome_auc_4": 0.9,
+            "outcome_auc_5": 0.7,
+            "step_auc_easy": 0.97,
+            "step_auc_hard": 0.88,
+            "outcome_auc_hard": 0.83,
+            "first_error_f1_hard": 0.71,
+        },
         {"step_auc_easy": 0.95, "step_auc_hard": 0.86, "outcome_auc_hard": 0.81, "first_error_f1_hard": 0.69},
         {"records": 12044},
     ],

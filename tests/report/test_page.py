@@ -9,13 +9,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from conftest import ABOUT, made_up_manifest, made_up_solutions
+from conftest import ABOUT, made_up_manifest, made_up_outcomes, made_up_solutions
 from rich.console import Console
 
-from rlhf_e2h.report.page import PageInput, draw_figures, render_page, write_page
+from rlhf_e2h.report.figures import seed_dots
+from rlhf_e2h.report.page import PageInput, draw_figures, render_page, template_environment, write_page
+from rlhf_e2h.report.quality_figures import quality_by_level
 from rlhf_e2h.report.results import build_results
 from rlhf_e2h.report.solutions import pick_solutions
-from rlhf_e2h.report.tables import cost_table, decoding_table, manifest_table, policy_table, quality_table
+from rlhf_e2h.report.tables import cost_table, decoding_table, manifest_table, policy_table, quality_table, slice_table
 from rlhf_e2h.report.terminal import print_results
 from rlhf_e2h.report.verdict import make_verdict
 
@@ -70,7 +72,7 @@ def test_every_figure_has_its_csv(page_input, tmp_path):
     assert drawn == {path.stem for path in (tmp_path / "figures").glob("*.csv")}
     assert drawn == {
         "differences_policy", "differences_decoding", "curve_weighted_vote", "curve_best_of_n", "levels",
-        "reward_hacking", "reward_hacking_steps",
+        "reward_hacking", "reward_hacking_steps", "seeds", "step_auc_levels", "outcome_auc_levels",
     }  # fmt: skip
     with (tmp_path / "figures/curve_weighted_vote.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -212,10 +214,60 @@ def test_quality_is_the_mean_over_seeds():
     assert columns == [("step_auc_hard", "step AUC, hard")] and rows[0]["step_auc_hard"] == pytest.approx(0.7)
 
 
+def test_seeds_are_drawn_only_where_there_are_several(outcomes):
+    one = seed_dots(build_results(made_up_outcomes(seeds=(0,), per_level=4, sizes=(1, 4)), draws=50))
+    many = seed_dots(build_results(outcomes, draws=50))
+    assert one is None
+    ppo = [(row["seed"], row["accuracy"]) for row in many.rows if row["policy"] == "ppo_prm"]
+    assert [seed for seed, _ in ppo] == [0, 1, 2, "all"]
+    assert ppo[-1][1] == pytest.approx(sum(value for _, value in ppo[:-1]) / 3, abs=1e-5)
+
+
+def test_quality_by_level_leaves_out_steps_of_outcome_models():
+    quality = {
+        "orm": [{"step_auc_1": 0.9, "step_auc_5": 0.9}],
+        "prm": [{"step_auc_1": 0.8, "step_auc_5": 0.6}, {"step_auc_1": 0.6, "step_auc_5": None}],
+    }
+    rows = quality_by_level(quality, "step_auc", "title").rows
+    assert [(row["series"], row["level"], row["seeds"]) for row in rows] == [("prm", 1, 2), ("prm", 5, 1)]
+    assert [row["value"] for row in rows] == pytest.approx([0.7, 0.6])
+    assert quality_by_level({"prm": [{"step_auc_1": 0.8}]}, "step_auc", "title") is None
+
+
+def test_everything_by_level_and_subject():
+    outcomes = made_up_outcomes(seeds=(0,), per_level=4, sizes=(1, 4))
+    outcomes.subject = {problem: ("Algebra", "Geometry")[index % 2] for index, problem in enumerate(outcomes.level)}
+    results = build_results(outcomes, draws=50)
+    levels, subjects = slice_table(results), slice_table(results, "subject")
+    assert levels["columns"] == ["1", "2", "3", "4", "5"] and subjects["counts"] == {"Algebra": 10, "Geometry": 10}
+    names = [row["name"] for row in levels["rows"]]
+    assert "sft_easy, greedy" in names and "sft_easy, weighted vote of 4 by prm_easy" in names
+    assert not any("majority of 1" in name or name.endswith("majority") for name in names)  # the most samples only
+    html = render_page(PageInput(results, {}), figures={})
+    assert "Everything by level" in html and "Everything by subject" in html and "<small>n = 10</small>" in html
+
+
+def test_solutions_of_the_trained_policies_come_first():
+    row = made_up_solutions()[0] | {"correct": True}
+    rows = [row | {"problem_id": f"p{index}", "policy": name} for index, name in enumerate(
+        ("base", "icl", "ppo_dagger", "sft_full", "ppo_prm", "sft_easy"))]  # fmt: skip
+    assert {solution.policy for solution in pick_solutions(rows, count=2)} == {"ppo_prm", "sft_easy"}
+    assert len(pick_solutions(rows, count=6)) == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0 FLOP"), (999, "999 FLOP"), (3.4e12, "3.4 TFLOP"), (2.5e21, "2.5e+03 EFLOP")]
+)
+def test_flops_have_a_readable_unit(value, text):
+    assert template_environment().filters["flops"](value) == text
+
+
 def test_cost_adds_up():
     rows = {row["name"]: row for row in cost_table(made_up_manifest())}
     assert (rows["sft_easy"]["runs"], rows["sft_easy"]["tokens"]) == (3, 2_436_000)
     assert rows["sft_easy"]["seconds"] == pytest.approx(64.2) and rows["prepare"]["tokens"] is None
+    counted = [record | {"flops": 2e9} for record in made_up_manifest() if record["name"] == "sft_easy"]
+    assert cost_table(counted)[0]["flops"] == 6e9
 
 
 def test_terminal_table_fits_a_screen(page_input):
