@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import Policy
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.rl.rollout import Rollouts, generate
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.rl.rollout import Rollouts
 
 Row = dict[str, Any]
 
@@ -30,6 +32,7 @@ class Decoding:
     top_k: int = 0  # 0: all tokens
     max_new_tokens: int = 256
     batch_size: int = 256  # solutions decoded together
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # hf, paged or vllm
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.batch_size < 1 or self.max_new_tokens < 1:
@@ -47,18 +50,12 @@ def sample(
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Row]:
     """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other."""
-    rollouts = generate(
-        policy.model,
-        policy.tokenizer,
-        [policy.prefix + SECTIONS.prompt(problem["problem"]) for problem in problems],
-        n=decoding.n,
-        temperature=decoding.temperature,
-        top_k=decoding.top_k,
-        max_new_tokens=decoding.max_new_tokens,
-        seed=seed,
-        batch_size=decoding.batch_size,
-        on_batch=on_batch,
+    sampling = Sampling(
+        decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size
     )
+    prompts = [policy.prefix + SECTIONS.prompt(problem["problem"]) for problem in problems]
+    with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:
+        rollouts = engine.sample(prompts, sampling, on_batch)
     return sample_rows(problems, rollouts, decoding.n)
 
 

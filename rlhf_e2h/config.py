@@ -25,9 +25,15 @@ class ConfigError(ValueError):
     """A setting is wrong; the message says which, what is allowed and what to do."""
 
 
-def setting(default: Any = dataclasses.MISSING, *, affects_result: bool = True, factory: Any = None) -> Any:
-    """A dataclass field; `affects_result=False` keeps it out of the stage's identity (micro-batch, paths, display)."""
-    metadata = {"affects_result": affects_result}
+def setting(
+    default: Any = dataclasses.MISSING, *, affects_result: bool = True, factory: Any = None, added: bool = False
+) -> Any:
+    """A dataclass field; `affects_result=False` keeps it out of the stage's identity (micro-batch, paths, display).
+
+    `added` marks a setting that came later: at its default, which does what was done before, it is not in the identity
+    either, so that finished stages stay finished.
+    """
+    metadata = {"affects_result": affects_result, "added": added}
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -192,6 +198,14 @@ def _annotations(hint: Any) -> tuple[Any, ...]:
     return tuple(note for arg in typing.get_args(hint) for note in _annotations(arg))
 
 
+def _result_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return result_settings(value)
+    if isinstance(value, dict):
+        return {key: _result_value(item) for key, item in value.items()}
+    return [_result_value(item) for item in value] if isinstance(value, list) else value
+
+
 def result_settings(config: Any) -> dict[str, Any]:
     """The settings that change a stage's result, as plain data: inputs and `affects_result=False` fields left out."""
     inputs = input_fields(config)
@@ -200,5 +214,11 @@ def result_settings(config: Any) -> dict[str, Any]:
         if field.name in inputs or not field.metadata.get("affects_result", True):
             continue
         value = getattr(config, field.name)
-        kept[field.name] = result_settings(value) if dataclasses.is_dataclass(value) else value
+        if field.metadata.get("added") and value == _default(field):
+            continue
+        kept[field.name] = _result_value(value)
     return kept
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

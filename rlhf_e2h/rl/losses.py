@@ -75,6 +75,33 @@ def policy_loss(
     return PolicyLoss(masked_sum(per_token, mask_BT) / count, approx_kl, clip_fraction, mean_ratio)
 
 
+def importance_weights(logprobs_BT: Tensor, sampler_BT: Tensor, mask_BT: Tensor, cap: float) -> Tensor:
+    """min(pi_trainer / pi_sampler, cap) for each token, 1 at padding; no gradient.
+
+    Truncated importance sampling (Ionides 2008): makes up for a sampler (another engine, another precision) that draws
+    from a slightly different distribution than the trainer's, and bounds the variance that this costs.
+    """
+    check_same_shape(logprobs=logprobs_BT, sampler=sampler_BT, mask=mask_BT)
+    if cap <= 0:
+        raise ValueError(f"the cap of importance weights is {cap}; it must be above 0, and 2 is usual")
+    difference = torch.where(mask_BT, logprobs_BT - sampler_BT, logprobs_BT.new_zeros(()))
+    return difference.detach().exp().clamp(max=cap)
+
+
+def sampler_mismatch(logprobs_BT: Tensor, sampler_BT: Tensor, mask_BT: Tensor) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from the trainer's, over real tokens, under TRL's metric names."""
+    check_same_shape(logprobs=logprobs_BT, sampler=sampler_BT, mask=mask_BT)
+    difference = (logprobs_BT - sampler_BT)[mask_BT].detach().double()
+    ratio = difference.exp()
+    return {
+        "sampling/sampling_logp_difference/mean": float(difference.abs().mean()),
+        "sampling/sampling_logp_difference/max": float(difference.abs().max()),
+        "sampling/importance_sampling_ratio/min": float(ratio.min()),
+        "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
+        "sampling/importance_sampling_ratio/max": float(ratio.max()),
+    }
+
+
 def value_loss(
     values_BT: Tensor,
     old_values_BT: Tensor,

@@ -29,14 +29,16 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from rlhf_e2h.rl.actor_critic import RolloutBatch
 from rlhf_e2h.rl.advantages import explained_variance, gae, masked_mean, masked_sum, whiten
 from rlhf_e2h.rl.distributed import gather_json
+from rlhf_e2h.rl.engines import Engine
 from rlhf_e2h.rl.experience import Experience, evaluate, evaluate_reference
 from rlhf_e2h.rl.guards import kl_guard, stop_if_not_finite
 from rlhf_e2h.rl.kl import kl_estimate
-from rlhf_e2h.rl.losses import policy_loss, value_loss
+from rlhf_e2h.rl.losses import importance_weights, policy_loss, sampler_mismatch, value_loss
 from rlhf_e2h.rl.ppo_settings import PPOSettings, check_prompts, derived_seed, prompt_indices
 from rlhf_e2h.rl.rewards import Completion, Reward, RewardFn, call_reward_fn, token_rewards
-from rlhf_e2h.rl.rollout import Rollouts, generate
-from rlhf_e2h.rl.sharding import weights_are_divided, whole_copy, whole_weights
+from rlhf_e2h.rl.rollout import Rollouts
+from rlhf_e2h.rl.sampling import sample_step
+from rlhf_e2h.rl.sharding import weights_are_divided, whole_copy
 from rlhf_e2h.rl.trainer import Trainer, prepare, save
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ def train_ppo(
     accelerator: Accelerator,
     on_step: OnStep | None = None,
     checkpoint_dir: Path | None = None,
+    engine: Engine | None = None,
 ) -> PPOResult:
     """Train `policy` and `value_model` in place (under ZeRO-3 see `PPOResult.policy_weights`).
 
@@ -74,6 +77,7 @@ def train_ppo(
         prompts: rows with a `prompt`; the rest of a row is for `reward_fn`.
         on_step: gets (step, metrics, rollouts) after each step, on every process; True ends training.
         checkpoint_dir: where checkpoints are kept; training goes on from the last one found there.
+        engine: what samples; default: our decoding loop on `policy`.
 
     Raises:
         ValueError: settings that do not fit together, or a reward that is no finite number.
@@ -86,7 +90,7 @@ def train_ppo(
     for step in range(result.steps, settings.steps):
         clock = _Clock()
         rows = [prompts[i] for i in prompt_indices(step, settings.prompts_per_step, len(prompts), settings.seed)]
-        rollouts = _sample(trainer, rows, step)
+        rollouts = sample_step(trainer, engine, rows, step)
         clock.lap("time/rollout")
         rewards = _reward(trainer, reward_fn, rows, rollouts)
         clock.lap("time/reward")
@@ -110,35 +114,15 @@ def train_ppo(
     return result
 
 
-def _sample(trainer: Trainer, rows: Sequence[Mapping[str, Any]], step: int) -> Rollouts:
-    """Sample for this process's share of the prompts; returns the rollouts of all."""
-    settings, accelerator = trainer.settings, trainer.accelerator
-    share = len(rows) // accelerator.num_processes
-    first = accelerator.process_index * share
-    policy = trainer.bare.policy
-    with accelerator.autocast(), whole_weights(trainer.model, policy, accelerator):
-        own = generate(
-            policy,
-            trainer.tokenizer,
-            [row["prompt"] for row in rows[first : first + share]],
-            n=settings.samples_per_prompt,
-            temperature=settings.temperature,
-            max_new_tokens=settings.max_new_tokens,
-            seed=derived_seed(settings.seed, "sampling", step),
-            batch_size=settings.generation_batch,
-            first_row=first * settings.samples_per_prompt,
-        )
-    parts = gather_json(accelerator, asdict(own))
-    return Rollouts(**{name: [item for part in parts for item in part[name]] for name in parts[0]})
-
-
 def _reward(
     trainer: Trainer, reward_fn: RewardFn, rows: Sequence[Mapping[str, Any]], rollouts: Rollouts
 ) -> list[Reward]:
     accelerator, n = trainer.accelerator, trainer.settings.samples_per_prompt
     completions = [
-        Completion(rows[index // n], text, done)
-        for index, (text, done) in enumerate(zip(rollouts.texts, rollouts.finished, strict=True))
+        Completion(rows[index // n], text, done, ids)
+        for index, (text, done, ids) in enumerate(
+            zip(rollouts.texts, rollouts.finished, rollouts.completion_ids, strict=True)
+        )
     ]
     share = len(completions) // accelerator.num_processes
     first = accelerator.process_index * share
@@ -179,8 +163,9 @@ def _experience(trainer: Trainer, rollouts: Rollouts, rewards: Sequence[Reward])
     if settings.old_logprobs == "trainer":
         metrics["rollout/logprob_diff_mean"] = float(masked_mean((logprobs - sampled).abs(), mask))
         metrics["rollout/entropy"] = float(masked_mean(entropy, mask))
+        metrics |= sampler_mismatch(logprobs, sampled, mask)
     if settings.importance_cap is not None:
-        weights = (logprobs - sampled).exp().clamp(max=settings.importance_cap)
+        weights = importance_weights(logprobs, sampled, mask, settings.importance_cap)
     if settings.whiten_advantages:
         advantages = whiten(advantages, mask)
     return Experience(batch, sampled, logprobs, values, advantages, returns, weights), metrics

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.rl.alignment import step_tokens
-from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.rl.step_rewards import place, shape_rewards
 
@@ -24,6 +23,7 @@ class Completion:
     row: Mapping[str, Any]  # the prompt's row, as given to `train_ppo`
     text: str  # without end of sequence
     finished: bool  # end of sequence was sampled
+    ids: Sequence[int] = ()  # its tokens, end of sequence included
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Reward:
     step_scores: list[float] = field(default_factory=list)  # a probability a step
     outcome: float | None = None  # of the whole; None where nothing is known
     extras: dict[str, float] = field(default_factory=dict)  # logged as reward/NAME, mean over the step
+    bonus: float = 0.0  # further terms on the last token, not scaled
+    per_token: list[float] | None = None  # further terms, one a token of the completion
 
 
 RewardFn = Callable[[Sequence[Completion]], Sequence[Reward]]
@@ -49,40 +51,74 @@ def call_reward_fn(reward_fn: RewardFn, completions: Sequence[Completion]) -> li
     if len(rewards) != len(completions):
         raise ValueError(f"the reward function gave {len(rewards)} rewards for {len(completions)} completions")
     for index, reward in enumerate(rewards):
-        where = f"reward {index} (completion {completions[index].text[:60]!r})"
+        completion = completions[index]
+        where = f"reward of problem {completion.row.get('problem_id', index)!r} (completion {completion.text[:60]!r})"
         if len(reward.step_ends) != len(reward.step_scores):
             raise ValueError(f"{where}: {len(reward.step_scores)} scores for {len(reward.step_ends)} steps")
-        values = [*reward.step_scores, *([] if reward.outcome is None else [reward.outcome])]
+        values = [*reward.step_scores, reward.outcome or 0.0, reward.bonus, *(reward.per_token or [])]
         bad = [value for value in values if not math.isfinite(value)]
         if bad:
             raise ValueError(f"{where}: holds {bad[0]}; every score must be a finite number")
     return rewards
 
 
+class Shaping(Protocol):
+    """The settings that turn a `Reward` into numbers; `PPOSettings` has them."""
+
+    step_scheme: str
+    step_options: dict[str, float | str | bool]
+    step_scale: float
+    outcome_scale: float
+    outcome_unlabelled: float
+    unfinished_penalty: float
+
+
 def token_rewards(
-    rewards: Sequence[Reward], rollouts: Rollouts, tokenizer: Tokenizer, mask_BT: Tensor, settings: PPOSettings
+    rewards: Sequence[Reward], rollouts: Rollouts, tokenizer: Tokenizer, mask_BT: Tensor, settings: Shaping
 ) -> tuple[Tensor, dict[str, float]]:
     """(B, T) reward of each completion token before KL, and metrics.
 
-    Steps pay on the token that ends them, outcome and penalty on the last token.
+    Steps pay on the token that ends them, outcome, penalty and other terms on the last token.
     """
     device = mask_BT.device
     bare = [ids[:-1] if done else ids for ids, done in zip(rollouts.completion_ids, rollouts.finished, strict=True)]
     tokens = step_tokens(tokenizer, bare, rollouts.texts, [reward.step_ends for reward in rewards])
     last_B = mask_BT.sum(1) - 1
-    scores_BS, steps_BS = _pad([reward.step_scores for reward in rewards], torch.float32)
     tokens_BS, _ = _pad(tokens, torch.long)
-    scores_BS, steps_BS, tokens_BS = scores_BS.to(device), steps_BS.to(device), tokens_BS.to(device)
+    tokens_BS = tokens_BS.to(device)
     if settings.step_scheme == "terminal":
         tokens_BS = last_B.unsqueeze(1).expand_as(tokens_BS)
-    shaped_BS = settings.step_scale * shape_rewards(settings.step_scheme, scores_BS, steps_BS, **settings.step_options)
+    shaped_BS, steps_BS = _shaped(rewards, settings, device)
     step_BT = place(shaped_BS, tokens_BS, steps_BS, mask_BT)
+    terminal_B = _terminal(rewards, rollouts.finished, settings, device)
+    found_BT = step_BT.scatter_add(1, last_B.unsqueeze(1), terminal_B.unsqueeze(1))
+    for row, reward in enumerate(rewards):
+        if reward.per_token is not None:
+            found_BT[row, : len(reward.per_token)] += torch.tensor(reward.per_token, device=device)
+    return found_BT, _metrics(rewards, rollouts, mask_BT, step_BT, shaped_BS, steps_BS)
+
+
+def sequence_rewards(rewards: Sequence[Reward], finished: Sequence[bool], settings: Shaping) -> list[float]:
+    """One number a completion: what `token_rewards` spreads over its tokens, added up."""
+    shaped_BS, _ = _shaped(rewards, settings, torch.device("cpu"))
+    total_B = shaped_BS.sum(1) + _terminal(rewards, finished, settings, torch.device("cpu"))
+    return [float(total) + sum(r.per_token or ()) for total, r in zip(total_B, rewards, strict=True)]
+
+
+def _shaped(rewards: Sequence[Reward], settings: Shaping, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, S) reward of each step, and the mask of real steps."""
+    scores_BS, steps_BS = _pad([reward.step_scores for reward in rewards], torch.float32)
+    scores_BS, steps_BS = scores_BS.to(device), steps_BS.to(device)
+    shaped = shape_rewards(settings.step_scheme, scores_BS, steps_BS, **settings.step_options)
+    return settings.step_scale * shaped, steps_BS
+
+
+def _terminal(rewards: Sequence[Reward], finished: Sequence[bool], settings: Shaping, device: torch.device) -> Tensor:
+    """(B,) what stands on the last token."""
     outcome = [settings.outcome_unlabelled if r.outcome is None else r.outcome for r in rewards]
-    finished_B = torch.tensor(rollouts.finished, device=device)
-    terminal_B = settings.outcome_scale * torch.tensor(outcome, device=device, dtype=torch.float32)
-    terminal_B = terminal_B - settings.unfinished_penalty * (~finished_B).float()
-    terminal_BT = torch.zeros_like(step_BT).scatter(1, last_B.unsqueeze(1), terminal_B.unsqueeze(1))
-    return step_BT + terminal_BT, _metrics(rewards, rollouts, mask_BT, step_BT, shaped_BS, steps_BS)
+    bonus_B = torch.tensor([r.bonus for r in rewards], device=device)
+    terminal_B = settings.outcome_scale * torch.tensor(outcome, device=device, dtype=torch.float32) + bonus_B
+    return terminal_B - settings.unfinished_penalty * (~torch.tensor(finished, device=device)).float()
 
 
 def _pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -55,13 +55,10 @@ def generate(
     Raises:
         ValueError: n, temperature, top_k or a limit out of range, or an empty prompt.
     """
-    _check(prompts, n, temperature, top_k, max_new_tokens)
+    check_sampling(prompts, n, temperature, top_k, max_new_tokens)
     was_training = model.training
     model.eval()
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    for index, ids in enumerate(encoded):
-        if not ids:
-            raise ValueError(f"prompt {index} has no tokens; every prompt needs text")
+    encoded = encode_prompts(tokenizer, prompts)
     rows: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(prompts) * n)]
     # Prompts of similar length share a batch, so that padding costs little.
     order = sorted(range(len(prompts)), key=lambda p: len(encoded[p]))
@@ -76,10 +73,10 @@ def generate(
         if on_batch:
             on_batch(len(done))
     model.train(was_training)
-    return _collect(tokenizer, encoded, rows, n)
+    return collect(tokenizer, encoded, rows, n)
 
 
-def _check(prompts: Sequence[str], n: int, temperature: float, top_k: int, max_new_tokens: int) -> None:
+def check_sampling(prompts: Sequence[str], n: int, temperature: float, top_k: int, max_new_tokens: int) -> None:
     if isinstance(prompts, str):
         raise ValueError("prompts is one text; give a list of texts")
     for name, value, least in [("n", n, 1), ("temperature", temperature, 0), ("top_k", top_k, 0)]:
@@ -87,6 +84,19 @@ def _check(prompts: Sequence[str], n: int, temperature: float, top_k: int, max_n
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt.
+
+    Raises:
+        ValueError: a prompt without tokens.
+    """
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+    for index, ids in enumerate(encoded):
+        if not ids:
+            raise ValueError(f"prompt {index} has no tokens; every prompt needs text")
+    return encoded
 
 
 def _decode_batch(
@@ -188,9 +198,10 @@ def _trim(tokens_BT: torch.Tensor, logprobs_BT: torch.Tensor, eos: int) -> list[
     return results
 
 
-def _collect(
-    tokenizer: Tokenizer, encoded: list[list[int]], rows: list[tuple[list[int], list[float]]], n: int
+def collect(
+    tokenizer: Tokenizer, encoded: list[list[int]], rows: Sequence[tuple[list[int], list[float]]], n: int
 ) -> Rollouts:
+    """Rollouts from (token ids, log-probabilities) of each completion, the n of a prompt next to each other."""
     eos = tokenizer.eos_token_id
     finished = [bool(ids) and ids[-1] == eos for ids, _ in rows]
     bare = [ids[:-1] if done else ids for (ids, _), done in zip(rows, finished, strict=True)]

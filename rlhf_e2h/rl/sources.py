@@ -11,14 +11,15 @@ from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.rewards import Completion, Reward
+from rlhf_e2h.rl.terms import RewardTerms, add_terms
 
 
 class RewardSources:
     """A reward function for `train_ppo` that adds named terms, each of which may be absent.
 
     Step scores come from `step_model`. The outcome is the checker's verdict (1 right, 0 wrong; nothing where the
-    problem has no label), plus `outcome_model_scale` times the score of `outcome_model`. Rows need `problem_id`,
-    `problem` and `level`.
+    problem has no label), plus `outcome_model_scale` times the score of `outcome_model`. `terms` (a Python function,
+    length, format) come on top. Rows need `problem_id`, `problem` and `level`.
     """
 
     def __init__(
@@ -31,18 +32,22 @@ class RewardSources:
         empty_step_score: float | None = 0.0,
         answer_step: bool = True,
         text_format: TextFormat = SECTIONS,
+        terms: RewardTerms | None = None,
     ) -> None:
         """`empty_step_score` replaces the model's score of a step without text (reward models like them, and policies
         find out); None keeps it. Without `answer_step` the last step, which holds the answer, is not scored."""
         self.labels, self.checker = labels, checker
         self.step_model, self.outcome_model, self.outcome_model_scale = step_model, outcome_model, outcome_model_scale
         self.empty_step_score, self.answer_step, self.format = empty_step_score, answer_step, text_format
+        self.terms = terms
 
     def __call__(self, completions: Sequence[Completion]) -> list[Reward]:
         rewards = [Reward() for _ in completions]
         self._add_steps(completions, rewards)
         self._add_verdicts(completions, rewards)
         self._add_outcome_model(completions, rewards)
+        if self.terms is not None:
+            add_terms(self.terms, completions, rewards, self.format)
         return rewards
 
     def _add_steps(self, completions: Sequence[Completion], rewards: Sequence[Reward]) -> None:

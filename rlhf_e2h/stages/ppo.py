@@ -14,24 +14,23 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
-from reward_models.score import Scorer
-from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.rl.engines import EngineSettings, open_engine
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sharding import weights_are_divided
 from rlhf_e2h.rl.share_base import drop_value_adapter, share_base
 from rlhf_e2h.rl.sources import RewardSources
+from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.rl.value_model import train_parts, value_from_policy, value_from_reward_model
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
+from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.stages.sample import choose
 
 VERSION = 1
@@ -51,6 +50,12 @@ class Config:
     problems: int | None = None  # at most so many prompts
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
     answer_step: bool = True  # is the answer scored as a step?
+    terms: RewardTerms = field(
+        default_factory=RewardTerms, metadata={"added": True}
+    )  # a Python function, length, format
+    engine: EngineSettings = field(
+        default_factory=EngineSettings, metadata={"added": True}
+    )  # what samples: hf, paged or vllm
     # what the value model starts from: the reward model, the same with a zero head, or the policy with a zero head
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
     value_head_only: bool = False  # train only the value model's head: cheaper, less exact
@@ -69,8 +74,13 @@ class Config:
     ppo: PPOSettings = field(default_factory=PPOSettings)  # its seed is that of the run
 
     def __post_init__(self) -> None:
-        if self.reward_model is None and self.outcome_model is None and self.outcome == "none":
-            raise ValueError("nothing gives a reward; set reward_model, outcome_model or outcome")
+        if not gives_reward(self):
+            raise ValueError("nothing gives a reward; set reward_model, outcome_model, outcome or terms")
+        if self.engine.name != "hf" and self.ppo.old_logprobs == "sampler":
+            raise ValueError(
+                f"engine {self.engine.name} has log-probabilities of its own; set ppo.old_logprobs: trainer, and "
+                "ppo.importance_cap: 2 to correct for the difference"
+            )
         if self.reward_model is None and self.value_init != "policy":
             raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
         if self.share_base and (self.value_init != "policy" or self.lora.rank < 1 or self.gradient_checkpointing):
@@ -84,7 +94,7 @@ def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
     policy = open_policy(run.path(config.policy))
     settings = dataclasses.replace(config.ppo, seed=run.seed)
-    prompts = _prompts(config, run, policy, settings.max_new_tokens)
+    prompts = open_prompts(config, run, policy, settings.max_new_tokens)
     reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(run.path(config.policy)).model
     value_model: Any
     if config.share_base:
@@ -99,12 +109,13 @@ def main(config: Config, run: StageRun) -> None:
         raise ConfigError(f"{run.name}: eval_every and lora do not run under ZeRO-3 yet; use launch/zero2.yaml")
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
-        rewards = _sources(config, run, checker, accelerator.device)
+        rewards = open_sources(config, run, checker, accelerator.device)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
         watcher = Watcher(config, run, policy, rewards, bar, _validation(config, run, checker, policy, rewards))
+        engine = stack.enter_context(contextlib.closing(open_engine(config.engine, policy.model, policy.tokenizer)))
         result = train_ppo(
             policy.model, reference, value_model, policy.tokenizer, prompts, watcher.reward, settings, accelerator,
-            watcher.on_step, run.scratch / "checkpoints",
+            watcher.on_step, run.scratch / "checkpoints", engine,
         )  # fmt: skip
     watcher.restore_best()
     if run.is_main:
@@ -119,23 +130,6 @@ def main(config: Config, run: StageRun) -> None:
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 
 
-def _prompts(config: Config, run: StageRun, policy: Policy, max_new_tokens: int) -> list[Row]:
-    problems = choose(read_problems(run.path(config.data), "train"), config.levels, config.problems)
-    if not problems:
-        raise ConfigError(f"{run.name}: no train problems of levels {config.levels}; check `levels` and prepare")
-    rows = [{**problem, "prompt": policy.prefix + SECTIONS.prompt(problem["problem"])} for problem in problems]
-    limit = getattr(policy.model.config, "max_position_embeddings", None)
-    if limit is not None:
-        encoded = policy.tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
-        long = [row["problem_id"] for row, ids in zip(rows, encoded, strict=True) if len(ids) + max_new_tokens > limit]
-        if long:
-            raise ConfigError(
-                f"{run.name}: {len(long)} prompts with max_new_tokens {max_new_tokens} exceed the model's {limit} "
-                f"positions ({', '.join(long[:5])}{', ...' if len(long) > 5 else ''}); lower ppo.max_new_tokens"
-            )
-    return rows
-
-
 def _value_model(config: Config, run: StageRun, policy: Policy) -> Any:
     if config.value_init == "policy":
         model = value_from_policy(str(policy.model.config.name_or_path))
@@ -144,25 +138,6 @@ def _value_model(config: Config, run: StageRun, policy: Policy) -> Any:
         zero_head = config.value_init == "reward_zero_head"
         model = value_from_reward_model(run.path(config.reward_model), policy.tokenizer, zero_head)
     return train_parts(model, config.value_head_only, config.lora)
-
-
-def _sources(config: Config, run: StageRun, checker: CheckerPool | None, device: torch.device) -> RewardSources:
-    def load(reference: str | None) -> Scorer | None:
-        if reference is None:
-            return None
-        return Scorer.from_pretrained(run.path(reference), device, max_tokens_per_batch=config.reward_batch_tokens)
-
-    data = run.path(config.data)
-    labels = {} if config.outcome == "none" else run.labels(data, config.outcome, splits=("train",))
-    return RewardSources(
-        labels,
-        checker,
-        load(config.reward_model),
-        load(config.outcome_model),
-        config.outcome_model_scale,
-        config.empty_step_score,
-        config.answer_step,
-    )
 
 
 def _validation(

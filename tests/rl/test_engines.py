@@ -1,0 +1,92 @@
+"""Engines give the same greedy texts, and log-probabilities that a plain forward pass confirms."""
+
+import pytest
+import torch
+
+from rlhf_e2h.models import LoraSettings, ModelShape, new_llama, with_lora
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine, plain_weights
+
+PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return new_llama(ModelShape(hidden=32, layers=2, intermediate=48, heads=2), "procedural", seed=0)
+
+
+def scored(model, rollouts, row, temperature):
+    """Log-probabilities of a completion, by one plain forward pass."""
+    prompt, completion = rollouts.prompt_ids[row], rollouts.completion_ids[row]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].float() / temperature
+    return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("name", ["hf", "paged"])
+def test_engine_samples_from_the_model(tiny, name):
+    model, tokenizer = tiny
+    engine = open_engine(EngineSettings(name), model, tokenizer)
+    rollouts = engine.sample(PROMPTS, Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=1))
+    assert len(rollouts) == 6 and rollouts.prompt_ids[2] == rollouts.prompt_ids[0] != rollouts.prompt_ids[3]
+    assert len({tuple(ids) for ids in rollouts.completion_ids}) == 6  # the samples of a prompt are independent
+    for row in range(6):
+        expected = scored(model, rollouts, row, 0.7)
+        assert torch.tensor(rollouts.logprobs[row]) == pytest.approx(expected, abs=1e-4)
+    again = engine.sample(PROMPTS, Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=1))
+    other = engine.sample(PROMPTS, Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=2))
+    assert again.completion_ids == rollouts.completion_ids != other.completion_ids
+
+
+def test_paged_is_greedy_like_hf_and_ends_where_hf_ends(tiny):
+    model, tokenizer = tiny
+    greedy = Sampling(temperature=0.0, max_new_tokens=30)
+    hf, paged = (
+        open_engine(EngineSettings(name), model, tokenizer).sample(PROMPTS, greedy) for name in ("hf", "paged")
+    )
+    assert paged.completion_ids == hf.completion_ids and paged.finished == hf.finished
+    hot = Sampling(n=32, temperature=1.5, max_new_tokens=60, seed=2)
+    rollouts = open_engine(EngineSettings("paged"), model, tokenizer).sample(PROMPTS, hot)
+    assert any(rollouts.finished) and not all(rollouts.finished)
+    for ids, done in zip(rollouts.completion_ids, rollouts.finished, strict=True):
+        assert (tokenizer.eos_token_id in ids) == done and tokenizer.eos_token_id not in ids[:-1]
+    assert model.config._attn_implementation == "sdpa"  # as it was
+
+
+def test_plain_weights_are_those_of_the_merged_model(tiny):
+    model, _ = new_llama(ModelShape(hidden=32, layers=2, intermediate=48, heads=2), "procedural", seed=0)
+    adapted = with_lora(model, LoraSettings(rank=4))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # zero at first, so that the adapter would change nothing
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    before = {name: parameter.detach().clone() for name, parameter in adapted.named_parameters()}
+    found = {name: weight.clone() for name, weight in plain_weights(adapted)}
+    assert all(torch.equal(parameter, before[name]) for name, parameter in adapted.named_parameters())
+    merged = dict(adapted.merge_and_unload().named_parameters())
+    assert found.keys() == merged.keys()
+    for name, weight in merged.items():
+        torch.testing.assert_close(found[name], weight.detach())
+    assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], tiny[0].model.layers[0].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "hf", "url": "http://localhost:1"}, "set name: vllm"),
+        ({"name": "vllm", "url": "localhost:1"}, "must start with http"),
+        ({"name": "vllm", "memory_share": 0.0}, "above 0"),
+        ({"name": "paged", "page_size": 2}, "at least 4"),
+    ],
+)
+def test_engine_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EngineSettings(**settings)
+
+
+def test_engines_that_do_not_run_here_say_what_to_do(tiny):
+    with pytest.raises(ValueError, match=r"no answer from http://127.0.0.1:9 .*start `vllm serve` there"):
+        open_engine(EngineSettings("vllm", url="http://127.0.0.1:9"), *tiny)
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"vLLM is not installed in this environment.*set engine name: hf"):
+            open_engine(EngineSettings("vllm"), *tiny)

