@@ -26,7 +26,7 @@ TRAIN_HELP = """Train a reward model from JSON Lines of records:
 Other formats (PRM800K, Math-Shepherd, ProcessBench, TRL, graded samples) are recognised by their fields; rows that
 cannot be read are listed as file:line: reason.
 
-Settings are KEY=VALUE; reward_models/train.py lists them with their defaults.
+Settings are KEY=VALUE; reward_models/settings.py lists them with their defaults.
 
   python -m reward_models train BASE_MODEL records.jsonl runs/prm --kind prm learning_rate=1e-5 epochs=2
 """
@@ -188,7 +188,7 @@ def _score(options: argparse.Namespace) -> None:
     from reward_models.score import Scorer
 
     scorer = Scorer.from_pretrained(options.model, **_open_scorer_arguments(options))
-    rows = _scored_rows(scorer, options.file, Path(options.model).name)
+    rows = scored_rows(scorer, options.file, Path(options.model).name)
     if options.out:
         count = write_jsonl(options.out, rows)
         print(f"{options.out}: {count} rows", file=sys.stderr)
@@ -197,7 +197,7 @@ def _score(options: argparse.Namespace) -> None:
         print(json.dumps(row, ensure_ascii=False))
 
 
-def _scored_rows(scorer: Any, path: str, name: str) -> Iterator[dict[str, Any]]:
+def scored_rows(scorer: Any, path: str, name: str) -> Iterator[dict[str, Any]]:
     """Rows with their scores, read and scored as they are taken."""
     from reward_models.readout import split_steps
 

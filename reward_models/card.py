@@ -15,6 +15,8 @@ tags: [reward-model, {kind}]
 Trained with `reward_models` from `{base}` on {used} solutions ({trained_tokens} labelled tokens; left out: {left_out}).
 Loss: token-weighted binary cross-entropy on {loss_on}, {epochs} epochs, learning rate {learning_rate}.
 
+Levels of its problems: {levels}. Sources: {sources}.
+
 A step's score is `sigmoid(logit)` of the one label at the token that ends the step; the score of a solution is the
 `{aggregation}` of its step scores. Prompt and separator stand in `config.json` under `step_contract`.
 
@@ -51,6 +53,13 @@ def model_card(report: Mapping[str, Any]) -> str:
         loss_on=settings["loss_on"].replace("_", " "),
         epochs=settings["epochs"],
         learning_rate=settings["learning_rate"],
+        levels=_counts(report["levels"]),
+        sources=_counts(report["sources"]),
         aggregation=contract["aggregation"],
         metrics="\n".join(lines) or "| none | |",
     )
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    """`1: 20, 2: 31`, in the order of names."""
+    return ", ".join(f"{name}: {found[name]}" for name in sorted(found)) or "not stated"

@@ -60,6 +60,19 @@ class TokenRows(Dataset):
             batch["attention_mask"] = mask_BT
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
+    def pack(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The texts of a batch in one row (1, N) without padding; `position_ids` start at 0 with each text."""
+        ids_N = np.concatenate([self.ids[index] for index in indices]).astype(np.int64)
+        labels_N = np.concatenate([self.labels[index] for index in indices])
+        spread_N = np.concatenate([np.full(self.lengths[index], self.weights[index], np.float32) for index in indices])
+        batch = {
+            "input_ids": ids_N,
+            "position_ids": np.concatenate([np.arange(self.lengths[index]) for index in indices]),
+            "labels": labels_N,
+            "weights": np.where(labels_N == IGNORED, np.float32(0), spread_N),
+        }
+        return {name: torch.from_numpy(values)[None] for name, values in batch.items()}
+
 
 def build_rows(
     records: Sequence[Stepwise],

@@ -18,7 +18,7 @@ SELECTION = {"orm": "outcome_auc", "prm": "step_auc", "oprm": "step_auc"}
 def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, Any]:
     """Score records and compare with their labels; None where a figure has no data of both classes.
 
-    Keys: `step_auc`, `step_accuracy`, `step_calibration_error` over all labelled steps; `outcome_auc` of the contract's
+    Keys: `step_auc`, `step_accuracy`, `calibration_error` over all labelled steps; `outcome_auc` of the contract's
     aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean cross-entropy at
     the read-outs of labelled steps (of outcomes for an ORM); `records`, `skipped`; `score_histogram`, ten bins of
     probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra fields.

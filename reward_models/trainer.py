@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 
 from reward_models.dataset import LengthSampler, TokenRows, weight_total
 from reward_models.model import is_causal
+from reward_models.settings import TrainSettings
 from reward_models.targets import weighted_bce_sum
 
 LOSS_EPSILON = 1e-6  # the paper code's guard against batches without a trained token
@@ -30,21 +31,26 @@ class StepTrainer(Trainer):
         arguments: TrainingArguments,
         rows: TokenRows,
         *,
-        batch_size: int,
-        group_by_length: bool,
+        settings: TrainSettings,
         evaluate_fn: Callable[[], Mapping[str, Any]] | None,
         on_log: Callable[[Mapping[str, float]], None] | None,
         on_epoch: Callable[[int], None] | None = None,
         order: Sampler[int] | None = None,
     ) -> None:
-        collate = partial(rows.collate, causal=is_causal(model))
+        collate = rows.pack if settings.padding_free else partial(rows.collate, causal=is_causal(model))
         # `evaluate` below does not use the evaluation set, but the Trainer insists on one
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
         self.model_accepts_loss_kwargs = True  # our loss is divided by the weight of the whole step already
         self.evaluate_fn = evaluate_fn
         self.sampler: Sampler[int] = order or LengthSampler(
-            rows.lengths, batch_size, arguments.seed, lambda: int(self.state.epoch or 0), group_by_length
+            rows.lengths,
+            settings.batch_size,
+            settings.seed,
+            lambda: int(self.state.epoch or 0),
+            settings.group_by_length,
         )
+        for callback in early_stopping(settings.patience):
+            self.add_callback(callback)
         self.remove_callback(PrinterCallback)
         if on_log is not None:
             self.add_callback(_Logs(on_log))

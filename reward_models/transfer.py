@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reward_models.contract import StepContract
+from reward_models.contract import PROBLEM_SLOT, StepContract
 from reward_models.encode import encode
 from reward_models.model import head_of, load_model, quiet
 
@@ -41,6 +41,7 @@ QWEN_TEMPLATE = (
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
     "<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n"
 )
+SCORE_TEMPLATE = "score_template.jinja"
 TOLERANCE = 1e-4  # largest difference of a logit that an export may show on its probe texts
 _PROBES = [("What is 2 + 3?", ["2 + 3 = 5", "# Answer\n\n5"]), ("x", ["y"]), ("1 + 1 = ?", ["2 ", "3."])]
 
@@ -121,6 +122,7 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
 
     Such models read their last token that is not padding, so only a model whose score is its last step's can be
     exported. The export is loaded again and compared on probe texts; returns the largest difference of a logit.
+    Beside the model stands SCORE_TEMPLATE, the contract's template for `vllm serve OUT --chat-template`.
 
     Raises:
         ValueError: the score is not that of the last token, or the architecture cannot carry the head.
@@ -139,6 +141,7 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
     model.config.pad_token_id = tokenizer.pad_token_id
     config = AutoConfig.from_pretrained(source)
     config.pad_token_id, config.num_labels = tokenizer.pad_token_id, 1
+    config.use_sep_token = False  # vLLM: problem and solution are one text, not a pair with a separator between
     state = {name: value for name, value in model.state_dict().items() if not name.endswith("score.bias")}
     with quiet():
         exported = AutoModelForSequenceClassification.from_config(config).float().eval()
@@ -149,6 +152,7 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
     with quiet():
         exported.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    (Path(out) / SCORE_TEMPLATE).write_text(score_template(contract), encoding="utf-8")
     difference = _largest_difference(
         model, AutoModelForSequenceClassification.from_pretrained(out), tokenizer, contract
     )
@@ -157,6 +161,12 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
             f"the export differs by {difference:.2g} in a logit; this tokenizer ends texts with a token of its own"
         )
     return difference
+
+
+def score_template(contract: StepContract) -> str:
+    """The contract's template in Jinja, over the two messages that vLLM's `/score` makes of problem and solution."""
+    before, after = (json.dumps(part, ensure_ascii=False) for part in contract.template.split(PROBLEM_SLOT, 1))
+    return f"{{{{ {before} + messages[0]['content'] + {after} + messages[1]['content'] }}}}"
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Training in two processes equals training in one: batch and token-weighted mean are global."""
+"""Training in two CPU processes equals training in one, however the model is divided: batch and mean are global."""
 
 import json
 import os
@@ -9,41 +9,67 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import words_task
 from safetensors.torch import load_file
 
 from reward_models.records import write_jsonl
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    "epochs=2",
+    "batch_size=16",
+    "learning_rate=0.01",
+    "max_length=128",
+    "group_by_length=false",
+    "log_every=1",
+    "eval_every=4",
+]
 
 
-def train_in(processes, base, records, out):
+def launch_file(name, folder):
+    """`launch/NAME.yaml` for two CPU processes."""
+    config = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
-    task = ["-m", "reward_models", "train", str(base), str(records), str(out), "--kind", "prm"]
-    settings = [
-        "epochs=2",
-        "batch_size=16",
-        "learning_rate=0.01",
-        "max_length=128",
-        "group_by_length=false",
-        "log_every=1",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        config |= {"use_cpu": True, "num_processes": 2, "main_process_port": probe.getsockname()[1]}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return str(folder / f"{name}.yaml")
+
+
+def train_under(launch, base, folder):
+    """Weights and report of one training by the command line, alone or under a launch file."""
+    command = [sys.executable, "-m"]
+    if launch:
+        command += ["accelerate.commands.launch", "--config_file", launch_file(launch, folder), "-m"]
+    out = folder / (launch or "alone")
+    records = [str(folder / name) for name in ("train.jsonl", "held_out.jsonl")]
+    command += ["reward_models", "train", str(base), records[0], str(out), "--kind", "prm", "--validation", records[1]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
-        [*launch, *task, *settings], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        [*command, *SETTINGS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-4000:]
     return load_file(out / "model.safetensors"), json.loads((out / "training.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def alone(base, tmp_path_factory):
+    """The folder with the records, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("processes")
+    for name, count, seed in (("train.jsonl", 64, 1), ("held_out.jsonl", 20, 2)):
+        write_jsonl(folder / name, [record.to_row() for record in words_task(count, seed)])
+    return folder, *train_under(None, base, folder)
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(base, tmp_path):
-    write_jsonl(tmp_path / "r.jsonl", [record.to_row() for record in words_task(64, 1)])
-    one, first = train_in(1, base, tmp_path / "r.jsonl", tmp_path / "one")
-    two, second = train_in(2, base, tmp_path / "r.jsonl", tmp_path / "two")
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3", "fsdp"])
+def test_two_processes_train_what_one_trains(launch, base, alone):
+    folder, one, first = alone
+    two, second = train_under(launch, base, folder)
     assert first["steps"] == second["steps"] == 8
     assert second["train_loss"] == pytest.approx(first["train_loss"], abs=1e-3)
+    assert second["validation"]["step_auc"] == pytest.approx(first["validation"]["step_auc"], abs=0.02)
+    assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)

@@ -1,5 +1,6 @@
 """Training on a task whose answer is in the text, so that a model that learns must separate the classes."""
 
+import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -8,10 +9,11 @@ import pytest
 import torch
 from conftest import FAST, LEARN, words_task
 from safetensors.torch import load_file
-from transformers import AutoConfig
+from transformers import AutoConfig, BertConfig, BertForTokenClassification
 
 from reward_models.contract import KEY, StepContract
 from reward_models.dataset import LengthSampler, build_rows
+from reward_models.forward import keeps_texts_apart
 from reward_models.model import head_of, load_tokenizer, new_model
 from reward_models.records import Stepwise
 from reward_models.score import Scorer
@@ -135,6 +137,61 @@ def test_lora_merges_into_a_plain_checkpoint(base, tmp_path):
     assert loaded > 0.5
 
 
+def test_batches_without_padding_train_the_same(base, tmp_path):
+    """Texts of unequal length in one row must not see each other, in the plain attention and in the fused one."""
+    records, losses = words_task(48, 1), {}
+    for packed in (False, True):
+        logged = []
+        settings = replace(FAST, epochs=2, padding_free=packed, log_every=1, micro_batch_size=8, group_by_length=False)
+        train(base, records, "prm", tmp_path / str(packed), settings, on_log=logged.append)
+        losses[packed] = [log["loss"] for log in logged if "loss" in log]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+    assert losses[True][-1] < 0.8 * losses[True][0]
+    a, b = (load_file(tmp_path / str(packed) / "model.safetensors") for packed in (False, True))
+    assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
+
+
+def test_packed_rows_hold_every_token_once(base):
+    rows, _ = build_rows(words_task(5, 1), load_tokenizer(base), StepContract("prm"), loss_on="step_end", max_length=99)
+    batch = rows.pack([3, 1])
+    long, short = rows.lengths[3], rows.lengths[1]
+    assert batch["input_ids"].tolist() == [[*rows.ids[3].tolist(), *rows.ids[1].tolist()]]
+    assert batch["position_ids"].tolist() == [[*range(long), *range(short)]]
+    assert batch["weights"].sum() == sum((rows.labels[index] != -100).sum() for index in (3, 1))
+
+
+def test_a_model_that_mixes_packed_texts_is_refused(base):
+    assert keeps_texts_apart(new_model(base, StepContract("prm")))
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=50)
+    assert not keeps_texts_apart(BertForTokenClassification(config))
+
+
+def test_lowest_layers_can_be_frozen(base, tmp_path):
+    train(base, words_task(32, 1), "prm", tmp_path, replace(FAST, epochs=1, freeze_layers=1))
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    moved = {
+        name.rpartition("layers.")[2].split(".")[0] for name in before if not torch.equal(before[name], after[name])
+    }
+    assert moved == {"1", "model"}  # model.norm; the embeddings stay
+    with pytest.raises(ValueError, match="the model has 2 layers"):
+        train(base, words_task(8, 1), "prm", tmp_path, replace(FAST, freeze_layers=3))
+
+
+@pytest.mark.slow
+def test_qlora_trains_on_4_bit_weights_or_says_what_is_missing(base, tmp_path):
+    settings = replace(LEARN, lora_rank=8, learning_rate=2e-2, load_in_4bit=True)
+    records, held_out = words_task(160, 1), words_task(60, 2)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match="pip install bitsandbytes"):
+            train(base, records, "prm", tmp_path, settings)
+        return
+    result = train(base, records, "prm", tmp_path, settings, validation=held_out)
+    assert result["validation"]["step_auc"] > 0.9
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
+    assert not [name for name in saved if "lora" in name or "quant" in name]
+
+
 def test_frozen_parts_stay_as_they_were(base, tmp_path):
     train(base, words_task(32, 1), "prm", tmp_path, replace(FAST, epochs=1, freeze_embeddings=True, freeze_norms=True))
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
@@ -142,6 +199,14 @@ def test_frozen_parts_stay_as_they_were(base, tmp_path):
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
     assert torch.count_nonzero(after["score.bias"]) == 0 < torch.count_nonzero(after["score.weight"])
+
+
+def test_model_card_names_levels_and_sources(base, tmp_path):
+    records = [replace(r, extra={"level": 1 + i % 2, "source": "prm800k"}) for i, r in enumerate(words_task(9, 1))]
+    train(base, records, "prm", tmp_path, replace(FAST, epochs=1))
+    card = (tmp_path / "README.md").read_text()
+    assert "Levels of its problems: 1: 5, 2: 4. Sources: prm800k: 9." in card
+    assert str(base.parent) not in card
 
 
 def test_new_model_has_a_zero_head_and_no_dropout(base):
@@ -201,6 +266,7 @@ def test_over_long_and_unlabelled_records_are_counted(base):
         ({"micro_batch_size": 3}, "no multiple"),
         ({"patience": 2}, "needs evaluations"),
         ({"load_in_4bit": True}, "lora_rank"),
+        ({"freeze_layers": 1, "lora_rank": 4}, "0 with LoRA"),
         ({"patience": 2, "eval_every": 4, "checkpoint_every": 6}, "multiple of eval_every"),
     ],
 )

@@ -1,5 +1,6 @@
 """Imports against the read-out of the source model, computed with plain `transformers`; exports against the scorer."""
 
+import jinja2
 import pytest
 import torch
 from conftest import words_task
@@ -15,8 +16,9 @@ from transformers import (
     Qwen2Model,
 )
 
+from reward_models.contract import StepContract
 from reward_models.score import Scorer
-from reward_models.transfer import export_sequence_classification, import_model, read_weights
+from reward_models.transfer import export_sequence_classification, import_model, read_weights, score_template
 
 STEPS = ["good step", "bad step", "good step"]
 
@@ -172,6 +174,14 @@ def test_exported_orm_is_a_sequence_classifier(orm, tmp_path):
         logits = model(**batch).logits[:, 0]
     ours = Scorer.from_pretrained(orm[0]).score_texts([r.problem for r in records], [r.steps for r in records])
     assert logits.tolist() == pytest.approx([score.logits[-1] for score in ours], abs=1e-5)
+
+
+def test_score_template_says_what_the_contract_says():
+    """Rendered by jinja2 itself, with quotes, backslashes and braces in the way."""
+    contract = StepContract("orm", template='\\boxed "{problem}" {{ x }}\n\n%}é')
+    messages = [{"role": "query", "content": "1 {{ 2 }}"}, {"role": "document", "content": "a\n\nb"}]
+    rendered = jinja2.Environment(trim_blocks=True).from_string(score_template(contract)).render(messages=messages)
+    assert rendered == contract.prompt("1 {{ 2 }}") + "a\n\nb"
 
 
 def test_prm_cannot_be_a_sequence_classifier(prm, tmp_path):

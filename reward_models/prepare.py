@@ -1,0 +1,70 @@
+"""The model before training (head, adapters, frozen parts) and after it (merged, gathered, saved)."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import BitsAndBytesConfig
+
+from reward_models.contract import StepContract
+from reward_models.model import HEAD_NAMES, freeze, new_model, quiet
+from reward_models.settings import TrainSettings
+from reward_models.trainer import StepTrainer
+
+
+def prepare_model(base: str | Path, contract: StepContract, settings: TrainSettings) -> Any:
+    """The base with a zero head, adapters and frozen parts as the settings say.
+
+    Raises:
+        ValueError: 4-bit weights without bitsandbytes, or more frozen layers than there are.
+    """
+    torch.manual_seed(settings.seed)
+    quantization = None
+    if settings.load_in_4bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("load_in_4bit needs bitsandbytes, which is not installed; pip install bitsandbytes")
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=list(HEAD_NAMES)
+        )
+    model: Any = new_model(base, contract, quantization=quantization)
+    if settings.lora_rank:
+        model = _with_lora(model, settings)
+    freeze(model, settings.freeze_embeddings, settings.freeze_norms, settings.freeze_layers)
+    return model
+
+
+def _with_lora(model: Any, settings: TrainSettings) -> Any:
+    adapter = LoraConfig(
+        task_type=TaskType.TOKEN_CLS,  # trains and saves the head in full
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        target_modules="all-linear",
+        exclude_modules=list(HEAD_NAMES),
+    )
+    return get_peft_model(model, adapter)
+
+
+def save_model(
+    trainer: StepTrainer, base: str | Path, contract: StepContract, settings: TrainSettings, out: Path
+) -> Any:
+    """Save the model, adapters merged, and return it. Sharded weights are gathered by the Trainer."""
+    if not settings.lora_rank:
+        with quiet():
+            trainer.save_model(str(out))
+        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing in it that training.json lacks
+        return trainer.model
+    adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if settings.load_in_4bit:  # merge into full-precision weights, not into the quantised ones
+        state = get_peft_model_state_dict(adapted)
+        adapted = _with_lora(new_model(base, contract), settings)
+        set_peft_model_state_dict(adapted, state)
+    merged = adapted.merge_and_unload()
+    merged.config.pad_token_id = adapted.config.pad_token_id
+    if trainer.accelerator.is_main_process:
+        with quiet():
+            merged.save_pretrained(out)
+    return merged

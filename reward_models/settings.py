@@ -1,0 +1,62 @@
+"""How to train a reward model: every setting, with its comment where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reward_models.targets import LOSS_ON
+
+
+@dataclass
+class TrainSettings:
+    """How to train. The defaults are the paper's for 7B models (Table 4); a model of a million wants 1e-3."""
+
+    learning_rate: float = 2e-5
+    epochs: float = 2.0
+    batch_size: int = 128  # solutions per optimiser step, over all processes
+    micro_batch_size: int | None = None  # solutions per process and forward pass; None: the whole share of the batch
+    warmup: float = 0.1  # share of all steps over which the learning rate rises
+    weight_decay: float = 0.0
+    lr_schedule: str = "cosine"  # any name of the Hugging Face Trainer: linear, cosine, constant_with_warmup ...
+    max_grad_norm: float = 1.0
+    adam_beta2: float = 0.999  # 0.95 for short runs from small models: the default was unstable there (docs)
+    seed: int = 0
+    bf16: bool = False  # autocast; the weights stay float32
+    max_length: int = 1024  # tokens; longer records are left out and counted
+    loss_on: str = "every_token"  # or "step_end"; see targets.py
+    orm_share: float | None = None  # OPRM: share of outcome records in the mixture; None: records as they come
+    lora_rank: int = 0  # 0: full fine-tuning
+    lora_alpha: int = 32
+    load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and lora_rank > 0
+    freeze_embeddings: bool = False  # the paper freezes embeddings and norms
+    freeze_norms: bool = False
+    freeze_layers: int = 0  # so many layers from the bottom, the embeddings below them included
+    gradient_checkpointing: bool = False
+    group_by_length: bool = True  # batches of similar length: less padding
+    # a batch is one row without padding, and no text attends to another: by kernel with flash attention, elsewhere by a
+    # block-diagonal mask, whose memory grows with the square of the micro-batch's tokens
+    padding_free: bool = False
+    log_every: int = 20  # steps
+    eval_every: int = 0  # steps between evaluations on `validation`; 0: only at the end
+    patience: int = 0  # evaluations without a better one before stopping; 0: run to the end, keep the last weights
+    checkpoint_every: int = 0  # steps between checkpoints, from which a killed run goes on; 0: none
+
+    def __post_init__(self) -> None:
+        if self.loss_on not in LOSS_ON:
+            raise ValueError(f"loss_on {self.loss_on!r} is not known; choose one of {', '.join(LOSS_ON)}")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}; "
+                "choose a divisor of it"
+            )
+        if self.patience and not self.eval_every:
+            raise ValueError(f"patience is {self.patience} but eval_every is 0; early stopping needs evaluations")
+        if self.patience and self.checkpoint_every % self.eval_every:
+            raise ValueError("with early stopping checkpoint_every must be a multiple of eval_every, or 0")
+        if self.freeze_layers < 0 or (self.freeze_layers and self.lora_rank):
+            raise ValueError(
+                f"freeze_layers is {self.freeze_layers} with lora_rank {self.lora_rank}; it must be at least 0, and 0 "
+                "with LoRA, which freezes everything but its adapters"
+            )
+        if self.load_in_4bit and not self.lora_rank:
+            raise ValueError("load_in_4bit needs lora_rank > 0; 4-bit weights cannot be trained themselves")

