@@ -64,8 +64,8 @@ def read_run(place: Path, setup: str | None = None) -> Run:
     if not found:
         raise FileNotFoundError(f"{place}: no finished report there; run the recipe to its end, or give its run folder")
     file = max(found, key=lambda one: one.stat().st_mtime)
-    about = next((read_json(folder / "run.json") for folder in file.parents if (folder / "run.json").is_file()), {})
-    name = (about or {}).get("recipe") or file.parent.name
+    about: Row = next((read_json(one / "run.json") for one in file.parents if (one / "run.json").is_file()), {})
+    name = about.get("recipe") or file.parent.name
     results = json.loads(file.read_text(encoding="utf-8"))
     return Run(name, setup or setup_of(name) or DEFAULT_SETUP, results, results.get("quality", ()))
 

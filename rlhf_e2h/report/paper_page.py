@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,29 +97,32 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str]:
 def _figures(run: Run, rows: Sequence[Row]) -> list[Plot]:
     """One plot for each reward model of the paper's curves, hard and all problems: published dashed, ours solid."""
     mine = [row for row in rows if row["run"] == run.name]
-    majority = [row for row in mine if row["table"] == "Majority"]
     plots = []
     for figure in SHOWN_CURVES:
-        for model in dict.fromkeys(row["row"].partition(" by ")[2] for row in mine if row["table"] == figure):
+        drawn = [row for row in mine if row["table"] in ("Majority", figure)]
+        for model in dict.fromkeys(_evaluator(row) for row in drawn if row["table"] == figure):
             for level in ("hard", "all"):
-                chosen = [
-                    row for row in (*majority, *(r for r in mine if r["table"] == figure)) if row["slice"] == level
-                ]
-                chosen = [row for row in chosen if row["row"].partition(" by ")[2] in ("", model)]
-                number = figure.split()[1]
-                name = f"figure_{number}_{level}_{run.setup}_{model.split()[-1]}".lower().replace("-", "_")
-                caption = (
-                    "Dashed: the paper. Solid: ours, intervals shaded."
-                    if any(row["ours"] is not None for row in chosen)
-                    else "Dashed: the paper. This run has no point of it."
-                )
-                plots.append(make_plot(
-                    f"{name}_{run.name}".replace("-", "_").replace(".", "_"),
-                    f"{figure}: {model}, {level} problems", caption,
-                    ("table", "row", "column", "slice", "published", "ours", "ours_low", "ours_high", "n", "reason"),
-                    chosen, lambda chosen=chosen: _draw(chosen),
-                ))  # fmt: skip
+                chosen = [row for row in drawn if row["slice"] == level and _evaluator(row) in ("", model)]
+                plots.append(_curve_plot(run, figure, model, level, chosen))
     return plots
+
+
+def _evaluator(row: Mapping[str, Any]) -> str:
+    """`the 7B OPRM` of `weighted vote by the 7B OPRM`; empty for majority."""
+    return str(row["row"]).partition(" by ")[2]
+
+
+def _curve_plot(run: Run, figure: str, model: str, level: str, rows: Sequence[Row]) -> Plot:
+    ours = any(row["ours"] is not None for row in rows)
+    columns = ("table", "row", "column", "slice", "published", "ours", "ours_low", "ours_high", "n", "reason")
+    return make_plot(
+        re.sub(r"\W", "_", f"{figure} {level} {model.split()[-1]} {run.name}".lower()),
+        f"{figure}: {model}, {level} problems",
+        "Dashed: the paper. " + ("Solid: ours, intervals shaded." if ours else "This run has no point of it."),
+        columns,
+        list(rows),
+        lambda: _draw(rows),
+    )
 
 
 def _draw(rows: Sequence[Row]) -> Any:

@@ -63,7 +63,10 @@ def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> l
     columns = ("policy", "level", "step", "score", "accuracy")
     plots = []
     if final:
-        caption = f"Greedy solutions of {level} problems. Against sft_easy: where the score grew more than the accuracy, a policy has learnt to please the model."
+        caption = (
+            f"Greedy solutions of {level} problems. Compare with sft_easy: where the score grew more than the accuracy, "
+            "a policy has learnt to please the model."
+        )
         title = "Reward model score and checked accuracy"
         plots.append(make_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
     if over_steps:
