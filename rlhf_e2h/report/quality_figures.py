@@ -64,7 +64,7 @@ def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> l
     plots = []
     if final:
         caption = (
-            f"Greedy solutions of {level} problems. Compare with sft_easy: where the score grew more than the accuracy, "
+            f"Greedy solutions of {level} problems. Against sft_easy: where the score grew more than the accuracy, "
             "a policy has learnt to please the model."
         )
         title = "Reward model score and checked accuracy"
