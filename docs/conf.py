@@ -36,6 +36,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "NDArray", "FloatArray", "IntArray", "Tokenizer")}
 autodoc_preserve_defaults = True
+napoleon_use_rtype = False
 add_module_names = False
 nitpicky = False
 default_role = "literal"  # `name` in a docstring is code
@@ -94,8 +95,12 @@ def _fields(config: type) -> list[tuple[str, str, str, str]]:
         texts += [comments[at][1] for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) if at in comments]
         default = ast.unparse(node.value) if node.value else ""
         default = re.sub(r"^setting\((.*?)(?:, affects_result=\w+)?\)$", r"\1", default)
+        default = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(default, default)
         default = re.sub(r"^field\(default_factory=(?:lambda: )?(.*)\)$", r"\1", default)
-        found.append((node.target.id, ast.unparse(node.annotation), default, " ".join(texts)))
+        annotation = re.sub(
+            r"Literal\[(.*?)\]", lambda match: match[1].replace(", ", " | "), ast.unparse(node.annotation)
+        )
+        found.append((node.target.id, annotation, default, " ".join(texts)))
     return found
 
 
@@ -151,7 +156,22 @@ def _plain_marks(app: object, what: str, name: str, obj: object, options: object
         lines[index] = "`".join(parts)
 
 
+def _short_types(
+    app: object, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> object:
+    """numpy's types as they are written in the source."""
+
+    def short(text: str | None) -> str | None:
+        if text is None:
+            return None
+        text = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+        return re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", text)
+
+    return short(signature), short(returns)
+
+
 def setup(app: object) -> None:
+    app.connect("autodoc-process-signature", _short_types)  # type: ignore[attr-defined]
     app.connect("builder-inited", _generate)  # type: ignore[attr-defined]
     app.connect("source-read", _name_studies)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", _plain_marks, priority=400)  # type: ignore[attr-defined]
