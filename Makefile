@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: docs install quickstart quickstart-seeds smoke base test test-slow test-vllm lint bench clean
+.PHONY: docs install quickstart quickstart-seeds smoke base test test-slow test-recipes test-vllm lint bench clean
 
 install: $(STAMP)
 
@@ -37,6 +37,9 @@ test-slow: install
 test-vllm: install  ## E2H_VLLM_PYTHON=/path/to/python with vLLM; minutes
 	test -n "$$E2H_VLLM_PYTHON"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm
+
+test-recipes: install  ## every stage of every recipe, with a tiny model (needs MATH, see recipes/math-smoke)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/recipes -m "slow or not slow"
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,20 +16,31 @@ _ABOUT = """\
 Train reward models on easy problems, use them to rerank samples and to optimise
 policies on hard problems whose labels nobody reads, and measure what it gained.
 
-  e2h run recipes/quickstart                  the whole method, on a CPU, in minutes
-  e2h run recipes/quickstart seeds=[0,1,2]    the same for three seeds
-  e2h run recipes/quickstart --only ppo       one stage; its inputs must be finished
+  e2h run quickstart                 the whole method, on a CPU, in minutes
+  e2h run quickstart seeds=[0,1,2]   the same for three seeds
+  e2h run quickstart --only ppo      one stage; its inputs must be finished
   e2h sft recipes/quickstart/2_sft_easy.yaml learning_rate=1e-4
-  e2h check answers.jsonl                     are these pairs of answers the same?
+  e2h check answers.jsonl            are these pairs of answers the same?
 """
+_STAGES = f"stages, one command each (e2h STAGE --help): {' '.join(STAGES)}"
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="e2h", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--version", action="version", version=f"rlhf_e2h {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser(list_stages: bool = False) -> argparse.ArgumentParser:
+    """The command line; the help of all lists stages by name alone, so that it fits a screen."""
+    top = argparse.ArgumentParser(
+        prog="e2h",
+        usage="e2h COMMAND ...   (e2h COMMAND --help, e2h --version)",
+        description=_ABOUT,
+        epilog=textwrap.fill(_STAGES, 78),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=20),
+        add_help=False,
+    )
+    top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # so that the help fits a small screen
+    top.add_argument("--version", action="version", version=f"rlhf_e2h {__version__}", help=argparse.SUPPRESS)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     run = commands.add_parser(
         "run",
+        prog="e2h run",
         help="run a recipe: every stage that is not finished",
         description=_RUN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,8 +61,9 @@ def parser() -> argparse.ArgumentParser:
     for kind, about in STAGES.items():
         stage = commands.add_parser(
             kind,
+            prog=f"e2h {kind}",
             aliases=[kind.replace("_", "-")] if "_" in kind else [],
-            help=about,
+            **({"help": about} if list_stages else {}),
             description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"Settings of this stage: `e2h {kind} --settings`.",
         )
@@ -68,10 +81,19 @@ def parser() -> argparse.ArgumentParser:
             stage.add_argument("--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k or 34b-metamath")
     from rlhf_e2h.checker import command as check
 
-    check.add_arguments(commands.add_parser("check", help="compare answers with the symbolic checker"))
+    about = "compare answers with the symbolic checker"
+    check.add_arguments(commands.add_parser("check", prog="e2h check", help=about))
     from rlhf_e2h.plan import command as plan
 
-    plan.add_arguments(commands.add_parser("plan", help="memory, tokens and FLOPs of a recipe, before anything runs"))
+    about = "memory, tokens and FLOPs of a recipe, before anything runs"
+    plan.add_arguments(commands.add_parser("plan", prog="e2h plan", help=about))
+    from rlhf_e2h import doctor
+
+    about = "what this machine lacks, and what to do about it"
+    doctor.add_arguments(commands.add_parser("doctor", prog="e2h doctor", help=about))
+    about = 'complete words in the shell: eval "$(e2h completion bash)"'
+    completion = commands.add_parser("completion", prog="e2h completion", help=about)
+    completion.add_argument("shell", choices=["bash", "zsh"])
     return top
 
 
@@ -110,7 +132,16 @@ def _dispatch(args: argparse.Namespace) -> int:
         from rlhf_e2h.checker import command as check
 
         return check.run(args)
+    if args.command == "completion":
+        import shtab
+
+        print(shtab.complete(parser(list_stages=True), args.shell))
+        return 0
     quiet_libraries()
+    if args.command == "doctor":
+        from rlhf_e2h import doctor
+
+        return doctor.run(args)
     if args.command == "plan":
         from rlhf_e2h.plan import command as plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.data.tokenizers import BUILDERS
+from rlhf_e2h.hub import explained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -63,13 +65,20 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: a local folder without tokenizer files.
+        ValueError: no end-of-text token.
     """
     folder = Path(path)
     if folder.is_dir() and not any(folder.glob("tokenizer*")):
         raise FileNotFoundError(
             f"{folder}: a model folder without tokenizer; copy tokenizer.json and tokenizer_config.json into it"
         )
-    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    with explained(path):
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"{path}: the tokenizer has no end-of-text token, so no solution could end; name one as `eos_token` in its "
+            "tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         # Padding is masked by length everywhere, so sharing the id of EOS is safe here.
         tokenizer.pad_token = tokenizer.eos_token
@@ -89,7 +98,8 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
     if folder.is_absolute() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model here (config.json is missing); give a model folder or a hub id")
     tokenizer = load_tokenizer(path)
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+    with explained(path):
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
     return model, tokenizer
 
 
@@ -110,8 +120,21 @@ def open_policy(path: str | Path, dtype: str = "float32") -> Policy:
     context = Path(path) / CONTEXT_FILE
     if context.is_file():
         described = json.loads(context.read_text(encoding="utf-8"))
-        return Policy(*load_policy(described["model"], dtype), described["prefix"])
-    return Policy(*load_policy(path, dtype))
+        return Policy(*_placed(described["model"], dtype), described["prefix"])
+    return Policy(*_placed(path, dtype))
+
+
+def _placed(path: str | Path, dtype: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """On the GPU where there is one; but of several processes none does so: they may divide the weights first."""
+    model, tokenizer = load_policy(path, dtype)
+    if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        torch.nn.Module.to(model, "cuda")
+    return model, tokenizer
+
+
+def sampling_dtype() -> str:
+    """Precision of a model that only samples: half of the weights and of the cache on a GPU, exact on a CPU."""
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
 def save_policy(model: Any, tokenizer: Tokenizer, out: Path) -> None:

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h.config import ConfigError, nearest
+from rlhf_e2h import packaged
+from rlhf_e2h.config import ConfigError, input_fields, nearest
 from rlhf_e2h.environment import describe
+from rlhf_e2h.hub import check_model
 from rlhf_e2h.recipe import Recipe, StageSpec
-from rlhf_e2h.runs import Store, lock, read_done, run_stage, stage_seed, write_json
+from rlhf_e2h.runs import Store, lock, looks_like_hub_id, read_done, run_stage, stage_seed, write_json
 from rlhf_e2h.tracking import console
 
 DISTRIBUTED = ("sft", "reward", "ppo", "dpo")  # stages that `--launch` starts on many processes
@@ -26,6 +28,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     """
     store = Store(recipe)
     todo = _plan(recipe, only)
+    _check_models(todo)
     report = None
     with lock(store.root):
         write_json(store.root / "run.json", _about(recipe))
@@ -41,6 +44,14 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     else:
         console.print(f"nothing to do: all {len(todo)} stages are finished in {recipe.run_folder}")
     return report
+
+
+def _check_models(todo: list[tuple[StageSpec, int]]) -> None:
+    """See before the first stage that every hub model of these stages can be had."""
+    named = {reference for spec, _ in todo for values in input_fields(spec.config).values() for reference in values}
+    for reference in sorted(named):
+        if looks_like_hub_id(reference) and not reference.startswith("@") and not Path(reference).exists():
+            check_model(reference)
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:
@@ -91,9 +102,11 @@ def _run_one(store: Store, spec: StageSpec, seed: int, label: str, launch: str |
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     """Start the stage on many processes; they share the run folder that this process has locked."""
-    if not Path(launch).is_file():
-        raise FileNotFoundError(f"--launch {launch}: no such file; `ls launch` shows those that ship")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch]
+    file = packaged.find("launch", launch)
+    if not file.is_file():
+        known = ", ".join(packaged.names("launch"))
+        raise FileNotFoundError(f"--launch {launch}: no such file; these ship: {known}")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")

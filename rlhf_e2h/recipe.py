@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rlhf_e2h import packaged
 from rlhf_e2h.config import (
     ConfigError,
     build,
@@ -108,7 +109,7 @@ def load_recipe(folder: str | Path, overrides: list[str] | None = None, only_kin
         FileNotFoundError: no such folder, or no stage files in it.
         ConfigError: anything that is wrong in a file or an override.
     """
-    place = Path(folder)
+    place = packaged.find("recipes", folder)
     stage_file = place if place.suffix == ".yaml" else None
     place = place.parent if stage_file else place
     files = _stage_files(place)
@@ -142,7 +143,8 @@ def stage_name(file: str | Path) -> str:
 
 def _stage_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such recipe folder; `ls recipes` shows those that ship")
+        known = ", ".join(packaged.names("recipes"))
+        raise FileNotFoundError(f"{folder}: no such recipe folder; these ship: {known}")
     files = sorted(
         (f for f in folder.glob("*.yaml") if _FILE.fullmatch(f.name)), key=lambda f: (int(f.name.split("_")[0]), f.name)
     )

@@ -268,7 +268,7 @@ class Store:
             path = ASSETS / reference.removeprefix("asset:")
         else:
             path = Path(reference).expanduser()
-        if not path.exists() and not _looks_like_hub_id(reference):
+        if not path.exists() and not looks_like_hub_id(reference):
             raise FileNotFoundError(
                 f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id"
             )
@@ -285,7 +285,7 @@ def stage_seed(spec: StageSpec, seed: int) -> int:
     return seed if getattr(spec.module, "SEEDED", True) else 0
 
 
-def _looks_like_hub_id(reference: str) -> bool:
+def looks_like_hub_id(reference: str) -> bool:
     return reference.count("/") == 1 and not reference.startswith((".", "/", "~")) and not Path(reference).suffix
 
 

@@ -12,7 +12,7 @@ def _run(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "no/such/recipe"], ["no such recipe folder", "ls recipes"]),
+        (["run", "no/such/recipe"], ["no such recipe folder", "these ship: "]),
         (["sft", "no/such/2_file.yaml"], ["no such recipe folder"]),
         (["run", "{recipe}", "{runs}", "sampel.n=1"], ["did you mean 'sample'"]),
         (["run", "{recipe}", "{runs}", "sample.decoding.temprature=1"], ["did you mean 'temperature'"]),

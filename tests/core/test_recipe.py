@@ -49,5 +49,5 @@ def test_unknown_override_names_the_nearest(recipe):
 
 
 def test_folder_without_recipe(tmp_path):
-    with pytest.raises(FileNotFoundError, match="ls recipes"):
+    with pytest.raises(FileNotFoundError, match="these ship"):
         load_recipe(tmp_path / "nothing")
