@@ -3,7 +3,8 @@
 Three processes, so that nothing can outlive its limit:
 
     outer    waits; if it is killed, the kernel kills `init` (parent-death signal)
-    init     process 1 of a new process namespace; when it ends, the kernel kills everything inside
+    init     process 1 of a new process namespace; kills the program on time, and when it ends itself, the kernel kills
+             everything inside
     program  without privileges, under limits and the system-call filter
 
 Namespaces: mount, process, network (without any interface, loopback is down), IPC, host name; a user namespace where
@@ -19,6 +20,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -130,18 +132,33 @@ def init(settings: dict[str, Any]) -> int:
     """Process 1 inside: builds the tree, starts the program, reports how it ended."""
     call("prctl", libc.prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
     build_root(settings["root"], settings)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     report(settings, started=True)
     program = os.fork()
     if program == 0:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             become_program(settings)
         except BaseException as error:  # whatever it is: never run on with privileges
             report(settings, refused=f"{type(error).__name__}: {error}")
         os._exit(125)
-    _, status, usage = os.wait4(program, 0)
+    late, (status, usage) = wait_until(program, time.monotonic() + settings["wall_seconds"])
     code = os.waitstatus_to_exitcode(status)
-    report(settings, code=code, cpu=usage.ru_utime + usage.ru_stime, memory=usage.ru_maxrss * 1024)
+    report(settings, code=code, late=late, cpu=usage.ru_utime + usage.ru_stime, memory=usage.ru_maxrss * 1024)
     return 0
+
+
+def wait_until(program: int, deadline: float) -> tuple[bool, tuple[int, resource.struct_rusage]]:
+    """Wait for a child; kill it at the deadline. Returns whether it was late, its status and its use."""
+    while True:
+        done, status, usage = os.wait4(program, os.WNOHANG)
+        if done:
+            return False, (status, usage)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            os.kill(program, signal.SIGKILL)
+            return True, os.wait4(program, 0)[1:]
+        signal.sigtimedwait([signal.SIGCHLD], left)
 
 
 def main(settings: dict[str, Any]) -> int:

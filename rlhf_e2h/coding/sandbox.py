@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 JAIL = Path(__file__).with_name("jail.py")
+GRACE = 10.0  # seconds more for the jail to stop a late program itself, before the jail is killed
 START = 60.0  # seconds for the jail itself to be built on a busy machine, before the program's own time
 TAIL = 300  # characters kept of what the program wrote to standard error
 
@@ -94,11 +95,13 @@ def _run_jail(folder: Path, limits: Limits) -> tuple[dict[str, Any], bool]:
             (folder / "stdout").open("wb") as stdout,
             (folder / "stderr").open("wb") as stderr,
         ):
-            process = subprocess.Popen(
-                command, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=(write_end,), env={},
-                start_new_session=True, cwd="/",
-            )  # fmt: skip
-        os.close(write_end)
+            try:
+                process = subprocess.Popen(
+                    command, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=(write_end,), env={},
+                    start_new_session=True, cwd="/",
+                )  # fmt: skip
+            finally:
+                os.close(write_end)
         text, late = _await_report(read_end, process, limits)
     finally:
         os.close(read_end)
@@ -114,7 +117,8 @@ def _run_jail(folder: Path, limits: Limits) -> tuple[dict[str, Any], bool]:
 def _await_report(read_end: int, process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bool]:
     """Read until the last process inside has closed the pipe; kill the outer one when the time is over.
 
-    The first line says that the program starts: its time runs from there, so a busy machine does not shorten it.
+    The first line says that the program starts: its time runs from there, so a busy machine does not shorten it. The
+    jail keeps the time; killing it from here is the second stop.
     """
     deadline, text, late, started = time.monotonic() + START, b"", False, False
     while True:
@@ -128,7 +132,7 @@ def _await_report(read_end: int, process: subprocess.Popen[bytes], limits: Limit
             return text, late
         text += block
         if not started and b"\n" in text:
-            started, deadline = True, time.monotonic() + limits.wall_seconds
+            started, deadline = True, time.monotonic() + limits.wall_seconds + GRACE
 
 
 def _settings(folder: Path, limits: Limits, report: int) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def _settings(folder: Path, limits: Limits, report: int) -> dict[str, Any]:
         "report": report,
         "memory_bytes": limits.memory_mb * 2**20,
         "cpu_seconds": limits.cpu_seconds,
+        "wall_seconds": limits.wall_seconds,
         "output_bytes": limits.output_bytes,
         "files_bytes": limits.files_mb * 2**20,
     }
@@ -152,7 +157,7 @@ def _settings(folder: Path, limits: Limits, report: int) -> dict[str, Any]:
 def _status(facts: dict[str, Any], late: bool, limits: Limits, output: str, message: str) -> Status:
     code = facts.get("code")
     killed = code in (-signal.SIGXCPU, -signal.SIGKILL)
-    if (late and code is None) or (killed and facts["cpu"] >= limits.cpu_seconds - 0.5):
+    if facts.get("late") or (late and code is None) or (killed and facts["cpu"] >= limits.cpu_seconds - 0.5):
         return "time"
     if code == 0:
         return "ok"

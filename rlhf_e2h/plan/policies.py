@@ -130,6 +130,6 @@ def sampling_trainer_phases(
     config: Any, trained: Trained, frozen: dict[str, int], copies: int, numbers: Numbers, form: Form
 ) -> Phases:
     decode, model = config.decoding, trained.model
-    rows = max(decode.n, decode.batch_size // decode.n * decode.n)
+    rows = max(1, decode.batch_size // decode.n) * min(decode.n, decode.batch_size)
     sampling = {"weights": 4.0 * trained.weights, **decoding(model, rows, numbers.prompt, decode.max_new_tokens, False)}
     return {"sampling": sampling, **trainer_phases(config.training, trained, frozen, copies, form)}

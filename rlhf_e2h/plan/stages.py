@@ -76,7 +76,7 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
 
 
 def _inference(weights: float, parts: Parts, form: Form) -> Phases:
-    return {"inference": {"weights": 4.0 * weights, **parts}}
+    return {"inference": {"weights": 2.0 * weights, **parts}}  # stages that only sample or score run in bf16 on a GPU
 
 
 def _sample(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -86,9 +86,9 @@ def _sample(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     solution = min(numbers.solution, decode.max_new_tokens)
     tokens = count / decode.n * numbers.prompt + count * solution
     flops = sampling_flops(model, count / decode.n, decode.n, numbers.prompt, solution)
-    rows = max(decode.n, decode.batch_size // decode.n * decode.n)
+    rows = max(1, decode.batch_size // decode.n) * min(decode.n, decode.batch_size)
     phases = partial(
-        _inference, model.parameters, decoding(model, min(rows, count), numbers.prompt, decode.max_new_tokens, False)
+        _inference, model.parameters, decoding(model, min(rows, count), numbers.prompt, decode.max_new_tokens, True)
     )
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases)
 
@@ -100,7 +100,7 @@ def _rerank(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     tokens = sample_count(recipe, recipe.stages[config.samples[1:].split("/")[0]], numbers) * length
     flops = sum(forward_flops(model, tokens, length, 0) for model in models)
     model = max(models, key=lambda m: m.parameters)
-    scored = {"activations": config.max_tokens_per_batch * transient_bytes(model, False)}
+    scored = {"activations": config.max_tokens_per_batch * transient_bytes(model, True)}
     phases = partial(_inference, model.scorer_parameters, scored)
     return StagePlan(spec.name, spec.kind, model.name, tokens * len(models), flops, phases)
 
@@ -114,7 +114,7 @@ def _evaluate(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     flops = sum(sampling_flops(model, count, 1, numbers.prompt, solution) for model in models)
     model = max(models, key=lambda m: m.parameters)
     rows = min(config.batch_size, count)
-    parts = decoding(model, rows, numbers.prompt, config.max_new_tokens, False)
+    parts = decoding(model, rows, numbers.prompt, config.max_new_tokens, True)
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, partial(_inference, model.parameters, parts))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -62,14 +63,14 @@ def generate(
     rows: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(prompts) * n)]
     # Prompts of similar length share a batch, so that padding costs little.
     order = sorted(range(len(prompts)), key=lambda p: len(encoded[p]))
-    per_batch = max(1, batch_size // n)
-    for start in range(0, len(order), per_batch):
-        chosen = order[start : start + per_batch]
-        rows_B = [first_row + p * n + k for p in chosen for k in range(n)]
-        uniform_BT = _uniforms(rows_B, max_new_tokens, seed).to(model.device)
-        done = _decode_batch(model, tokenizer, [encoded[p] for p in chosen], n, temperature, top_k, uniform_BT)
-        for row, result in enumerate(done):
-            rows[chosen[row // n] * n + row % n] = result
+    per_batch, at_once = max(1, batch_size // n), min(n, batch_size)
+    for start, first in product(range(0, len(order), per_batch), range(0, n, at_once)):
+        chosen, count = order[start : start + per_batch], min(at_once, n - first)
+        rows_B = [p * n + first + k for p in chosen for k in range(count)]
+        uniform_BT = _uniforms([first_row + row for row in rows_B], max_new_tokens, seed).to(model.device)
+        done = _decode_batch(model, tokenizer, [encoded[p] for p in chosen], count, temperature, top_k, uniform_BT)
+        for row, result in zip(rows_B, done, strict=True):
+            rows[row] = result
         if on_batch:
             on_batch(len(done))
     model.train(was_training)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from transformers import AutoConfig
 
+from reward_models.contract import StepContract
 from reward_models.evaluation import compare
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import Scorer, StepScores
@@ -23,7 +25,7 @@ from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.config import Input, NamedInputs, setting
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
-from rlhf_e2h.models import open_policy
+from rlhf_e2h.models import DTYPES, open_policy, sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun, write_json
 from rlhf_e2h.stages.rerank import scored_file
@@ -82,13 +84,15 @@ def _greedy(
     config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
     decoding = Decoding(n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
-    judge = Scorer.from_pretrained(run.path(config.reward_models[config.judge])) if config.judge else None
+    judge = None
+    if config.judge:
+        judge = Scorer.from_pretrained(run.path(config.reward_models[config.judge]), dtype=DTYPES[sampling_dtype()])
     outcomes: list[Row] = []
     solutions: list[Row] = []
     by_policy: dict[str, Any] = {}
     with run.progress(len(problems) * len(config.policies), "greedy", "solutions") as bar:
         for name, reference in config.policies.items():
-            policy = open_policy(run.path(reference))
+            policy = open_policy(run.path(reference), sampling_dtype())
             rows = grade(sample(policy, list(problems.values()), decoding, run.seed, bar.advance), labels)
             scope = label_scope(run, reference)
             outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
@@ -150,7 +154,7 @@ def _bank(
         scored = read_jsonl(run.path(str(config.rerank)) / scored_file(name))
         best_PK = as_matrix(rows, aggregate_steps(scored, config.best_of_n))[1]
         vote_PK = as_matrix(rows, aggregate_steps(scored, config.weighted_vote))[1]
-        kind = Scorer.from_pretrained(run.path(reference)).contract.kind
+        kind = StepContract.from_config(AutoConfig.from_pretrained(run.path(reference)), reference).kind
         if kind == "orm":
             # An outcome model speaks at the last step; its scores at earlier steps are not judgements of those steps.
             best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import AutoConfig
 
+from reward_models.contract import StepContract
 from reward_models.evaluation import compare
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
-from reward_models.score import Scorer, StepScores
+from reward_models.score import StepScores
 from reward_models.voting import pass_at_n
 from rlhf_e2h.bank import Decoding, Row, as_matrix, sample
 from rlhf_e2h.coding.measure import expected_best_of_n
@@ -25,7 +27,7 @@ from rlhf_e2h.coding.problems import LEVEL_OF, is_tests
 from rlhf_e2h.coding.sandbox import Limits
 from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import Label, read_problems
-from rlhf_e2h.models import open_policy
+from rlhf_e2h.models import open_policy, sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runs import StageRun, write_json
@@ -99,7 +101,8 @@ def _greedy(
     measured = []
     with run.progress(len(problems) * len(config.policies), "greedy", "programs") as bar:
         for name, reference in config.policies.items():
-            rows = sample(open_policy(run.path(reference)), list(problems.values()), decoding, run.seed, bar.advance)
+            policy = open_policy(run.path(reference), sampling_dtype())
+            rows = sample(policy, list(problems.values()), decoding, run.seed, bar.advance)
             strict_PK, average_PK = _tested(rows, list(problems), labels, pool)
             scope = label_scope(run, reference)
             measured.append(Measured(name, "greedy", None, scope, 1, strict_PK[:, 0], average_PK[:, 0]))
@@ -141,7 +144,7 @@ def _bank(
         for n in sizes:
             chosen = [expected_best_of_n(values, scores_PK, n) for values in (strict_PK, average_PK)]
             measured.append(Measured(name, "best_of_n", model, scope, n, *chosen))
-        kind = Scorer.from_pretrained(run.path(reference)).contract.kind
+        kind = StepContract.from_config(AutoConfig.from_pretrained(run.path(reference)), reference).kind
         quality[model] = _quality(kind, scored, problems, dict(zip(order, strict_PK, strict=True)))
     write_json(run.out / "quality.json", quality)
     return measured

@@ -9,6 +9,7 @@ from reward_models.score import Scorer
 from rlhf_e2h.bank import score
 from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import SPLITS, read_problems
+from rlhf_e2h.models import DTYPES, sampling_dtype
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 
@@ -37,7 +38,11 @@ def main(config: Config, run: StageRun) -> None:
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
     with run.progress(len(rows) * len(config.reward_models), "scoring", "solutions") as bar:
         for name, reference in config.reward_models.items():
-            scorer = Scorer.from_pretrained(run.path(reference), max_tokens_per_batch=config.max_tokens_per_batch)
+            scorer = Scorer.from_pretrained(
+                run.path(reference),
+                dtype=DTYPES[sampling_dtype()],
+                max_tokens_per_batch=config.max_tokens_per_batch,
+            )
             scored = score(rows, problems, scorer, name, bar.advance)
             write_jsonl(run.out / scored_file(name), scored)
     run.finish(solutions=len(rows), reward_models=len(config.reward_models))

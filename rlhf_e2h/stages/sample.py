@@ -13,7 +13,7 @@ from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.bank import Decoding, sample
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.models import open_policy
+from rlhf_e2h.models import open_policy, sampling_dtype
 from rlhf_e2h.runs import StageRun
 
 VERSION = 1
@@ -34,7 +34,7 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy))
+    policy = open_policy(run.path(config.policy), sampling_dtype())
     problems = choose(read_problems(run.path(config.data), config.split), config.levels, config.limit)
     if not problems:
         raise ConfigError(

@@ -45,6 +45,10 @@ def test_samples_do_not_depend_on_the_batch(tiny):
     at_once = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5)
     one_by_one = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=4)
     assert at_once.completion_ids == one_by_one.completion_ids
+    sizes: list[int] = []  # a batch smaller than n divides the samples of one problem: memory holds that many at most
+    divided = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=3, on_batch=sizes.append)
+    assert at_once.completion_ids == divided.completion_ids
+    assert sizes == [3, 1, 3, 1]
     assert at_once.completion_ids != generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=6).completion_ids
 
 
