@@ -165,7 +165,10 @@ def _short_types(
         if text is None:
             return None
         text = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
-        return re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", text)
+        array = (
+            r"~?(?:numpy\.)?ndarray\[tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[~?(?:numpy\.)?(\w+)\]\]"
+        )
+        return re.sub(array, r"NDArray[\1]", text)
 
     return short(signature), short(returns)
 

@@ -48,6 +48,7 @@ class PageInput:
     solutions: Sequence[Row] = ()  # scored and graded samples to choose from
     hacking: Sequence[Row] = ()  # policy, step (or None), level, score, accuracy
     sections: Sequence[ReadSection] = ()  # of studies
+    settings: Mapping[str, str] = field(default_factory=dict)  # stage -> YAML
     easy_levels: Sequence[int] = EASY
 
 
@@ -109,6 +110,7 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
             quality=quality,
             quality_columns=columns,
             sections=page.sections,
+            settings=page.settings,
             seeds=page.results["seeds"],
             solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),
             verdict=make_verdict(page.results, manifest),

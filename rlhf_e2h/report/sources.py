@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.levels import LEVELS
 
@@ -55,6 +57,17 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
             if record:
                 quality.setdefault(name, []).append({"records": record.get("records")})
     return quality
+
+
+def stage_settings(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Stage -> its settings as YAML, from `settings.json`; the seeds of a stage share them."""
+    found: dict[str, str] = {}
+    for record in manifest:
+        settings = read_json(run_folder / record["folder"] / "settings.json") if "folder" in record else None
+        if settings:
+            kept = {key: value for key, value in settings.items() if key not in ("name", "seed")}
+            found.setdefault(record["name"], yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100))
+    return found
 
 
 def problem_subjects(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -76,6 +76,7 @@ def main(config: Config, run: StageRun) -> None:
         hacking=sources.hacking_points(folders, config.easy_levels)
         + sources.training_hacking_points(run.run_folder, manifest),
         sections=read_sections(_study_folders(config, run)),
+        settings=sources.stage_settings(run.run_folder, manifest),
         easy_levels=config.easy_levels,
     )
     write_page(page, run.out)
