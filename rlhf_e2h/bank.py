@@ -16,7 +16,7 @@ from rlhf_e2h.coding.pool import answer_pool
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import Policy
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 from rlhf_e2h.rl.rollout import Rollouts
 
@@ -53,24 +53,26 @@ def sample(
     sampling = Sampling(
         decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size
     )
-    prompts = [policy.prefix + SECTIONS.prompt(problem["problem"]) for problem in problems]
+    prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
     with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:
         rollouts = engine.sample(prompts, sampling, on_batch)
-    return sample_rows(problems, rollouts, decoding.n)
+    return sample_rows(problems, rollouts, decoding.n, policy.text_format)
 
 
-def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int) -> list[Row]:
-    return [
-        {
-            "problem_id": problems[index // n]["problem_id"],
-            "sample_id": index % n,
-            "text": text,
-            # An unfinished text may hold the first digits of an answer: it has none.
-            "answer": SECTIONS.answer(text) if done else None,
-            "finished": done,
-        }
-        for index, (text, done) in enumerate(zip(rollouts.texts, rollouts.finished, strict=True))
-    ]
+def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int, text_format: TextFormat = SECTIONS) -> list[Row]:
+    rows = []
+    for index, (sampled, ended) in enumerate(zip(rollouts.texts, rollouts.finished, strict=True)):
+        text, answer, finished = text_format.completed(sampled, ended)
+        rows.append(
+            {
+                "problem_id": problems[index // n]["problem_id"],
+                "sample_id": index % n,
+                "text": text,
+                "answer": answer,
+                "finished": finished,
+            }
+        )
+    return rows
 
 
 def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = False) -> list[Row]:

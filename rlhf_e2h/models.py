@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.hub import explained
+from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -110,9 +111,10 @@ class Policy:
     model: PreTrainedModel
     tokenizer: Tokenizer
     prefix: str = ""
+    text_format: TextFormat = SECTIONS  # of prompts and of what it answers
 
 
-CONTEXT_FILE = "in_context.json"  # in a folder without weights: {"model": path or hub id, "prefix": text}
+CONTEXT_FILE = "in_context.json"  # without weights: {"model": path or hub id, "prefix": text, "format": name}
 
 
 def open_policy(path: str | Path, dtype: str = "float32") -> Policy:
@@ -120,7 +122,8 @@ def open_policy(path: str | Path, dtype: str = "float32") -> Policy:
     context = Path(path) / CONTEXT_FILE
     if context.is_file():
         described = json.loads(context.read_text(encoding="utf-8"))
-        return Policy(*_placed(described["model"], dtype), described["prefix"])
+        text_format = FORMATS[described.get("format", SECTIONS.name)]
+        return Policy(*_placed(described["model"], dtype), described["prefix"], text_format)
     return Policy(*_placed(path, dtype))
 
 

@@ -9,6 +9,7 @@ The answer section counts as the last step, so that a process reward model score
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,12 +60,56 @@ class TextFormat:
             return None
         return text.partition(self.answer_mark)[2].strip() or None
 
+    def completed(self, text: str, ended: bool) -> tuple[str, str | None, bool]:
+        """(solution in sections, answer, finished) of a sampled text; `ended`: the model stopped by itself.
+
+        An unfinished text may hold the first digits of an answer: it has none.
+        """
+        return text, self.answer(text) if ended else None, ended
+
+    def exemplar(self, solution: str) -> str:
+        """A solution in sections as this format writes it."""
+        return solution
+
+
+@dataclass(frozen=True)
+class MinervaFormat(TextFormat):
+    """The exemplar format of Minerva (Lewkowycz et al. 2022, arXiv 2206.14858), for base models that know no sections.
+
+    A solution ends with its closing sentence, whether or not the model then goes on to a problem of its own. Sampled
+    texts come back in sections, so that everything behind the sampler sees one format.
+    """
+
+    def exemplar(self, solution: str) -> str:
+        answer = SECTIONS.answer(solution)
+        if answer is None:
+            raise ValueError(f"an exemplar has no single {ANSWER_MARK!r} section: {solution[-80:]!r}")
+        steps = SECTIONS.split_steps(solution)[:-1]
+        return self.separator.join([*steps, f"{self.answer_mark} The final answer is ${answer}$. {_CLOSING}"])
+
+    def completed(self, text: str, ended: bool) -> tuple[str, str | None, bool]:
+        own = text.split("\n\nProblem:")[0]
+        found = _MINERVA_ANSWER.search(own)
+        if found is None:
+            return own, None, False
+        answer = found[1].strip().removeprefix("$").removesuffix("$").strip()
+        steps = [step for step in own[: found.start()].strip().split(self.separator) if step]
+        return SECTIONS.solution(steps, answer), answer or None, True
+
+
+_CLOSING = "I hope it is correct."
+_MINERVA_ANSWER = re.compile(r"Final Answer:\s*The final answer is\s*(.*?)\.\s*I hope it is correct\.", re.DOTALL)
 
 SECTIONS = TextFormat("sections", f"# Question{SEPARATOR}{{problem}}{SEPARATOR}# Solution{SEPARATOR}")
 
-FORMATS = {SECTIONS.name: SECTIONS}
+MINERVA = MinervaFormat("minerva", f"Problem:\n{{problem}}{SEPARATOR}Solution:\n", answer_mark="Final Answer:")
+
+FORMATS: dict[str, TextFormat] = {one.name: one for one in (SECTIONS, MINERVA)}
 
 
 def few_shot(exemplars: Sequence[tuple[str, str]], end: str, text_format: TextFormat = SECTIONS) -> str:
-    """The text that goes before every prompt of an in-context baseline: (problem, solution) pairs, each with `end`."""
-    return "".join(text_format.prompt(problem) + solution + end for problem, solution in exemplars)
+    """The text that goes before every prompt of an in-context baseline: (problem, solution) pairs, each with `end`.
+
+    Solutions are given in sections, whatever the format they are written in.
+    """
+    return "".join(text_format.prompt(problem) + text_format.exemplar(text) + end for problem, text in exemplars)

@@ -1,20 +1,22 @@
 """An in-context baseline: a base model with solved exemplars before every problem.
 
-Reads labels of a `prepare` stage. Writes a policy folder without weights: the model's place and the text before every
-prompt.
+Reads labels of a `prepare` stage, or a file of exemplars. Writes a policy folder without weights: the model's place and
+the text before every prompt. `evaluate` decodes it greedily, `sample` samples from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
-from rlhf_e2h.prompts import few_shot
+from rlhf_e2h.prompts import FORMATS, few_shot
 from rlhf_e2h.runs import StageRun, write_json
 
 VERSION = 1
@@ -27,6 +29,10 @@ class Config:
     policy: Input  # model that reads the exemplars
     data: Input  # output of a prepare stage
     labels: Literal["easy", "full", "hard"] = "easy"  # where exemplars come from
+    # in place of labels: JSON Lines with problem and solution (in sections), taken in order
+    exemplars: Input | None = field(default=None, metadata={"added": True})
+    # text of exemplars and prompts: ours, or Minerva's
+    format: Literal["sections", "minerva"] = field(default="sections", metadata={"added": True})
     shots: int = 4
     between: Literal["eos", "blank"] = "eos"  # what ends an exemplar; a base model trained on packed texts knows eos
     max_characters: int = 1500  # longer exemplars are passed over
@@ -34,21 +40,30 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     data, model = run.path(config.data), run.path(config.policy)
-    labels = run.labels(data, config.labels, splits=("train",))
-    solved = [
-        (problem["problem"], labels[problem["problem_id"]].solution)
-        for problem in read_problems(data, "train")
-        if problem["problem_id"] in labels
-    ]
+    solved = _solved(config, run, data)
     short = [pair for pair in solved if sum(map(len, pair)) <= config.max_characters]
     if len(short) < config.shots:
         raise ConfigError(
             f"{run.name}: {len(short)} exemplars of at most {config.max_characters} characters, {config.shots} needed; "
             "raise max_characters or lower shots"
         )
-    rng = np.random.default_rng(run.seed)
-    exemplars = [short[i] for i in rng.permutation(len(short))[: config.shots]]
+    if not config.exemplars:  # a file has its own order
+        short = [short[i] for i in np.random.default_rng(run.seed).permutation(len(short))]
+    exemplars = short[: config.shots]
     end = load_tokenizer(model).eos_token if config.between == "eos" else "\n\n"
-    prefix = few_shot(exemplars, end)
-    write_json(run.out / CONTEXT_FILE, {"model": str(model), "prefix": prefix})
+    prefix = few_shot(exemplars, end, FORMATS[config.format])
+    write_json(run.out / CONTEXT_FILE, {"model": str(model), "prefix": prefix, "format": config.format})
     run.finish(exemplars=len(exemplars), characters=len(prefix))
+
+
+def _solved(config: Config, run: StageRun, data: Path) -> list[tuple[str, str]]:
+    """(problem, solution in sections) pairs to choose exemplars from."""
+    if config.exemplars:
+        rows = read_jsonl(run.path(config.exemplars), required=("problem", "solution"))
+        return [(row["problem"], row["solution"]) for row in rows]
+    labels = run.labels(data, config.labels, splits=("train",))
+    return [
+        (problem["problem"], labels[problem["problem_id"]].solution)
+        for problem in read_problems(data, "train")
+        if problem["problem_id"] in labels
+    ]
