@@ -32,6 +32,7 @@ STAGES = {
     "icl": "make an in-context baseline from solved exemplars",
     "sample": "sample solutions from a policy",
     "grade": "check samples against labels",
+    "annotate": "label the steps of graded samples by rollouts, without people",
     "reward": "train a reward model: ORM, PRM or OPRM",
     "rerank": "score a sample bank with reward models",
     "ppo": "optimise a policy with PPO against reward models",
