@@ -41,7 +41,6 @@ add_module_names = False
 nitpicky = False
 default_role = "literal"  # `name` in a docstring is code
 suppress_warnings = ["misc.highlighting_failure"]
-EXPLAINED = ("index", "tutorial", "method", "data", "ppo", "reward_models", "checker")  # pages that index.md names
 
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
@@ -142,7 +141,8 @@ def _name_studies(app: object, name: str, source: list[str]) -> None:
     """Every page beside those that index.md names is a study or a measurement, and stands under that heading."""
     if name != "index":
         return
-    pages = sorted(path.stem for path in HERE.glob("*.md") if path.stem not in EXPLAINED)
+    named = {"index", *source[0].split()}
+    pages = sorted(path.stem for path in HERE.glob("*.md") if path.stem not in named)
     listed = "\n".join(pages)
     tree = f"```{{toctree}}\n:hidden:\n:caption: Studies and measurements\n\n{listed}\n```"
     source[0] = source[0].replace("@studies@", tree if pages else "")

@@ -115,10 +115,8 @@ def test_cheap_commands_run(block: Block, scratch: Path):
     run_block(block, scratch, _environment(scratch), timeout=300)
 
 
-@pytest.fixture(scope="module")
-def finished_quickstart(tmp_path_factory):
+def _tiny_quickstart(folder: Path) -> Path:
     """The quickstart with tiny settings in its files, run as the README says."""
-    folder = _scratch(tmp_path_factory.mktemp("quickstart"))
     for stage, changes in TINY.items():
         file = folder / f"recipes/quickstart/{stage}.yaml"
         settings = yaml.safe_load(file.read_text())
@@ -132,6 +130,11 @@ def finished_quickstart(tmp_path_factory):
     block = Block(ROOT / "README.md", 0, "bash", "slow", "e2h run recipes/quickstart")
     run_block(block, folder, _environment(folder), timeout=1800)
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished_quickstart(tmp_path_factory):
+    return _tiny_quickstart(_scratch(tmp_path_factory.mktemp("quickstart")))
 
 
 @pytest.mark.slow
