@@ -38,6 +38,7 @@ STAGES = {
     "ppo": "optimise a policy with PPO against reward models",
     "dpo": "optimise a policy with DPO on pairs ranked by a reward model (TRL)",
     "rest": "optimise a policy with ReST-EM: sample, filter, fine-tune",
+    "grpo": "baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
     "evaluate": "score policies and decodings on the test set",
     "map": "draw the data map of a training run: what is easy, ambiguous and hard to learn",
     "select": "choose a part of a training set by its data map",

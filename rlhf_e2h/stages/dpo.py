@@ -1,4 +1,4 @@
-"""Optimise a policy with DPO on pairs ranked by a reward model, with TRL's DPOTrainer.
+"""Optimise a policy with iterative DPO on pairs ranked by a reward model, with TRL's DPOTrainer.
 
 For each problem of all levels, solutions are sampled and scored: reward-model score in [0, 1], plus 1 if the checker
 finds the answer right, which it can say on easy problems only (Sun et al. 2024, appendix C.3). A pair needs a margin
@@ -13,72 +13,91 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.bank import Decoding, Row, sample
-from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.bank import Decoding, Row
+from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.judge import by_problem, judged, summary
-from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy, save_policy
+from rlhf_e2h.judge import by_problem, summary
+from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
+from rlhf_e2h.processes import whole_model
 from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
 
 VERSION = 1
+Loss = Literal["sigmoid", "cdpo", "ipo", "rpo", "rpo_nll", "sigmoid_norm", "robust"]
 
 
 @dataclass
 class Config:
     """Settings of the `dpo` stage."""
 
-    policy: Input  # model to start from; also the reference
+    policy: Input  # model to start from
     data: Input  # output of a prepare stage
     reward_model: Input
     aggregation: str = "min"  # of step scores: min, prod, mean, ...
     levels: list[int] | None = None  # prompts of these levels; all if not given
     problems: int | None = None  # at most so many prompts a round
-    rounds: int = 1  # each samples from the policy of the round before
+    rounds: int = 1  # each samples from the policy of the round before; the paper makes at most 5
+    # policy to stay near: the one of the start, or the one that the round starts from
+    reference: Literal["first", "previous"] = setting("first", added=True)
     margin: float = 1.0  # least difference of scores in a pair whose problem has an easy label
     margin_unlabelled: float = 0.5  # the same on the reward-model score alone, where no label may be read
     max_pairs: int = 3  # a problem
-    loss: Literal["sigmoid", "ipo", "robust", "sigmoid_norm"] = "sigmoid"  # a loss name of TRL
+    # With h the difference of log-ratios to the reference: sigmoid -log s(beta h); cdpo the same with labels flipped at
+    # the rate label_smoothing; robust its unbiased form; ipo (h/length - 1/(2 beta))^2; rpo half of (log-ratio
+    # -/+ 1/(2 beta))^2 for both texts, as in the paper's code; rpo_nll sigmoid plus nll_weight times the chosen
+    # text's negative log-likelihood (Pang et al. 2024); sigmoid_norm sigmoid on log-ratios averaged over tokens
+    loss: Loss = "sigmoid"
     beta: float = 0.1
-    label_smoothing: float = 0.0  # with the sigmoid loss above 0: cDPO
+    label_smoothing: float = 0.0  # cdpo and robust: share of pairs taken to be the wrong way round, below 0.5
+    nll_weight: float = setting(1.0, added=True)  # rpo_nll only
     decoding: Decoding = field(default_factory=lambda: Decoding(n=8))
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=2e-6, batch_size=64))
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.max_pairs < 1:
+            raise ValueError(f"rounds {self.rounds} and max_pairs {self.max_pairs} must be at least 1")
+        smooth = self.loss in ("cdpo", "robust")
+        if smooth and not 0 < self.label_smoothing < 0.5:
+            raise ValueError(f"loss {self.loss} needs label_smoothing between 0 and 0.5, found {self.label_smoothing}")
+        if self.label_smoothing and not smooth:
+            raise ValueError(f"loss {self.loss} has no label_smoothing; set loss: cdpo, or robust")
+
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy))
-    data = run.path(config.data)
+    start, data = run.path(config.policy), run.path(config.data)
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
+    rounds = Rounds(run, start, "DPO")
     for number in range(config.rounds):
-        problems = _round(pool, config.problems, number)
-        with run.progress(len(problems) * config.decoding.n, f"DPO {number + 1}: sampling", "solutions") as bar:
-            rows = sample(policy, problems, config.decoding, run.seed * 1009 + number, bar.advance)
-        known = {problem["problem_id"]: problem for problem in problems}
-        rows = judged(rows, known, labels, run.path(config.reward_model), config.aggregation)
-        chosen = pairs(rows, known, config)
+        problems = problems_of_round(pool, config.problems, number)
+        rows = rounds.judged(
+            number,
+            problems,
+            config.decoding,
+            run.seed * 1009 + number,
+            labels,
+            run.path(config.reward_model),
+            config.aggregation,
+        )
+        chosen = pairs(rows, {problem["problem_id"]: problem for problem in problems}, config)
         if not chosen:
             raise ConfigError(
                 f"{run.name}: no pair reaches the margin {config.margin} (labelled) or {config.margin_unlabelled} "
                 "(unlabelled); lower them, or sample more or hotter"
             )
-        write_jsonl(run.out / f"pairs_{number}.jsonl", chosen)
-        run.log({**summary(rows), "dpo/pairs": len(chosen)}, step=number)
-        policy = Policy(_train(policy, chosen, config, run, number), policy.tokenizer)
-    save_policy(policy.model, policy.tokenizer, run.out)
-    run.finish(pairs=len(chosen), rounds=config.rounds)
-
-
-def _round(pool: list[Row], count: int | None, number: int) -> list[Row]:
-    """Problems of one round: consecutive slices of the pool, each with all levels in it, wrapping around."""
-    if count is None or count >= len(pool):
-        return pool
-    spread = choose(pool, None, len(pool))
-    stride = max(1, len(spread) // count)
-    return [spread[(number + i * stride) % len(spread)] for i in range(count)]
+        if run.is_main:
+            write_jsonl(run.out / f"pairs_{number}.jsonl", chosen)
+            run.log({**summary(rows), **pair_counts(chosen)}, step=number)
+        if not rounds.is_done(number):
+            policy = rounds.policy(number)
+            reference = open_policy(start).model if number and config.reference == "first" else None
+            rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
+    rounds.finish(config.rounds - 1)
+    run.finish(rounds=config.rounds, **pair_counts(chosen))
 
 
 def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list[dict[str, Any]]:
@@ -89,7 +108,8 @@ def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list
         scored = sorted(
             ((row["rm"] + bool(row["correct"]), row) for row in group if row["finished"]), key=lambda s: -s[0]
         )
-        margin = config.margin if group[0]["correct"] is not None else config.margin_unlabelled
+        labelled = group[0]["correct"] is not None
+        margin = config.margin if labelled else config.margin_unlabelled
         # The best with the worst, the second best with the second worst: each text in one pair at most.
         both_ends = list(zip(scored, reversed(scored), strict=True))[: config.max_pairs]
         for (high, best), (low, worst) in both_ends:
@@ -102,29 +122,54 @@ def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list
                     "rejected": worst["text"],
                     "margin": high - low,
                     "problem_id": problem_id,
+                    "labelled": labelled,
                 }
             )
     return found
 
 
-def _train(policy: Policy, rows: list[dict[str, Any]], config: Config, run: StageRun, number: int) -> Any:
+def pair_counts(chosen: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return {"dpo/pairs": len(chosen), "dpo/pairs_labelled": sum(pair["labelled"] for pair in chosen)}
+
+
+def trl_losses(loss: Loss, label_smoothing: float, nll_weight: float) -> dict[str, Any]:
+    """The loss as TRL's DPOConfig composes it: names, weights and smoothing.
+
+    TRL has no cDPO. With e the smoothing, S the sigmoid loss, F the same for the flipped pair and R = ((1 - e) S -
+    e F) / (1 - 2e) TRL's robust loss, cDPO is (1 - e) S + e F = 2 (1 - e) S - (1 - 2e) R. Its sppo_hard is twice the
+    squared loss of the easy-to-hard paper's code with win rates 1 and 0.
+    """
+    e = label_smoothing
+    composed: dict[str, tuple[list[str], list[float]]] = {
+        "cdpo": (["sigmoid", "robust"], [2 * (1 - e), -(1 - 2 * e)]),
+        "rpo": (["sppo_hard"], [0.5]),
+        "rpo_nll": (["sigmoid", "sft"], [1.0, nll_weight]),
+    }
+    names, weights = composed.get(loss, ([loss], [1.0]))
+    return {"loss_type": names, "loss_weights": weights, "label_smoothing": e}
+
+
+def _train(
+    policy: Policy, reference: Any, rows: list[dict[str, Any]], config: Config, run: StageRun, number: int
+) -> Any:
+    """The trained model. Without `reference`, TRL takes the policy as it is before training."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     arguments = DPOConfig(
         **trainer_arguments(config.training, run),
+        **trl_losses(config.loss, config.label_smoothing, config.nll_weight),
         beta=config.beta,
-        loss_type=[config.loss],
-        label_smoothing=config.label_smoothing,
         max_length=config.training.max_length,
     )
     fields = ("prompt", "chosen", "rejected")
     trainer = DPOTrainer(
         model=policy.model,
+        ref_model=reference,
         args=arguments,
         train_dataset=Dataset.from_list([{name: row[name] for name in fields} for row in rows]),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.lora) if config.lora.rank else None,
     )
     fit(trainer, run, f"DPO {number + 1}: training")
-    return trainer.accelerator.unwrap_model(trainer.model)
+    return whole_model(trainer)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.bank import Decoding, Row, sample
+from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.judge import by_problem, judged, summary, vote
-from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy
+from rlhf_e2h.judge import by_problem, summary, vote
+from rlhf_e2h.models import LoraSettings, open_policy
 from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.dpo import _round
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.training import TrainingSettings
@@ -39,39 +39,56 @@ class Config:
     problems: int | None = None  # at most so many prompts a round
     rounds: int = 2
     max_kept: int = 10  # solutions a problem
-    start_from: Literal["previous", "first"] = (
-        "previous"  # weights a round fine-tunes: last round's, or the first policy's
-    )
+    # weights that a round fine-tunes: last round's, the first policy's, or those of `base`
+    start_from: Literal["previous", "first", "base"] = "previous"
+    base: Input | None = None  # with start_from: base, a model that has not been fine-tuned
     decoding: Decoding = field(default_factory=lambda: Decoding(n=32))
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.max_kept < 1:
+            raise ValueError(f"rounds {self.rounds} and max_kept {self.max_kept} must be at least 1")
+        if (self.start_from == "base") != (self.base is not None):
+            raise ValueError("start_from: base and the setting `base`, a model folder, go together; set both or none")
+
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy))
     data = run.path(config.data)
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
+    rounds = Rounds(run, run.path(config.policy), "ReST")
     for number in range(config.rounds):
-        problems = _round(pool, config.problems, number)
-        with run.progress(len(problems) * config.decoding.n, f"ReST {number + 1}: sampling", "solutions") as bar:
-            rows = sample(policy, problems, config.decoding, run.seed * 1013 + number, bar.advance)
-        known = {problem["problem_id"]: problem for problem in problems}
-        rows = judged(rows, known, labels, run.path(config.reward_model), config.aggregation)
+        problems = problems_of_round(pool, config.problems, number)
+        rows = rounds.judged(
+            number,
+            problems,
+            config.decoding,
+            run.seed * 1013 + number,
+            labels,
+            run.path(config.reward_model),
+            config.aggregation,
+        )
         kept = [row for group in by_problem(rows).values() for row in keep(group, config.threshold)[: config.max_kept]]
         if not kept:
             raise ConfigError(f"{run.name}: round {number + 1} keeps no solution; lower threshold or sample more")
-        write_jsonl(run.out / f"kept_{number}.jsonl", kept)
-        run.log({**summary(rows), "rest/kept": len(kept)}, step=number)
-        if config.start_from == "first" and number:
-            policy = open_policy(run.path(config.policy))
-        texts = [_text(row, known) for row in kept]
-        model, _ = finetune(
-            policy.model, policy.tokenizer, texts, config.training, config.lora, run, f"ReST {number + 1}"
-        )
-        policy = Policy(model, policy.tokenizer)
-    save_policy(policy.model, policy.tokenizer, run.out)
-    run.finish(kept=len(kept), rounds=config.rounds)
+        if run.is_main:
+            write_jsonl(run.out / f"kept_{number}.jsonl", kept)
+            run.log({**summary(rows), **kept_counts(kept)}, step=number)
+        if not rounds.is_done(number):
+            start = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
+            policy = rounds.policy(number) if start is None else open_policy(run.path(start))
+            known = {problem["problem_id"]: problem for problem in problems}
+            texts = [_text(row, known) for row in kept]
+            title = f"ReST {number + 1}"
+            model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, config.lora, run, title)
+            rounds.keep(number, model, policy.tokenizer)
+    rounds.finish(config.rounds - 1)
+    run.finish(rounds=config.rounds, **kept_counts(kept))
+
+
+def kept_counts(kept: list[Row]) -> dict[str, int]:
+    return {"rest/kept": len(kept), "rest/kept_labelled": sum(row["correct"] is not None for row in kept)}
 
 
 def keep(group: list[Row], threshold: float) -> list[Row]:

@@ -1,0 +1,87 @@
+"""Rounds of sampling, judging and training, as iterative DPO and ReST-EM make them; a killed stage goes on in a round.
+
+What a round has sampled and what it has trained are kept in the stage's scratch folder. Each round starts from files,
+also in a run that was never killed, so that both come out the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.bank import Decoding, Row, sample
+from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.judge import judged
+from rlhf_e2h.models import Policy, open_policy, save_policy
+from rlhf_e2h.runs import StageRun
+
+
+def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
+    """Problems at equal distances, from another start each round; a pool in order of levels gives some of each."""
+    if count is None or count >= len(pool):
+        return pool
+    stride = max(1, len(pool) // count)
+    return [pool[(number + i * stride) % len(pool)] for i in range(count)]
+
+
+class Rounds:
+    """The rounds of one stage: `policy(n)` samples in round n, `keep(n, ...)` is what that round trained."""
+
+    def __init__(self, run: StageRun, start: Path, title: str) -> None:
+        self.run, self.start, self.title = run, start, title
+
+    def policy(self, number: int) -> Policy:
+        """The policy with which round `number` begins."""
+        return open_policy(self._folder(number - 1) if number else self.start)
+
+    def is_done(self, number: int) -> bool:
+        return (self._folder(number) / "config.json").is_file()
+
+    def judged(
+        self,
+        number: int,
+        problems: Sequence[Row],
+        decoding: Decoding,
+        seed: int,
+        labels: Mapping[str, Label],
+        reward_model: Path,
+        aggregation: str,
+    ) -> list[Row]:
+        """Samples of round `number` with `rm` and `correct`, from the scratch folder if they are there."""
+        file = self.run.scratch / f"judged_{number}.jsonl"
+        if file.is_file():
+            return read_jsonl(file)
+        total, what = len(problems) * decoding.n, f"{self.title} {number + 1}: sampling"
+        with self.run.progress(total, what, "solutions") as bar:
+            rows = sample(self.policy(number), problems, decoding, seed, bar.advance)
+        known = {problem["problem_id"]: problem for problem in problems}
+        rows = judged(rows, known, labels, reward_model, aggregation)
+        if self.run.is_main:
+            write_jsonl(file, rows)
+        return rows
+
+    def keep(self, number: int, model: Any, tokenizer: Any) -> None:
+        """Save what round `number` trained, adapters merged; it is there completely or not at all."""
+        if self.run.is_main:
+            folder = self._folder(number)
+            partial = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            save_policy(model, tokenizer, partial)
+            os.replace(partial, folder)
+            # the next round's trainer must not take this round's checkpoint for its own
+            shutil.rmtree(self.run.scratch / "trainer", ignore_errors=True)
+        PartialState().wait_for_everyone()
+
+    def finish(self, number: int) -> None:
+        """Make the model of round `number` the stage's output."""
+        if self.run.is_main:
+            shutil.copytree(self._folder(number), self.run.out, dirs_exist_ok=True)
+
+    def _folder(self, number: int) -> Path:
+        return self.run.scratch / f"round_{number}"

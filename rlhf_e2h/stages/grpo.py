@@ -1,0 +1,160 @@
+"""Baselines: optimise a policy with GRPO or RLOO, by TRL's trainers, on the rewards that PPO gets.
+
+Both compare several completions of one prompt with each other instead of training a value model, and take one number a
+completion: the step rewards of the named scheme, outcome, penalties and terms, added up. Sources of reward, the
+firewall and the settings of shaping are those of the `ppo` stage. Shao et al. 2024 (arXiv 2402.03300); Ahmadian et
+al. 2024 (arXiv 2402.14740). Writes a model folder and metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from rlhf_e2h.bank import Row
+from rlhf_e2h.checker import CheckerPool
+from rlhf_e2h.config import Input, setting
+from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
+from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
+from rlhf_e2h.rl.step_rewards import check_scheme
+from rlhf_e2h.rl.terms import RewardTerms
+from rlhf_e2h.runs import StageRun
+from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
+from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+
+VERSION = 1
+
+
+@dataclass
+class Config:
+    """Settings of the `grpo` stage; what is about rewards means the same as in `ppo`."""
+
+    policy: Input  # model to start from; also the reference
+    data: Input  # output of a prepare stage
+    reward_model: Input | None = None
+    outcome_model: Input | None = None
+    outcome_model_scale: float = 1.0
+    outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
+    levels: list[int] | None = None
+    problems: int | None = None
+    empty_step_score: float | None = 0.0
+    answer_step: bool = True
+    terms: RewardTerms = field(default_factory=RewardTerms)
+    step_scheme: str = "terminal"  # of the steps' rewards only the sum counts here
+    step_options: dict[str, float | str | bool] = field(default_factory=dict)
+    step_scale: float = 1.0
+    outcome_scale: float = 1.0
+    outcome_unlabelled: float = 0.0
+    unfinished_penalty: float = 1.0
+    algorithm: Literal["grpo", "rloo"] = "grpo"
+    loss: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"] = "dapo"  # GRPO only: how tokens are averaged
+    scale_rewards: Literal["group", "batch", "none"] = "group"  # GRPO only: whose standard deviation divides advantages
+    beta: float = 0.0  # weight of the KL to the reference; above 0 the reference is held in memory
+    clip: float = 0.2  # of the ratio, below and above 1
+    iterations: int = 1  # passes over the completions of a step
+    generations: int = 8  # completions a prompt; training.batch_size counts completions and must be a multiple of it
+    temperature: float = 1.0
+    top_k: int = 0  # 0: all tokens
+    max_new_tokens: int = 256
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=1e-6, batch_size=64))
+    reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
+
+    def __post_init__(self) -> None:
+        check_scheme(self.step_scheme, self.step_options)
+        if not gives_reward(self):
+            raise ValueError("nothing gives a reward; set reward_model, outcome_model, outcome or terms")
+        if self.generations < 2:
+            raise ValueError(f"generations is {self.generations}; a completion is compared with others: at least 2")
+        if self.training.batch_size % self.generations:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} counts completions and is no multiple of generations "
+                f"{self.generations}; change one of them"
+            )
+
+
+def main(config: Config, run: StageRun) -> None:
+    policy = open_policy(run.path(config.policy))
+    prompts = open_prompts(config, run, policy, config.max_new_tokens)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with contextlib.ExitStack() as stack:
+        checker = stack.enter_context(CheckerPool()) if config.outcome != "none" else None
+        reward = SummedReward(open_sources(config, run, checker, device), config, policy.tokenizer.eos_token_id)
+        trainer = _trainer(config, run, policy.model, policy.tokenizer, prompts, reward)
+        metrics = fit(trainer, run, f"{config.algorithm.upper()}: training")
+    if run.is_main:
+        save_policy(trainer.accelerator.unwrap_model(trainer.model), policy.tokenizer, run.out)
+    run.finish(steps=trainer.state.global_step, loss=metrics["train_loss"], reward=reward.last_mean)
+
+
+class SummedReward:
+    """Our reward sources as one of TRL's reward functions: a number a completion."""
+
+    __name__ = "summed"  # TRL logs it under this name
+
+    def __init__(self, sources: RewardFn, config: Config, eos: int) -> None:
+        self.sources, self.config, self.eos = sources, config, eos
+        self.last_mean = 0.0
+
+    def __call__(
+        self,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        problem_id: Sequence[str],
+        problem: Sequence[str],
+        level: Sequence[int | None],
+        log_metric: Any = None,
+        **_: Any,
+    ) -> list[float]:
+        columns = zip(completions, completion_ids, problem_id, problem, level, strict=True)
+        seen = [
+            Completion({"problem_id": name, "problem": text, "level": of}, answer, self.eos in ids, ids)
+            for answer, ids, name, text, of in columns
+        ]
+        rewards = call_reward_fn(self.sources, seen)
+        values = sequence_rewards(rewards, [completion.finished for completion in seen], self.config)
+        if log_metric is not None:
+            log_metric("rollout/unfinished", sum(not completion.finished for completion in seen) / len(seen))
+            for name in sorted({name for reward in rewards for name in reward.extras}):
+                known = [reward.extras[name] for reward in rewards if name in reward.extras]
+                log_metric(f"reward/{name}", sum(known) / len(known))
+        self.last_mean = sum(values) / len(values)
+        return values
+
+
+def _trainer(
+    config: Config, run: StageRun, model: Any, tokenizer: Any, prompts: Sequence[Row], reward: SummedReward
+) -> Any:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    shared = {
+        **trainer_arguments(config.training, run),
+        "logging_steps": 1,
+        "include_num_input_tokens_seen": "no",  # a batch here is rows, not tokens
+        "num_generations": config.generations,
+        "max_completion_length": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_k": config.top_k,
+        "beta": config.beta,
+        "epsilon": config.clip,
+        "num_iterations": config.iterations,
+    }
+    if config.algorithm == "grpo":
+        arguments: Any = GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards)
+    else:
+        arguments = RLOOConfig(**shared)
+    columns = ("prompt", "problem_id", "problem", "level")
+    kind: Any = GRPOTrainer if config.algorithm == "grpo" else RLOOTrainer
+    return kind(
+        model=model,
+        reward_funcs=reward,
+        args=arguments,
+        train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in prompts]),
+        processing_class=tokenizer,
+        peft_config=lora_config(config.lora) if config.lora.rank else None,
+    )
