@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from rlhf_e2h import __version__
 from rlhf_e2h.recipe import STAGES
@@ -55,7 +56,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="the same; model=tiny tries every stage",
+        help="as KEY=VALUE below; model=tiny tries every stage",
     )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
     for kind, about in STAGES.items():
@@ -63,7 +64,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
             kind,
             prog=f"e2h {kind}",
             aliases=[kind.replace("_", "-")] if "_" in kind else [],
-            **({"help": about} if list_stages else {}),
+            **cast(Any, {"help": about} if list_stages else {}),
             description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"Settings of this stage: `e2h {kind} --settings`.",
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_e2h import packaged
-from rlhf_e2h.config import ConfigError, input_fields, nearest
+from rlhf_e2h.config import ConfigError, input_fields, nearest, read_yaml
 from rlhf_e2h.environment import describe
 from rlhf_e2h.hub import check_model
 from rlhf_e2h.recipe import Recipe, StageSpec
@@ -29,6 +29,8 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     store = Store(recipe)
     todo = _plan(recipe, only)
     _check_models(todo)
+    if launch:
+        check_launch(todo, launch)
     report = None
     with lock(store.root):
         write_json(store.root / "run.json", _about(recipe))
@@ -52,6 +54,28 @@ def _check_models(todo: list[tuple[StageSpec, int]]) -> None:
     for reference in sorted(named):
         if looks_like_hub_id(reference) and not reference.startswith("@") and not Path(reference).exists():
             check_model(reference)
+
+
+def check_launch(todo: list[tuple[StageSpec, int]], launch: str) -> None:
+    """Say before the first stage what would stop a later one under this launch file."""
+    file = _launch_file(launch)
+    deepspeed = read_yaml(file).get("deepspeed_config") or {} if file.suffix == ".yaml" else {}
+    if deepspeed.get("zero_stage") != 3:
+        return
+    for spec, _ in todo:
+        if spec.kind == "ppo" and (spec.config.eval_every or spec.config.lora.rank):
+            raise ConfigError(
+                f"{spec.name}: eval_every and lora do not run under ZeRO-3 ({launch}); set {spec.name}.eval_every=0 "
+                f"and {spec.name}.keep=last, or launch with zero2.yaml"
+            )
+
+
+def _launch_file(launch: str) -> Path:
+    file = packaged.find("launch", launch)
+    if not file.is_file():
+        known = ", ".join(packaged.names("launch"))
+        raise FileNotFoundError(f"--launch {launch}: no such file; these ship: {known}")
+    return file
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:
@@ -102,11 +126,7 @@ def _run_one(store: Store, spec: StageSpec, seed: int, label: str, launch: str |
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     """Start the stage on many processes; they share the run folder that this process has locked."""
-    file = packaged.find("launch", launch)
-    if not file.is_file():
-        known = ", ".join(packaged.names("launch"))
-        raise FileNotFoundError(f"--launch {launch}: no such file; these ship: {known}")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_launch_file(launch))]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")

@@ -16,6 +16,7 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.miniature import tiny_overrides
 from rlhf_e2h.miniature.model import family_of
+from rlhf_e2h.pipeline import check_launch
 from rlhf_e2h.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +142,19 @@ def test_every_stage_in_tiny(name: str, math_data: Path, tmp_path: Path) -> None
     recipe = load_recipe(ROOT / "recipes" / name)
     assert set(done) == {spec.name for spec in recipe.stages.values() if not spec.optional}
     assert (next((tmp_path / "report").iterdir()) / "results.csv").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in LARGE if name != "qwen2.5-math-1.5b"])
+def test_launch_file_of_the_readme_suits_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a launch file cannot do is said before the first stage, and the README names one that can do all."""
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+    recipe = load_recipe(ROOT / "recipes" / name)
+    todo = [(spec, 0) for spec in recipe.stages.values()]
+    text = (ROOT / "recipes" / name / "README.md").read_text(encoding="utf-8")
+    for launch in set(re.findall(rf"e2h run recipes/{name} --launch (\S+)", text)):
+        check_launch(todo, launch)
+    if "ppo" in recipe.stages:
+        recipe.stages["ppo"].config.eval_every = 10
+        with pytest.raises(ConfigError, match=r"ppo: eval_every and lora do not run under ZeRO-3"):
+            check_launch(todo, "launch/zero3.yaml")
+        check_launch(todo, "launch/zero2.yaml")
