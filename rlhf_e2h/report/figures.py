@@ -69,7 +69,8 @@ def curve_over_n(results: Mapping[str, Any], decoding: str, level: str = "hard")
     return make_plot(
         f"curve_{decoding}",
         f"{words.capitalize()} over the number of samples",
-        f"{policy} on {level} problems, 95 % intervals shaded; pass@n knows the answers and is the ceiling.",
+        f"{policy} on {level} problems, 95 % intervals shaded; pass@n knows the answers and is the "
+        "ceiling, which may lie above the figure.",
         ("series", "policy", "samples", "level", "n", "accuracy", "ci_low", "ci_high", "seed"),
         data,
         lambda: _draw_curve(series),
@@ -94,6 +95,11 @@ def _draw_curve(series: Mapping[str, list[Row]]) -> Any:
             )
     samples_axis(axes, sorted({point["samples"] for points in series.values() for point in points}))
     percent_axis(axes)
+    # the range is that of the methods, or their differences would vanish below the ceiling
+    shown = [point for name, points in series.items() if name != "pass@n" for point in points]
+    low, high = min(point["ci_low"] for point in shown), max(point["ci_high"] for point in shown)
+    margin = max(0.02, 0.08 * (high - low))
+    axes.set_ylim(max(-0.01, low - margin), min(1.01, high + 2 * margin))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
