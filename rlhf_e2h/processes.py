@@ -41,13 +41,27 @@ def check_together(accelerator: Accelerator) -> None:
     """Processes that do not see each other would each train alone, and all write to one folder.
 
     Raises:
-        ConfigError: fewer processes train together than were started.
+        ConfigError: fewer processes train together than were started, or FSDP was asked for and is not used.
     """
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and accelerator.distributed_type.value != "FSDP":
+        raise ConfigError(
+            f"the launch file asks for FSDP, but Accelerate uses {accelerator.distributed_type.value}: its FSDP needs "
+            "GPUs; on CPUs take launch/ddp_cpu.yaml or launch/zero3.yaml"
+        )
     if accelerator.num_processes != world_size():
         raise ConfigError(
             f"{world_size()} processes were started, but each sees {accelerator.num_processes} "
             f"({accelerator.distributed_type.value}): they would train alone; check the launch file"
         )
+
+
+def forget_divided_loading() -> None:
+    """After a ZeRO-3 trainer, transformers would go on dividing the weights of every model it loads."""
+    if launched_with_deepspeed():
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
 
 
 def wait_for_all() -> None:

@@ -64,16 +64,21 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         remove_damaged(folder)
-        raise ConfigError(
-            f"no room to write below {folder} ({error}); the last whole checkpoint is kept: make room and start the "
-            "same command again, or give another folder with runs=PATH"
-        ) from error
+        raise no_room(folder, error) from error
 
 
-def _is_full(error: BaseException | None) -> bool:
+def no_room(folder: Path, error: BaseException) -> ConfigError:
+    """What to say where the disk is full."""
+    return ConfigError(
+        f"no room to write below {folder} ({error}); the last whole checkpoint is kept: make room and start the same "
+        "command again, or give another folder with runs=PATH"
+    )
+
+
+def is_full(error: BaseException | None) -> bool:
     """Whether the error, or what led to it, is a disk without room."""
     words = ("no space left", "file too large", "disk quota", "os error 28", "os error 27", "file write failed")
     while error is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rlhf_e2h.config import setting
-from rlhf_e2h.processes import check_together, device_arguments, world_size
+from rlhf_e2h.processes import check_together, device_arguments, forget_divided_loading, world_size
 from rlhf_e2h.resume import checkpoint_to_resume, disk_errors, remove_damaged
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.tracking import Bar
@@ -72,6 +72,7 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, An
         "bf16": settings.bf16,
         "gradient_checkpointing": settings.gradient_checkpointing,
         **device_arguments(),
+        "ddp_find_unused_parameters": False,
         "save_strategy": "steps" if settings.checkpoint_every else "no",
         "save_steps": settings.checkpoint_every or 500,
         "save_total_limit": 2,
@@ -122,6 +123,7 @@ def fit(trainer: Any, run: StageRun, description: str) -> dict[str, float]:
     with run.progress(steps, description, "steps") as bar, disk_errors(folder):
         trainer.add_callback(Reporter(run, bar))
         output = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder))
+    forget_divided_loading()
     run.spend(trainer.state.num_input_tokens_seen, trainer.state.total_flos)
     return output.metrics
 

@@ -18,14 +18,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlhf_e2h.resume import is_full, no_room
+
 log = logging.getLogger(__name__)
+OPTIMIZER = "optimizer.safetensors"
 
 
 def save_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
     """Write `tensors` (one safetensors file a group) and `state` (JSON) as the checkpoint of `step`.
 
     Raises:
-        OSError: the disk is full or not writable; checkpoints that exist are untouched.
+        ConfigError: the disk is full; checkpoints that exist are untouched.
     """
     final, partial = root / f"step_{step:06d}", root / f".step_{step:06d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -39,8 +42,10 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]]
         _force_to_disk(partial / "state.json")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if is_full(error):
+            raise no_room(root, error) from error
         raise
     for old in root.glob("step_*"):
         if old != final:
@@ -98,14 +103,19 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         parameter.copy_(weights[name])
 
 
-def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the optimiser's state back, exactly; a checkpoint written under DeepSpeed has none."""
-    file = folder / "optimizer.safetensors"
+def load_moments(folder: Path) -> dict[str, Tensor]:
+    """The optimiser's state of a checkpoint as flat tensors; empty in one of an older version made under DeepSpeed."""
+    file = folder / OPTIMIZER
     if not file.is_file():
         log.warning("%s has no optimiser state: Adam's moments start again from zero", folder)
-        return
+        return {}
+    return load_file(file)
+
+
+def load_optimizer(moments: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimiser's state back, exactly."""
     parameters = trainable(model)
-    for key, value in load_file(file).items():
+    for key, value in moments.items():
         name, slot = key.rsplit(":", 1)
         # a fused AdamW, which is ours, keeps its step counter beside the parameter too
         optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)

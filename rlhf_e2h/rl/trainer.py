@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.rl.actor_critic import ActorCritic, disable_dropout
 from rlhf_e2h.rl.checkpoint import (
+    OPTIMIZER,
     last_checkpoint,
+    load_moments,
     load_optimizer,
     load_weights,
     optimizer_tensors,
@@ -24,7 +26,14 @@ from rlhf_e2h.rl.checkpoint import (
 )
 from rlhf_e2h.rl.kl import AdaptiveKL, FixedKL, kl_controller
 from rlhf_e2h.rl.ppo_settings import PPOSettings
-from rlhf_e2h.rl.sharding import configure, prepare_reference, uses_deepspeed, whole_weights
+from rlhf_e2h.rl.sharding import (
+    configure,
+    engine_moments,
+    load_engine_moments,
+    prepare_reference,
+    uses_deepspeed,
+    whole_weights,
+)
 from rlhf_e2h.rl.share_base import trained_parameters
 
 log = logging.getLogger(__name__)
@@ -82,10 +91,12 @@ def prepare(
         fused=True,
     )
     model, optimizer = accelerator.prepare(module, optimizer)
-    if found and not uses_deepspeed(accelerator):
-        load_optimizer(found[0], accelerator.unwrap_model(model), optimizer.optimizer)
-    elif found:
-        log.warning("DeepSpeed's optimiser state is not in checkpoints: Adam's moments start again from zero")
+    if found:
+        bare, moments = accelerator.unwrap_model(model), load_moments(found[0])
+        if moments and uses_deepspeed(accelerator):
+            load_engine_moments(bare, optimizer, moments)
+        elif moments:
+            load_optimizer(moments, bare, optimizer.optimizer)
     whole = None if reference is None else prepare_reference(reference, accelerator)
     peaks = [rate for group, rate in zip(groups, rates, strict=True) if group]
     steps = found[1]["step"] if found else 0
@@ -96,14 +107,16 @@ _RESULT_SETTINGS = {item.name for item in fields(PPOSettings) if item.metadata.g
 
 
 def save(trainer: Trainer, root: Path, steps: int) -> None:
-    """Write a checkpoint; every process must call it. Without the optimiser's state under DeepSpeed, which keeps it
-    divided and in pickles of its own."""
+    """Write a checkpoint; every process must call it. It is the same under every launch form, so that a run may go on
+    under another one."""
     accelerator, bare = trainer.accelerator, trainer.bare
+    divided = uses_deepspeed(accelerator)
+    moments = engine_moments(bare, trainer.optimizer) if divided else {}
     with whole_weights(trainer.model, bare, accelerator):
         if accelerator.is_main_process:
-            tensors = {"model.safetensors": trainable(bare)}
-            if not uses_deepspeed(accelerator):
-                tensors["optimizer.safetensors"] = optimizer_tensors(bare, trainer.optimizer.optimizer)
+            if not divided:
+                moments = optimizer_tensors(bare, trainer.optimizer.optimizer)
+            tensors = {"model.safetensors": trainable(bare), OPTIMIZER: moments}
             state = {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)}
             save_checkpoint(root, steps, tensors, state)
     accelerator.wait_for_everyone()

@@ -66,8 +66,10 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
 
 
 if __name__ == "__main__":
-    started = start_accelerator()
-    for folder in map(Path, sys.argv[1:]):
-        checkpoints = folder / "checkpoints"
-        train(started, folder, checkpoints if checkpoints.is_dir() else None)
-    started.end_training()
+    for name in sys.argv[1:]:  # FOLDER, or FOLDER:STEPS to stop early with a checkpoint
+        place, _, stop = name.partition(":")
+        checkpoints = Path(place) / "checkpoints"
+        kept = checkpoints if stop or checkpoints.is_dir() else None
+        accelerator = start_accelerator()  # one for each training: under DeepSpeed it keeps its first engine
+        train(accelerator, Path(place), kept, int(stop or 6))
+    accelerator.end_training()

@@ -1,7 +1,7 @@
 """PPO in two CPU processes (gloo) against one: the same rollouts, and the same losses up to rounding."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import ppo_worker
 import pytest
 import torch
-import yaml
+from launching import cpu_launch, environment, free_port
 from safetensors.torch import load_file
 
 from rlhf_e2h.rl.distributed import start_accelerator
@@ -18,18 +18,23 @@ ROOT = Path(__file__).parents[2]
 CURVES = ("loss/policy_avg", "loss/value_avg", "objective/kl", "objective/scores", "val/ratio", "policy/entropy_avg")
 
 
-def launch(name: str, place: Path, port: int, *folders: Path) -> None:
-    """Run the worker in two processes under `launch/NAME.yaml`, moved to the CPU; one folder after the other."""
-    config = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
-    config |= {"use_cpu": True, "num_processes": 2, "main_process_port": port}
-    file = place / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(config))
+def start(name: str, place: Path, port: int, *folders: Path | str, **changes: object) -> subprocess.Popen:
+    """Start the worker under `launch/NAME.yaml`, moved to the CPU; one folder after the other."""
+    file = cpu_launch(name, place, main_process_port=port, **changes)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     command += [str(ROOT / "tests/distributed/ppo_worker.py"), *map(str, folders)]
-    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=600)
-    said = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
-    assert done.returncode == 0, "\n".join(said) or done.stderr[-3000:]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(launcher: subprocess.Popen) -> None:
+    _, errors = launcher.communicate(timeout=900)
+    said = [line for line in errors.splitlines() if line.startswith("[rank")]
+    assert launcher.returncode == 0, "\n".join(said) or errors[-3000:]
+
+
+def launch(name: str, place: Path, port: int, *folders: Path | str) -> None:
+    """The worker in two processes, to its end."""
+    finish(start(name, place, port, *folders))
 
 
 def result(folder: Path):
@@ -43,13 +48,13 @@ def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ppo")
     accelerator = start_accelerator()
     ppo_worker.train(accelerator, folder / "one")
-    ppo_worker.train(accelerator, folder / "resumed", folder / "resumed/checkpoints", steps=4)
+    ppo_worker.train(accelerator, folder / "stopped", folder / "stopped/checkpoints", steps=4)
     return folder
 
 
-def compare(one, two, losses: float, weights: float) -> None:
+def compare(one, two, losses: float, weights: float, processes: int = 2) -> None:
     (history, policy), (other, others) = one, two
-    assert {row["processes"] for row in other} == {2}  # and not two that each train alone
+    assert {row["processes"] for row in other} == {processes}  # and not two that each train alone
     assert [row["texts"] for row in history] == [row["texts"] for row in other]
     for a, b in zip(history, other, strict=True):
         assert [a[name] for name in CURVES] == pytest.approx([b[name] for name in CURVES], abs=losses)
@@ -58,17 +63,40 @@ def compare(one, two, losses: float, weights: float) -> None:
 
 
 def test_two_processes_give_the_single_process_curve_also_when_they_go_on_from_it(one_process, tmp_path):
-    launch("ddp_cpu", tmp_path, 29611, tmp_path / "two", one_process / "resumed")
+    shutil.copytree(one_process / "stopped", tmp_path / "resumed")
+    launch("ddp_cpu", tmp_path, free_port(), tmp_path / "two", tmp_path / "resumed")
     history, policy = result(one_process / "one")
     compare((history, policy), result(tmp_path / "two"), losses=1e-4, weights=1e-4)
-    resumed = result(one_process / "resumed")
+    resumed = result(tmp_path / "resumed")
     assert [row["step"] for row in resumed[0]] == [4, 5]
     compare((history[4:], policy), resumed, losses=1e-4, weights=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "port"), [("zero1", 29621), ("zero2", 29631), ("zero3", 29641)])
-def test_deepspeed_gives_the_single_process_curve(one_process, tmp_path, name, port):
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
+def test_deepspeed_gives_the_single_process_curve_whatever_wrote_the_checkpoint(one_process, tmp_path, name):
+    """Uninterrupted; gone on with from a checkpoint of one process; and one process going on from DeepSpeed's."""
     pytest.importorskip("deepspeed")
-    launch(name, tmp_path, port, tmp_path / "two")
-    compare(result(one_process / "one"), result(tmp_path / "two"), losses=1e-3, weights=1e-3)
+    shutil.copytree(one_process / "stopped", tmp_path / "resumed")
+    stopped = tmp_path / "stopped"
+    launch(name, tmp_path, free_port(), tmp_path / "two", tmp_path / "resumed", f"{stopped}:4")
+    history, policy = result(one_process / "one")
+    compare((history, policy), result(tmp_path / "two"), losses=1e-3, weights=1e-3)
+    compare((history[4:], policy), result(tmp_path / "resumed"), losses=1e-3, weights=1e-3)
+    assert (stopped / "checkpoints/step_000004/optimizer.safetensors").is_file()
+    ppo_worker.train(start_accelerator(), stopped, stopped / "checkpoints")
+    compare((history[4:], policy), result(stopped), losses=1e-3, weights=1e-3, processes=1)
+
+
+@pytest.mark.slow
+def test_two_nodes_on_one_machine(one_process, tmp_path):
+    """Two launchers of one process each that meet on loopback."""
+    port = free_port()
+    launchers = [
+        start("ddp_cpu", tmp_path, port, tmp_path / "two", num_machines=2, machine_rank=rank, num_processes=2,
+              main_process_ip="127.0.0.1")
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for launcher in launchers:
+        finish(launcher)
+    compare(result(one_process / "one"), result(tmp_path / "two"), losses=1e-4, weights=1e-4)

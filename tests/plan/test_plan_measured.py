@@ -27,10 +27,11 @@ def planned(stage: str, variant: str) -> float:
     adapters = model.lora_parameters(LoraSettings(rank=8).rank) if variant == "lora" else 0
     rows, count = (ROWS // 2, 2) if variant == "accumulate" else (ROWS, 1)
     fused = logit_bytes("fused", False)
+    again, tuned = variant == "checkpointing", (Trained(model, adapters=adapters),)
     updates = {
-        "sft": Update((Trained(model, adapters=adapters),), rows, LENGTH, count, False, variant == "checkpointing", fused, rows * LENGTH),
+        "sft": Update(tuned, rows, LENGTH, count, False, again, fused, rows * LENGTH),
         "reward": Update((Trained(model, True),), ROWS, LENGTH),
-    }  # fmt: skip
+    }
     if stage == "ppo":
         models = (Trained(model, adapters=adapters), Trained(model, True, head_only=variant == "lora"))
         reference = {} if adapters else {"reference": 4.0 * model.parameters}

@@ -1,0 +1,107 @@
+"""Stages of a small recipe, started for real by `e2h run --launch` in CPU processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from rlhf_e2h.models import ModelShape, new_llama, save_policy
+
+ROOT = Path(__file__).parents[2]
+SHAPE = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
+TRAINING = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "max_length": 128}
+STAGES = {
+    "1_prepare": {
+        "stage": "prepare",
+        "source": "procedural",
+        "train_per_level": [12] * 5,
+        "validation_per_level": [2] * 5,
+        "test_per_level": [2] * 5,
+    },
+    # 36 solutions in batches of 8: the last batch of an epoch is uneven
+    "2_sft": {"stage": "sft", "policy": "${base}", "data": "@prepare", "training": {**TRAINING, "epochs": 2}},
+    "3_prm": {
+        "stage": "reward",
+        "kind": "prm",
+        "base": "${base}",
+        "data": "@prepare",
+        "reference_solutions": True,
+        "held_out": 0.2,
+        "training": {**TRAINING, "epochs": 2, "max_length": 256, "log_every": 1},
+    },
+    "4_ppo": {
+        "stage": "ppo",
+        "policy": "${base}",
+        "data": "@prepare",
+        "reward_model": "@prm",
+        "ppo": {
+            "steps": 3,
+            "rollouts": 16,
+            "minibatches": 2,
+            "micro_batch": 4,
+            "max_new_tokens": 10,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "max_grad_norm": 10.0,  # not reached: DeepSpeed has one norm for both models
+            "checkpoint_every": 1,
+        },
+    },
+    "5_dpo": {
+        "stage": "dpo",
+        "policy": "${base}",
+        "data": "@prepare",
+        "reward_model": "@prm",
+        "problems": 12,
+        "rounds": 2,
+        "margin": -1.0,
+        "margin_unlabelled": -1.0,
+        "decoding": {"n": 4, "max_new_tokens": 40},
+        "training": {**TRAINING, "batch_size": 4, "micro_batch_size": 2, "epochs": 2},
+    },
+}
+
+
+def write_recipe(folder: Path, shape: ModelShape = SHAPE, **changes: dict) -> Path:
+    """A recipe folder; `changes` are settings by stage name."""
+    save_policy(*new_llama(shape, "procedural", 0), folder / "base")
+    recipe = folder / "recipe"
+    recipe.mkdir(parents=True)
+    common = {"name": "small", "variables": {"base": str(folder / "base")}}
+    (recipe / "recipe.yaml").write_text(yaml.safe_dump(common))
+    for name, settings in STAGES.items():
+        merged = {**settings, **changes.get(name.partition("_")[2], {})}
+        (recipe / f"{name}.yaml").write_text(yaml.safe_dump(merged))
+    return recipe
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def cpu_launch(name: str, folder: Path, **changes: object) -> Path:
+    """`launch/NAME.yaml` for two CPU processes."""
+    config = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
+    config |= {"use_cpu": True, "num_processes": 2, "main_process_port": free_port(), **changes}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def environment(**more: str) -> dict[str, str]:
+    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **settings, **more}
+
+
+def e2h(*arguments: object, timeout: float = 900, **more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "rlhf_e2h", *map(str, arguments)]
+    return subprocess.run(command, env=environment(**more), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def must(done: subprocess.CompletedProcess) -> None:
+    said = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
+    assert done.returncode == 0, "\n".join(said[-40:]) or done.stderr[-4000:]
