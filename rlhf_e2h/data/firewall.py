@@ -140,12 +140,12 @@ def allowed_scope(stage_kind: str, stage_name: str, purpose: str = "") -> str:
     """The widest scope a stage may read: "easy", or "full" for final evaluation and for baselines that say so.
 
     `purpose` is "evaluation", "selection" (choosing a checkpoint: easy labels only), "training" or empty. The stage
-    kinds `evaluate`, `programs` and `grade` get "full" when they measure a finished policy: `grade` must say so,
-    because graded samples also feed training; the others have the purpose "evaluation" unless they say another.
+    kinds `evaluate`, `programs`, `speed` and `grade` get "full" when they measure a finished policy: `grade` must say
+    so, because graded samples also feed training; the others have the purpose "evaluation" unless they say another.
     """
     if OPEN_WORDS & set(re.split(r"[^a-z]+", stage_name.lower())):
         return "full"
-    if stage_kind in ("evaluate", "programs"):
+    if stage_kind in ("evaluate", "programs", "speed"):
         return "full" if purpose in ("", "evaluation") else "easy"
     if stage_kind == "grade" and purpose == "evaluation":
         return "full"

@@ -146,7 +146,7 @@ def compare(
 def _aucs(judged: Mapping[str, Sequence[Judged]], inside: NDArray[np.bool_], draws: int, seed: int) -> Any:
     """Step AUCs of all models in the same resamples of problems, or why there are none."""
     number_P = np.cumsum(inside) - 1  # among the problems inside
-    kernels = []
+    kernels: list[list[Any]] = []
     for runs in judged.values():
         kernels.append([])
         for one in runs:

@@ -46,9 +46,12 @@ class Config:
     template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
     held_out: float = 0.1  # share of problems whose records are kept for validation
-    dynamics: bool = False  # log training dynamics for `e2h map`: one more reading of the data each epoch
-    flip_labels: float = 0.0  # share of training labels turned round at random, to study wrong labels
-    flip_among: Input | None = None  # output of a map stage: flip only what is easy to learn there
+    # log training dynamics for `e2h map`: one more reading of the data each epoch
+    dynamics: bool = field(default=False, metadata={"added": True})
+    # share of training labels turned round at random, to study wrong labels
+    flip_labels: float = field(default=0.0, metadata={"added": True})
+    # output of a map stage: flip only what is easy to learn there
+    flip_among: Input | None = field(default=None, metadata={"added": True})
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.sft_plan import TrainingPlan, plan_training
+from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
 
 VERSION = 1
@@ -29,6 +33,15 @@ class Config:
     # whose solutions to learn from; full only in a stage with 'full' in its name, hard with 'hardonly'
     labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most so many solutions
+    # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
+    form: Format = field(default="full", metadata={"added": True})
+    # selected.jsonl of a select stage: only these problems
+    keep: Input | None = field(default=None, metadata={"added": True})
+    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})  # skills of each batch
+    # for `mixture: {weights: doremi}`: the model whose losses are subtracted
+    reference: Input | None = field(default=None, metadata={"added": True})
+    dynamics: bool = field(default=False, metadata={"added": True})  # log training dynamics for `e2h map`
+    snapshots: int = field(default=0, metadata={"added": True})  # steps between weights kept for `e2h speed`; 0: none
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
@@ -37,14 +50,20 @@ def main(config: Config, run: StageRun) -> None:
     policy = open_policy(run.path(config.policy))
     data = run.path(config.data)
     labels = run.labels(data, config.labels, splits=("train",))
+    kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
+    problems = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
     rows = [
-        {"prompt": SECTIONS.prompt(problem["problem"]), "completion": labels[problem["problem_id"]].solution}
-        for problem in read_problems(data, "train")
-        if problem["problem_id"] in labels
+        {
+            "prompt": SECTIONS.prompt(problem["problem"]),
+            "completion": rewrite(labels[problem["problem_id"]].solution, config.form),
+        }
+        for problem in problems
     ][: config.limit]
     if not rows:
         raise ConfigError(f"{run.name}: no solutions with {config.labels} labels in {data}; check the prepare stage")
-    model, loss = finetune(policy.model, policy.tokenizer, rows, config.training, config.lora, run)
+    plan = plan_training(config, run, policy.tokenizer, problems[: len(rows)], rows)
+    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
+    plan.finish(run)
     if run.is_main:
         save_policy(model, policy.tokenizer, run.out)
     run.finish(solutions=len(rows), loss=loss)
@@ -58,6 +77,7 @@ def finetune(
     lora: LoraSettings,
     run: StageRun,
     description: str = "fine-tuning",
+    extras: TrainingPlan | None = None,
 ) -> tuple[Any, float]:
     """Train on rows with `prompt` and `completion`; EOS is added and trained. Returns the model and the mean loss."""
     from datasets import Dataset
@@ -73,5 +93,9 @@ def finetune(
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )
+    for callback in extras.callbacks if extras else []:
+        trainer.add_callback(callback)
+    if extras and extras.order:
+        trainer._get_train_sampler = lambda *_: extras.order  # type: ignore[method-assign]
     metrics = fit(trainer, run, description)
     return whole_model(trainer), metrics["train_loss"]

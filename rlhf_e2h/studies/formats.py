@@ -36,11 +36,13 @@ def render(steps: Sequence[str], answer: str, form: Format, text_format: TextFor
 
 
 def rewrite(solution: str, form: Format, text_format: TextFormat = SECTIONS) -> str:
-    """A written solution (steps, then the answer section) in another format.
+    """A written solution (steps, then the answer section) in another format; `full` is the solution as it is.
 
     Raises:
         ValueError: the solution does not end with exactly one answer section.
     """
+    if form == "full":
+        return solution
     answer = text_format.answer(solution)
     if answer is None:
         raise ValueError(f"the solution {solution[-60:]!r} has no single answer section; prepare writes one")

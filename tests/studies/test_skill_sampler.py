@@ -94,6 +94,6 @@ def test_formats_written_out():
     assert read_answer("# Answer\n\n3\n\np=1\n\n# Answer\n\n4", "reverse") is None
     assert read_answer("p=1", "reverse") is None
     with pytest.raises(ValueError, match="no single answer section"):
-        rewrite("p=1", "full")
+        rewrite("p=1", "answer")
     with pytest.raises(ValueError, match="'rhyme' is not known"):
         render(steps, "3", "rhyme")
