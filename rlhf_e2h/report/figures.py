@@ -69,8 +69,8 @@ def curve_over_n(results: Mapping[str, Any], decoding: str, level: str = "hard")
     return make_plot(
         f"curve_{decoding}",
         f"{words.capitalize()} over the number of samples",
-        f"{policy} on {level} problems, 95 % intervals shaded; pass@n knows the answers and is the "
-        "ceiling, which may lie above the figure.",
+        f"{policy} on {level} problems, shaded: 95 % interval of majority, the others are in the numbers. "
+        "pass@n knows the answers and is the ceiling, which may lie above the figure.",
         ("series", "policy", "samples", "level", "n", "accuracy", "ci_low", "ci_high", "seed"),
         data,
         lambda: _draw_curve(series),
@@ -89,15 +89,16 @@ def _draw_curve(series: Mapping[str, list[Row]]) -> Any:
         else:
             colour, marker, line = MARKER["s0"], "", "--" if name == "majority" else ":"
         axes.plot(x, y, line, color=colour, marker=marker, label=name)
-        if name != "pass@n":
+        if name == "majority":  # one band: several on top of each other are mud
             axes.fill_between(
-                x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], color=colour, alpha=0.09, linewidth=0
+                x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], color=colour, alpha=0.14, linewidth=0
             )
     samples_axis(axes, sorted({point["samples"] for points in series.values() for point in points}))
     percent_axis(axes)
     # the range is that of the methods, or their differences would vanish below the ceiling
-    shown = [point for name, points in series.items() if name != "pass@n" for point in points]
-    low, high = min(point["ci_low"] for point in shown), max(point["ci_high"] for point in shown)
+    shown = [point["accuracy"] for name, points in series.items() if name != "pass@n" for point in points]
+    shown += [point[bound] for point in series["majority"] for bound in ("ci_low", "ci_high")]
+    low, high = min(shown), max(shown)
     margin = max(0.02, 0.08 * (high - low))
     axes.set_ylim(max(-0.01, low - margin), min(1.01, high + 2 * margin))
     figure.legend(loc="outside lower center", ncols=3)
