@@ -7,7 +7,7 @@ reward model or for fine-tuning. Its guid is `record` or `record:step`, the same
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,35 +153,30 @@ class SolutionDynamics(TrainerCallback):
 
 
 @torch.inference_mode()
-def mean_logprobs(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Mapping[str, str]],
-    batch_size: int = 32,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Mean log probability of the tokens of each row's `completion` and of EOS, given its `prompt`."""
+def mean_logprobs(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, str]], batch_size: int = 32) -> list[float]:
+    """`completion_logprobs` of any number of rows, in evaluation mode; the model's mode is put back afterwards."""
     training = model.training
     model.eval()
-    means: list[float] = []
-    prompts = tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
-    completions = tokenizer([row["completion"] for row in rows], add_special_tokens=False)["input_ids"]
+    try:
+        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        return [float(mean) for part in parts for mean in completion_logprobs(model, tokenizer, part)]
+    finally:
+        model.train(training)
+
+
+def completion_logprobs(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, str]]) -> list[torch.Tensor]:
+    """Mean log probability of the tokens of each row's `completion` and of EOS, given its `prompt`, as scalars."""
+    heads = tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
+    tails = tokenizer([row["completion"] for row in rows], add_special_tokens=False)["input_ids"]
+    tails = [[*ids, tokenizer.eos_token_id] for ids in tails]
+    width = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
+    ids_BT = torch.full((len(rows), width), tokenizer.pad_token_id)
+    mask_BT = torch.zeros((len(rows), width), dtype=torch.bool)
+    for line, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+        ids_BT[line, : len(head) + len(tail)] = torch.tensor(head + tail)
+        mask_BT[line, len(head) : len(head) + len(tail)] = True
     device = next(model.parameters()).device
-    for start in range(0, len(rows), batch_size):
-        heads = prompts[start : start + batch_size]
-        tails = [[*ids, tokenizer.eos_token_id] for ids in completions[start : start + batch_size]]
-        width = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
-        ids_BT = torch.full((len(heads), width), tokenizer.pad_token_id)
-        mask_BT = torch.zeros((len(heads), width), dtype=torch.bool)
-        for line, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-            ids_BT[line, : len(head) + len(tail)] = torch.tensor(head + tail)
-            mask_BT[line, len(head) : len(head) + len(tail)] = True
-        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-        logits_BTV = model(input_ids=ids_BT).logits[:, :-1].float()  # padded on the right: causal attention sees none
-        chosen_BT = logits_BTV.log_softmax(-1).gather(2, ids_BT[:, 1:, None]).squeeze(2)
-        kept_BT = mask_BT[:, 1:]
-        means += ((chosen_BT * kept_BT).sum(1) / kept_BT.sum(1)).tolist()
-        if on_batch:
-            on_batch(len(heads))
-    model.train(training)
-    return means
+    ids_BT, kept_BT = ids_BT.to(device), mask_BT[:, 1:].to(device)
+    logits_BTV = model(input_ids=ids_BT).logits[:, :-1].float()  # padded on the right: causal attention sees none
+    chosen_BT = logits_BTV.log_softmax(-1).gather(2, ids_BT[:, 1:, None]).squeeze(2)
+    return list(((chosen_BT * kept_BT).sum(1) / kept_BT.sum(1)).unbind())

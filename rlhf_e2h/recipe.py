@@ -45,6 +45,7 @@ STAGES = {
     "programs": "score policies that write programs: strict and average accuracy",
     "mislabel": "find suspect labels from training dynamics",
     "contrast": "compare reward models on graded samples, paired over problems and seeds",
+    "skillgraph": "learn which skills help which, from short fine-tuning runs",
     "speed": "measure how fast skills are learnt, from the snapshots of fine-tuning runs",
     "report": "results.csv, results.json and the report page",
 }

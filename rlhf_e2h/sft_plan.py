@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ def _mix(
 ) -> list[Mapping[str, Any]]:
     """Put the sampler into the plan; returns the problems of the rows that are left to train on."""
     settings, training = config.mixture, config.training
+    if config.skill_graph:
+        path = run.path(config.skill_graph)
+        graph = json.loads((path / "graph.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+        settings = replace(settings, graph=graph)
     held = _held_out(problems, settings.skill, settings.items) if settings.adaptive else {}
     inside = {index for group in held.values() for index in group}
     groups = {skill: [plan.rows[index] for index in group] for skill, group in held.items()}

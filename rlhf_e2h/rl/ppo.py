@@ -68,6 +68,7 @@ def train_ppo(
     on_step: OnStep | None = None,
     checkpoint_dir: Path | None = None,
     engine: Engine | None = None,
+    choose: Callable[[int], Sequence[int]] | None = None,
 ) -> PPOResult:
     """Train `policy` and `value_model` in place (under ZeRO-3 see `PPOResult.policy_weights`).
 
@@ -79,6 +80,9 @@ def train_ppo(
         checkpoint_dir: where checkpoints are kept; training goes on from the last one found there.
         engine: what samples; default: our decoding loop on `policy`.
 
+        choose: the prompts of a step, `prompts_per_step` indices, the same on every process; default: all in random
+            order, again and again.
+
     Raises:
         ValueError: settings that do not fit together, or a reward that is no finite number.
         AlignmentError: steps that cannot be located on the policy's tokens.
@@ -89,7 +93,9 @@ def train_ppo(
     result = PPOResult(trainer.steps_done)
     for step in range(result.steps, settings.steps):
         clock = _Clock()
-        rows = [prompts[i] for i in prompt_indices(step, settings.prompts_per_step, len(prompts), settings.seed)]
+        count = settings.prompts_per_step
+        chosen = choose(step) if choose else prompt_indices(step, count, len(prompts), settings.seed)
+        rows = [prompts[i] for i in chosen]
         rollouts = sample_step(trainer, engine, rows, step)
         clock.lap("time/rollout")
         rewards = _reward(trainer, reward_fn, rows, rollouts)

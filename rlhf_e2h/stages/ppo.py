@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.mixing import MixtureSettings, build_sampler, weight_metrics
 from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.distributed import start_accelerator
@@ -48,6 +51,8 @@ class Config:
     outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
     levels: list[int] | None = None  # prompts of these levels; all if not given
     problems: int | None = None  # at most so many prompts
+    # skills of each step's prompts, the weights logged; not with weights that follow losses (doremi, skill_it)
+    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
     answer_step: bool = True  # is the answer scored as a step?
     terms: RewardTerms = field(
@@ -86,6 +91,10 @@ class Config:
         if self.share_base and (self.value_init != "policy" or self.lora.rank < 1 or self.gradient_checkpointing):
             # checkpointing computes layers again when another adapter is active
             raise ValueError("share_base needs lora.rank above 0, value_init: policy and no gradient_checkpointing")
+        if self.mixture and self.mixture.adaptive:
+            raise ValueError(
+                f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
+            )
         if (self.keep == "best" or self.patience) and not self.eval_every:
             raise ValueError("keep: best and patience compare evaluations; set eval_every")
 
@@ -95,6 +104,7 @@ def main(config: Config, run: StageRun) -> None:
     policy = open_policy(run.path(config.policy))
     settings = dataclasses.replace(config.ppo, seed=run.seed)
     prompts = open_prompts(config, run, policy, settings.max_new_tokens)
+    choose_rows = _sampler(config, run, prompts, settings)
     reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(run.path(config.policy)).model
     value_model: Any
     if config.share_base:
@@ -115,7 +125,7 @@ def main(config: Config, run: StageRun) -> None:
         engine = stack.enter_context(contextlib.closing(open_engine(config.engine, policy.model, policy.tokenizer)))
         result = train_ppo(
             policy.model, reference, value_model, policy.tokenizer, prompts, watcher.reward, settings, accelerator,
-            watcher.on_step, run.scratch / "checkpoints", engine,
+            watcher.on_step, run.scratch / "checkpoints", engine, choose_rows,
         )  # fmt: skip
     watcher.restore_best()
     if run.is_main:
@@ -128,6 +138,22 @@ def main(config: Config, run: StageRun) -> None:
             drop_value_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
+
+
+def _sampler(
+    config: Config, run: StageRun, prompts: list[Row], settings: PPOSettings
+) -> Callable[[int], list[int]] | None:
+    """The prompts of a step under `mixture`: a function of seed and step, so that a resumed run sees the same ones."""
+    if config.mixture is None:
+        return None
+    sampler = build_sampler(config.mixture, prompts, settings.prompts_per_step, settings.steps, run.seed)
+
+    def choose(step: int) -> list[int]:
+        if run.is_main:
+            run.log(weight_metrics(sampler, step), step=step)
+        return sampler.indices(step)
+
+    return choose
 
 
 def _value_model(config: Config, run: StageRun, policy: Policy) -> Any:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.contract import StepContract
+from reward_models.dataset import optimiser_steps
 from reward_models.records import Stepwise, read_jsonl, read_stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
+from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun, write_json
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
+from rlhf_e2h.studies.sampler import SkillSampler
 
 VERSION = 1
 
@@ -52,7 +55,15 @@ class Config:
     flip_labels: float = field(default=0.0, metadata={"added": True})
     # output of a map stage: flip only what is easy to learn there
     flip_among: Input | None = field(default=None, metadata={"added": True})
+    # skills of each batch in the place of batches of similar length; not with weights that follow losses
+    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
+
+    def __post_init__(self) -> None:
+        if self.mixture and self.mixture.adaptive:
+            raise ValueError(
+                f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
+            )
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -62,7 +73,8 @@ def main(config: Config, run: StageRun) -> None:
     kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
     training = [record for record in records if record.problem not in kept_out]
     validation = [record for record in records if record.problem in kept_out]
-    items = reward_items(training, config.kind, {p["problem"]: p for p in rows})
+    by_text = {p["problem"]: p for p in rows}
+    items = reward_items(training, config.kind, by_text)
     if not training or not validation:
         raise ConfigError(
             f"{run.name}: {len(training)} records to train on and {len(validation)} held out; "
@@ -72,18 +84,21 @@ def main(config: Config, run: StageRun) -> None:
     settings = dataclasses.replace(config.training, seed=run.seed)
     if config.flip_labels:
         training = _flipped(config, run, training, items)
-        items = reward_items(training, config.kind, {p["problem"]: p for p in rows})
+        items = reward_items(training, config.kind, by_text)
     dynamics = RewardDynamics(run, training, items) if config.dynamics else None
     with run.progress(1, f"training {config.kind}", "steps") as bar:
+        order = _Order(config.mixture, training, by_text, settings) if config.mixture else None
 
         def on_log(logs: Mapping[str, float]) -> None:
             bar.update(logs.get("step", 0) / max(logs.get("max_steps", 0), 1))
             values = {f"train/{name}": v for name, v in logs.items() if name not in ("step", "max_steps")}
-            run.log(values, step=int(logs.get("step", 0)))
+            step = int(logs.get("step", 0))
+            run.log(values | (order.weights(step) if order else {}), step=step)
 
         result = train(
-            run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics
-        )
+            run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics,
+            order,
+        )  # fmt: skip
     if dynamics:
         dynamics.finish([*training, *validation])
     metrics = result["validation"]
@@ -91,6 +106,26 @@ def main(config: Config, run: StageRun) -> None:
     run.log({f"validation/{name}": v for name, v in metrics.items() if isinstance(v, (int, float))})
     shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
     run.finish(records=len(training), **{k: v for k, v in shown.items() if v is not None})
+
+
+@dataclass
+class _Order:
+    """Makes the sampler of a `mixture` once the training rows are known."""
+
+    mixture: MixtureSettings
+    records: list[Stepwise]
+    problems: Mapping[str, Mapping[str, Any]]  # by text
+    settings: TrainSettings
+    sampler: SkillSampler | None = None
+
+    def __call__(self, sources: list[int]) -> RowOrder:
+        rows = [self.problems.get(self.records[index].problem, {}) for index in sources]
+        steps = optimiser_steps(len(rows), self.settings.batch_size, self.settings.epochs)
+        self.sampler = build_sampler(self.mixture, rows, self.settings.batch_size, steps, self.settings.seed)
+        return RowOrder(self.sampler, len(rows))
+
+    def weights(self, step: int) -> dict[str, float]:
+        return weight_metrics(self.sampler, max(0, step - 1)) if self.sampler else {}
 
 
 def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: list[Item]) -> list[Stepwise]:

@@ -40,6 +40,8 @@ class Config:
     mixture: MixtureSettings | None = field(default=None, metadata={"added": True})  # skills of each batch
     # for `mixture: {weights: doremi}`: the model whose losses are subtracted
     reference: Input | None = field(default=None, metadata={"added": True})
+    # graph.json of a skillgraph stage, for `mixture: {weights: skill_it}` in the place of its `graph`
+    skill_graph: Input | None = field(default=None, metadata={"added": True})
     dynamics: bool = field(default=False, metadata={"added": True})  # log training dynamics for `e2h map`
     snapshots: int = field(default=0, metadata={"added": True})  # steps between weights kept for `e2h speed`; 0: none
     lora: LoraSettings = field(default_factory=LoraSettings)
