@@ -101,7 +101,7 @@ def _solution(row: Row, text_format: TextFormat, easy_levels: Sequence[int]) -> 
         scores = [None] * len(steps)
     level, score = row.get("level"), row.get("score")
     note = ""
-    if score is not None and _surprise(row) > 0.5:
+    if score is not None and _surprise(row) > 0.7:  # not for a score near one half
         note = "The reward model was taken in" if not row["correct"] else "The reward model was too strict"
     return Solution(
         problem=row["problem"],

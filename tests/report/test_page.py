@@ -195,6 +195,15 @@ def test_solutions_are_mixed_and_stable():
     assert all(step.shade == min(4, int(step.score * 5)) for solution in picked for step in solution.steps)
 
 
+@pytest.mark.parametrize(
+    ("score", "correct", "note"),
+    [(0.9, False, "The reward model was taken in"), (0.1, True, "The reward model was too strict"), (0.6, False, "")],
+)
+def test_a_note_where_score_and_checker_disagree(score, correct, note):
+    (solution,) = pick_solutions([made_up_solutions()[0] | {"score": score, "correct": correct}])
+    assert solution.note == note
+
+
 def test_scores_that_do_not_fit_the_steps_colour_nothing():
     row = made_up_solutions()[0] | {"step_scores": [0.5]}
     (solution,) = pick_solutions([row])
