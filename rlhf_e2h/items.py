@@ -6,6 +6,7 @@ reward model or for fine-tuning. Its guid is `record` or `record:step`, the same
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -148,7 +149,7 @@ class SolutionDynamics(TrainerCallback):
         if state.is_world_process_zero:
             probability = torch.tensor(means).exp().clamp(1e-9, 1 - 1e-9)
             rows = ([0.0, value] for value in torch.logit(probability).tolist())
-            epoch = max(0, round(state.epoch or 0) - 1)
+            epoch = max(0, math.ceil(round(state.epoch or 0, 6)) - 1)  # a last epoch that is cut short counts too
             write_epoch(self.run.scratch / FOLDER, epoch, self.guids, rows, [1] * len(self.guids))
 
 

@@ -72,15 +72,18 @@ def main(config: Config, run: StageRun) -> None:
         raise ConfigError(f"{run.name}: the banks of the seeds hold different problems; sample the same ones")
     judged: dict[str, list[Judged]] = {}
     total = sum(map(len, banks)) * len(config.reward_models)
+    paths = {name: run.paths(reference) for name, reference in config.reward_models.items()}
+    many = max(len(banks), *map(len, paths.values()))
+    strange = [name for name, found in paths.items() if len(found) not in (1, many)]
+    if strange or len(banks) not in (1, many):
+        raise ConfigError(
+            f"{run.name}: {strange or 'the bank'} has fewer seeds than the {many} of others; run the same"
+        )
     with run.progress(total, "scoring", "solutions") as bar:
-        for name, reference in config.reward_models.items():
-            paths = run.paths(reference)
-            if len(paths) not in (1, len(banks)) and len(banks) != 1:
-                raise ConfigError(f"{run.name}: {name} has {len(paths)} seeds and the bank {len(banks)}; run the same")
-            many = max(len(paths), len(banks))
+        for name, found in paths.items():
             judged[name] = [
                 _judge(
-                    config, run, name, seed, paths[seed % len(paths)], banks[seed % len(banks)], problems, bar.advance
+                    config, run, name, seed, found[seed % len(found)], banks[seed % len(banks)], problems, bar.advance
                 )
                 for seed in range(many)
             ]

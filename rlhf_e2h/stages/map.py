@@ -149,18 +149,18 @@ def data_map(values: Mapping[str, np.ndarray], levels: Sequence[int | None], epo
         first.remove()
         first, second = figure.subplots(1, 2, sharey=True)
         groups: list[Any] = [levels[i] for i in shown]
-        _scatter(second, values, shown, groups, known, "level", 0)
+        _scatter(second, values, shown, groups, known, "level")
     share = (values["correctness"] / epochs)[shown]
     bins = [f"{low:.1f}-{low + 0.2:.1f}" for low in (0, 0.2, 0.4, 0.6, 0.8)]
     group = [bins[min(4, int(value * 5))] for value in share]
-    _scatter(first, values, shown, group, [b for b in bins if b in group], "epochs right", 0)
+    _scatter(first, values, shown, group, [b for b in bins if b in group], "epochs right")
     first.set_ylabel("confidence")
     return figure
 
 
 def _scatter(
     axes: Any, values: Mapping[str, np.ndarray], shown: np.ndarray, group: list[Any], names: Sequence[Any],
-    title: str, _: int,
+    title: str,
 ) -> None:  # fmt: skip
     colours = [LIGHT[name] for name in ("s2", "s5", "s0", "s1", "s3")]
     for number, name in enumerate(names):

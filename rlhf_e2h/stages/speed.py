@@ -176,6 +176,7 @@ def _figures(
     areas: NDArray[np.float64] = stacked[:, 0]
     if len(steps) > 1:
         areas = np.asarray(np.trapezoid(stacked, steps, axis=1)) / (steps[-1] - steps[0])
+        areas = areas.clip(0, 1)  # rounding
     difference = paired_difference(areas[index], areas[base], seed=seed)
     bounds = {"area_difference": difference.estimate, "area_low": difference.low, "area_high": difference.high}
     return row | {name: round(value, 4) for name, value in bounds.items()}
