@@ -46,7 +46,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         description=_RUN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("recipe", help="a recipe folder, for example recipes/quickstart")
+    run.add_argument("recipe", help="a recipe folder, or the name of one that ships, for example quickstart")
     run.add_argument("--only", metavar="STAGE", help="run this stage only")
     run.add_argument(
         "--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml"

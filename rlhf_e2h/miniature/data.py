@@ -19,6 +19,7 @@ from rlhf_e2h.data.steps import solution_steps
 
 TRAIN, TEST = 5, 3  # problems of each level from the two sides of MATH: 40 together
 LONGEST = 500  # characters of problem and solution together
+ANSWERS = ("2", "3", "4", "5")  # few, so that a model that guesses is right often enough for reward models to learn
 
 Row = dict[str, Any]
 
@@ -26,7 +27,7 @@ Row = dict[str, Any]
 def tiny_data(source: Path, out: Path) -> tuple[Path, list[str]]:
     """Write the small data sets into `out`; returns it and the problem texts.
 
-    Problems have one-digit answers, so that a model that guesses a digit is sometimes right.
+    All answers are in `ANSWERS`, so that a model that guesses among them is sometimes right.
 
     Args:
         source: folder with math_train.jsonl and math_test.jsonl.
@@ -62,14 +63,14 @@ def _pick(file: Path, per_level: int) -> list[Row]:
         level = parse_level(row.fields.get("level"))
         problem, solution = row.text("problem"), row.text("solution")
         answer = last_boxed(solution) or ""
-        fits = level is not None and len(answer) == 1 and answer.isdigit() and len(problem + solution) <= LONGEST
+        fits = level is not None and answer in ANSWERS and len(problem + solution) <= LONGEST
         # One subject: the paper's split takes validation problems by level and subject.
         if fits and level and row.fields.get("subject", "Algebra") == "Algebra" and len(picked[level]) < per_level:
             picked[level].append(dict(row.fields))
     missing = [level for level, rows in picked.items() if len(rows) < per_level]
     if missing:
         raise ConfigError(
-            f"{file}: too few short algebra problems with one-digit answers at levels {missing}; "
+            f"{file}: too few short algebra problems with the answers {', '.join(ANSWERS)} at levels {missing}; "
             "model=tiny needs the full MATH files"
         )
     return [row for rows in picked.values() for row in rows]

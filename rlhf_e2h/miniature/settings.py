@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_e2h.config import ConfigError, substitute
 from rlhf_e2h.data.files import iter_rows
-from rlhf_e2h.miniature.data import tiny_data
+from rlhf_e2h.miniature.data import ANSWERS, tiny_data
 from rlhf_e2h.miniature.model import make_tiny
 from rlhf_e2h.recipe import Recipe, load_recipe
 from rlhf_e2h.runs import ASSETS
@@ -71,7 +71,7 @@ def tiny_overrides(folder: str | Path, overrides: Sequence[str]) -> list[str]:
 def _math(recipe: Recipe, inputs: Path, base: str) -> dict[str, Path]:
     variables = substitute(recipe.settings.variables, {}, str(recipe.folder / "recipe.yaml"))
     data, problems = tiny_data(Path(variables["math"]).expanduser(), inputs)
-    model = _model(base, problems, [str(digit) for digit in range(10)], inputs)
+    model = _model(base, problems, ANSWERS, inputs)
     places = {
         "base": model,
         "math": data,
