@@ -28,7 +28,7 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
         )
     save_every = settings.checkpoint_every or (settings.eval_every if settings.patience else 0)
     steps = optimiser_steps(rows, settings.batch_size, settings.epochs)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // (micro * world),
@@ -59,3 +59,9 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    if arguments.world_size != world:
+        raise ValueError(
+            f"{world} processes were started, but each sees {arguments.world_size}: they would train alone; check the "
+            "launch file"
+        )
+    return arguments

@@ -56,6 +56,24 @@ def check_together(accelerator: Accelerator) -> None:
         )
 
 
+def size_buckets(accelerator: Accelerator, model: Any) -> None:
+    """DeepSpeed's buffers in proportion to the model: an eighth of it, at most DeepSpeed's own sizes.
+
+    Those are made for models of many thousand millions of weights (5e8 gradients in a bucket, 1e9 weights that ZeRO-3
+    keeps gathered); below that ZeRO-3 would divide nothing. Call it before the model is prepared.
+    """
+    if not launched_with_deepspeed():
+        return
+    sizes = [getattr(p, "ds_numel", p.numel()) for p in model.parameters()]
+    share = max(sum(sizes) // 8, max(sizes))
+    zero = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+    zero["reduce_bucket_size"] = min(500_000_000, share)
+    if zero["stage"] == 3:
+        zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = min(1_000_000_000, share)
+        zero["stage3_prefetch_bucket_size"] = min(50_000_000, share)
+        zero["stage3_param_persistence_threshold"] = min(100_000, share // 64)
+
+
 def forget_divided_loading() -> None:
     """After a ZeRO-3 trainer, transformers would go on dividing the weights of every model it loads."""
     if launched_with_deepspeed():

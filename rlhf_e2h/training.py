@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rlhf_e2h.config import setting
-from rlhf_e2h.processes import check_together, device_arguments, forget_divided_loading, world_size
+from rlhf_e2h.processes import check_together, device_arguments, forget_divided_loading, size_buckets, world_size
 from rlhf_e2h.resume import checkpoint_to_resume, disk_errors, remove_damaged
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.tracking import Bar
@@ -114,6 +114,7 @@ def fit(trainer: Any, run: StageRun, description: str) -> dict[str, float]:
     from transformers.trainer_callback import PrinterCallback
 
     check_together(trainer.accelerator)
+    size_buckets(trainer.accelerator, trainer.model)
     trainer.remove_callback(PrinterCallback)
     folder = Path(trainer.args.output_dir)
     if run.is_main:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from rlhf_e2h.plan.architecture import Architecture
 
 Parts = dict[str, float]  # bytes by what they hold
-REDUCE_BUCKET = 500_000_000  # elements of DeepSpeed's gradient bucket, by default
-LIVE_WEIGHTS = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most, by default
+# elements, at most, of DeepSpeed's gradient bucket and of the weights that ZeRO-3 keeps gathered; `size_buckets` of
+# processes.py makes them an eighth of a smaller model
+REDUCE_BUCKET, LIVE_WEIGHTS = 500_000_000, 1_000_000_000
 LOGITS_TILE = 1024  # tokens whose logits TRL's fused head holds at once
 
 
@@ -106,6 +107,7 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
     """Weights, gradients and optimiser of the trained models on one process."""
     weights, trained = sum(m.weights for m in models), sum(m.trained for m in models)
     n = form.processes
+    share = max(weights / 8, *(float(m.model.vocabulary * m.model.hidden) for m in models))
     engine_half = form.kind == "deepspeed" and bf16
     w, g = (2, 2) if engine_half else (4, 4)
     parts: Parts = {
@@ -117,9 +119,9 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
         parts["buckets"] = g * trained  # DDP copies gradients into its buckets
     if form.kind == "deepspeed":
         parts["optimiser"] += 4 * trained / n  # its own float32 copy of the share that it updates
-        parts["buckets"] = g * min(REDUCE_BUCKET, trained)
+        parts["buckets"] = g * min(REDUCE_BUCKET, share)
     if form.zero == 3:
-        parts["gathered weights"] = w * min(LIVE_WEIGHTS, weights)
+        parts["gathered weights"] = w * min(LIVE_WEIGHTS, share)
     if form.kind == "fsdp":
         parts["gathered weights"] = w * 2 * max(m.model.layer_parameters for m in models)
     if bf16 and not engine_half:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.processes import size_buckets
 from rlhf_e2h.rl.actor_critic import ActorCritic, disable_dropout
 from rlhf_e2h.rl.checkpoint import (
     OPTIMIZER,
@@ -74,6 +75,7 @@ def prepare(
     module = ActorCritic(policy, value_model)
     disable_dropout(module)
     module.train()
+    size_buckets(accelerator, module)
     groups = trained_parameters(policy, value_model)
     if not groups[0]:
         raise ValueError("the policy has no parameter that requires a gradient; switch LoRA on or unfreeze it")

@@ -1,5 +1,6 @@
 """One training stage in a process of its own; prints the bytes that it needed beyond what imports took."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rlhf_e2h.training import TrainingSettings
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
 SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)
+HUGE = ModelShape(hidden=512, layers=8, intermediate=1376, heads=8, max_positions=512)  # states outweigh the rest
 LENGTH, ROWS = 64, 8  # tokens of a row, rows of a micro-batch
 PROMPT = 16  # tokens of a PPO prompt
 
@@ -79,15 +81,17 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
     def reward_fn(completions):
         return [Reward([], [], 1.0) for _ in completions]
 
-    train_ppo(policy, reference, value, tokenizer, prompts, reward_fn, settings, start_accelerator())
+    accelerator = start_accelerator(bf16=variant == "bf16")
+    train_ppo(policy, reference, value, tokenizer, prompts, reward_fn, settings, accelerator)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     stage, variant, place = {"sft": sft, "reward": reward, "ppo": ppo}[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    place = place / os.environ.get("RANK", "0")
     for name in ("warm", "out"):
         (place / name).mkdir(parents=True)
     stage(place / "warm", SMALL, variant)  # imports and what libraries keep for themselves
     before = resident()
-    stage(place / "out", BIG, variant)
-    print(peak() - before)
+    stage(place / "out", HUGE if variant in ("states", "bf16") else BIG, variant)
+    print(peak() - before, flush=True)

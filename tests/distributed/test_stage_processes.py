@@ -1,0 +1,103 @@
+"""SFT, reward model and DPO started by `e2h run --launch` in two CPU processes, against one process."""
+
+import json
+
+import pytest
+from accelerate import Accelerator
+from launching import cpu_launch, e2h, must, write_recipe
+from safetensors.torch import load_file
+
+from reward_models.records import read_jsonl
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.environment import forget_accelerate_state
+from rlhf_e2h.pipeline import run_recipe
+from rlhf_e2h.processes import check_together
+from rlhf_e2h.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A recipe, and its stages in one process in `one`."""
+    folder = tmp_path_factory.mktemp("stages")
+    recipe = write_recipe(folder)
+    run(recipe, folder / "one", "prepare")
+    return folder
+
+
+def run(recipe, runs, stage):
+    run_recipe(load_recipe(recipe, [f"runs={runs}"]), only=stage)
+
+
+def finished(runs, stage):
+    """(losses by step, completion record, weights)"""
+    folder = next(runs.glob(f"{stage}/*/done.json")).parent
+    losses = {row["step"]: row["train/loss"] for row in read_jsonl(folder / "metrics.jsonl") if "train/loss" in row}
+    return losses, json.loads((folder / "done.json").read_text()), load_file(folder / "model.safetensors")
+
+
+def compared(place, tmp_path, stage, launch, needs=(), tolerance=1e-3):
+    recipe = place / "recipe"
+    for earlier in ("prepare", *needs, stage):
+        run(recipe, place / "one", earlier)  # finished ones are not run again
+    two = tmp_path / "two"
+    for earlier in ("prepare", *needs):
+        run(recipe, two, earlier)
+    must(e2h("run", recipe, f"runs={two}", "--only", stage, "--launch", cpu_launch(launch, tmp_path)))
+    (losses, done, weights), (others, other, found) = finished(place / "one", stage), finished(two, stage)
+    assert losses and losses.keys() == others.keys()  # and each step once: one process reports
+    assert list(losses.values()) == pytest.approx(list(others.values()), abs=tolerance)
+    assert weights.keys() == found.keys()
+    assert all(weights[name].allclose(found[name], atol=5e-3) for name in weights)
+    return done, other
+
+
+def test_sft_in_two_processes_is_sft_in_one(place, tmp_path):
+    """36 solutions in batches of 8: the last batch is uneven, and one process has less to do."""
+    done, other = compared(place, tmp_path, "sft", "ddp_cpu", tolerance=2e-2)
+    assert other["results"]["solutions"] == done["results"]["solutions"] == 36
+    assert done["tokens"] > 0 and done["flops"] > 6 * done["tokens"] * 10_000  # more than that many weights are trained
+    assert other["tokens"] == pytest.approx(done["tokens"], rel=0.15)  # the shorter one repeats examples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
+def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
+    pytest.importorskip("deepspeed")
+    compared(place, tmp_path, "sft", launch, tolerance=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
+def test_a_reward_model_in_two_processes_is_one_in_one(place, tmp_path, launch):
+    pytest.importorskip("deepspeed")
+    compared(place, tmp_path, "prm", launch, tolerance=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
+def test_two_rounds_of_dpo_in_two_processes_are_those_of_one(place, tmp_path, launch):
+    pytest.importorskip("deepspeed")
+    compared(place, tmp_path, "dpo", launch, needs=("prm",), tolerance=5e-2)
+
+
+@pytest.mark.slow
+def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
+    for stage in ("prepare", "prm"):
+        run(place / "recipe", tmp_path / "runs", stage)
+    launch = cpu_launch("zero2", tmp_path)
+    must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "ppo", "--launch", launch))
+    folder = next((tmp_path / "runs").glob("ppo/*/done.json")).parent
+    assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_processes_that_would_each_train_alone_are_stopped(monkeypatch):
+    forget_accelerate_state()
+    accelerator = Accelerator(cpu=True)  # made alone, whatever the launcher said
+    check_together(accelerator)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started, but each sees 1"):
+        check_together(accelerator)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="FSDP needs GPUs"):
+        check_together(accelerator)
