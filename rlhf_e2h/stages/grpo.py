@@ -35,32 +35,32 @@ class Config:
 
     policy: Input  # model to start from; also the reference
     data: Input  # output of a prepare stage
-    reward_model: Input | None = None
-    outcome_model: Input | None = None
-    outcome_model_scale: float = 1.0
+    reward_model: Input | None = None  # PRM, OPRM or ORM that scores steps
+    outcome_model: Input | None = None  # a second one, whose whole score is added
+    outcome_model_scale: float = 1.0  # times that score
     outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
-    levels: list[int] | None = None
-    problems: int | None = None
-    empty_step_score: float | None = 0.0
-    answer_step: bool = True
-    terms: RewardTerms = field(default_factory=RewardTerms)
+    levels: list[int] | None = None  # prompts of these levels; all if not given
+    problems: int | None = None  # at most so many prompts
+    empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
+    answer_step: bool = True  # is the answer scored as a step?
+    terms: RewardTerms = field(default_factory=RewardTerms)  # further rewards: a Python function, length, format
     step_scheme: str = "terminal"  # of the steps' rewards only the sum counts here
-    step_options: dict[str, float | str | bool] = field(default_factory=dict)
-    step_scale: float = 1.0
-    outcome_scale: float = 1.0
-    outcome_unlabelled: float = 0.0
-    unfinished_penalty: float = 1.0
-    algorithm: Literal["grpo", "rloo"] = "grpo"
+    step_options: dict[str, float | str | bool] = field(default_factory=dict)  # of the scheme
+    step_scale: float = 1.0  # times the step rewards; 0 switches them off
+    outcome_scale: float = 1.0  # times the outcome
+    outcome_unlabelled: float = 0.0  # outcome where none is known
+    unfinished_penalty: float = 1.0  # lost by a completion without end of sequence
+    algorithm: Literal["grpo", "rloo"] = "grpo"  # what a completion is compared with: the group's mean, or the others'
     loss: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"] = "dapo"  # GRPO only: how tokens are averaged
     scale_rewards: Literal["group", "batch", "none"] = "group"  # GRPO only: whose standard deviation divides advantages
     beta: float = 0.0  # weight of the KL to the reference; above 0 the reference is held in memory
     clip: float = 0.2  # of the ratio, below and above 1
     iterations: int = 1  # passes over the completions of a step
     generations: int = 8  # completions a prompt; training.batch_size counts completions and must be a multiple of it
-    temperature: float = 1.0
+    temperature: float = 1.0  # of sampling
     top_k: int = 0  # 0: all tokens
-    max_new_tokens: int = 256
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    max_new_tokens: int = 256  # of a completion
+    lora: LoraSettings = field(default_factory=LoraSettings)  # rank 0 trains all weights
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=1e-6, batch_size=64))
     reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
 
