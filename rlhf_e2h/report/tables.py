@@ -10,7 +10,7 @@ from rlhf_e2h.report.comparisons import SIDE_KEYS
 from rlhf_e2h.report.results import main_seed
 
 BANDS = ("easy", "hard", "all")
-TRAINING = ("pretrain", "sft", "icl", "reward", "ppo", "dpo", "rest")  # kinds of stages that make weights or prompts
+TRAINING = ("pretrain", "sft", "icl", "reward", "ppo", "dpo", "rest", "grpo")  # kinds that make weights or prompts
 DECODING_ORDER = ("greedy", "mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")
 CEILINGS = ("pass_at_n",)  # not decodings: they need to know the answer
 Row = dict[str, Any]
