@@ -27,6 +27,7 @@ class QueueFullError(RuntimeError):
 class _Job:
     items: Sequence[tuple[str, Sequence[str]]]
     future: asyncio.Future[list[StepScores]]
+    overlong: str | None = None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
 
@@ -48,13 +49,13 @@ class Batcher:
         """Solutions accepted and not yet taken up."""
         return self._waiting
 
-    async def score(self, items: Sequence[tuple[str, Sequence[str]]]) -> list[StepScores]:
-        """Scores of the items, in their order.
+    async def score(self, items: Sequence[tuple[str, Sequence[str]]], overlong: str | None = None) -> list[StepScores]:
+        """Scores of the items, in their order; `overlong` overrules the scorer's policy for them.
 
         Raises:
             QueueFullError: the queue holds too much already.
         """
-        job = _Job(items, asyncio.get_running_loop().create_future())
+        job = _Job(items, asyncio.get_running_loop().create_future(), overlong)
         with self._wake:
             if self._closed:
                 raise QueueFullError("the server is shutting down")
@@ -80,7 +81,8 @@ class Batcher:
                 if not self._jobs:
                     return
                 jobs = self._take()
-            self._answer(jobs)
+            for policy in dict.fromkeys(job.overlong for job in jobs):
+                self._answer([job for job in jobs if job.overlong == policy])
 
     def _take(self) -> list[_Job]:
         jobs: list[_Job] = []
@@ -92,9 +94,10 @@ class Batcher:
         return [job for job in jobs if not job.future.cancelled()]  # a client that left needs no answer
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
+        """Score jobs of one policy together."""
         items = [item for job in jobs for item in job.items]
         try:
-            scores = list(self._scorer.score_stream(items))
+            scores = list(self._scorer.score_stream(items, overlong=jobs[0].overlong))
         except Exception as error:
             if len(jobs) == 1:
                 _deliver(jobs[0], error=error)

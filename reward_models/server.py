@@ -105,7 +105,7 @@ def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Li
             _check_key(request, api_key)
             parsed = _parse(await _read(request, limits.body_bytes), routes[path])
             _check_limits(parsed.items, limits)
-            response: Response = JSONResponse(parsed.answer(await _score(batcher, parsed.items)))
+            response: Response = JSONResponse(parsed.answer(await _score(batcher, parsed.items, parsed.overlong)))
         except _Failure as failure:
             headers = {"Retry-After": "1"} if failure.status == 429 else None
             content = {"error": failure.message, "error_type": failure.kind}
@@ -182,9 +182,9 @@ def _parse(raw: bytes, route: Callable[[shapes.Body], shapes.Request]) -> shapes
         raise _Failure(422, "validation", str(error)) from None
 
 
-async def _score(batcher: Batcher, items: list[shapes.Item]) -> Any:
+async def _score(batcher: Batcher, items: list[shapes.Item], overlong: str | None) -> Any:
     try:
-        return await batcher.score(items)
+        return await batcher.score(items, overlong)
     except QueueFullError as error:
         raise _Failure(429, "overloaded", f"{error}; try again later") from None
     except OverlongError as error:

@@ -38,6 +38,7 @@ class Request:
 
     items: list[Item]
     answer: Answer
+    overlong: str | None = None  # what becomes of over-long items; None: as the server was told
 
 
 def rerank(body: Body, contract: StepContract, model: str) -> Request:
@@ -63,6 +64,8 @@ def rerank(body: Body, contract: StepContract, model: str) -> Request:
 def _tei(body: Body, contract: StepContract) -> Request:
     query, texts = _text(body, "query"), _documents(body, "texts")
     raw, with_text = bool(body.get("raw_scores", False)), bool(body.get("return_text", False))
+    # TEI can cut either end of a pair; here only the beginning of the problem goes, so that every step is read
+    overlong = "truncate_left" if body.get("truncate", False) else None
 
     def answer(scores: Sequence[StepScores]) -> list[dict[str, Any]]:
         results = []
@@ -74,7 +77,7 @@ def _tei(body: Body, contract: StepContract) -> Request:
             results.append({**entry, "step_scores": scores[index].steps})
         return results
 
-    return Request([(query, split_steps(contract, text)) for text in texts], answer)
+    return Request([(query, split_steps(contract, text)) for text in texts], answer, overlong)
 
 
 def score(body: Body, contract: StepContract, model: str) -> Request:

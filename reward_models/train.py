@@ -77,22 +77,16 @@ def train(
     held_out = list(validation or [])
     _check_selection(held_out, kind, settings)
     tokenizer = load_tokenizer(base)
-    rows, counts = build_rows(
-        records,
-        tokenizer,
-        contract,
-        loss_on=settings.loss_on,
-        max_length=settings.max_length,
-        orm_share=settings.orm_share,
-        seed=settings.seed,
-    )
+    chosen = {name: getattr(settings, name) for name in ("loss_on", "max_length", "orm_share", "seed")}
+    rows, counts = build_rows(records, tokenizer, contract, **chosen)
     model = prepare_model(base, contract, settings)
     model.config.pad_token_id = tokenizer.pad_token_id
     _fit_attention(model, rows, settings)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
+    arguments = training_arguments(out / CHECKPOINTS, settings, kind, len(rows))
     trainer = StepTrainer(
         model,
-        training_arguments(out / CHECKPOINTS, settings, kind, len(rows)),
+        arguments,
         rows,
         settings=settings,
         evaluate_fn=(lambda: evaluate_records(scorer, held_out)) if held_out else None,
@@ -100,9 +94,11 @@ def train(
         on_epoch=(lambda epoch: on_epoch(epoch, scorer)) if on_epoch else None,
         order=order(rows.sources) if order else None,
     )
+    _check_adapters(trainer, settings)
     steps, loss = _run(trainer, out, run_identity(base, records, held_out, contract, settings))
     scorer.model = save_model(trainer, base, contract, settings, out)
     result: dict[str, Any] = {**counts, "kind": kind, "steps": steps, "train_loss": loss}
+    result["tokens"] = round(steps * settings.batch_size * sum(rows.lengths) / len(rows.lengths))
     result["validation"] = evaluate_records(scorer, held_out) if held_out else None
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(out)
@@ -146,6 +142,14 @@ def _check_selection(held_out: Sequence[Stepwise], kind: str, settings: TrainSet
         classes = {label for record in held_out for label in record.labels or []}
     if settings.patience and not {0, 1} <= classes:
         raise ValueError(f"early stopping watches {SELECTION[kind]}, but validation labels are only {classes - {None}}")
+
+
+def _check_adapters(trainer: StepTrainer, settings: TrainSettings) -> None:
+    if settings.lora_rank and trainer.divides_weights:
+        raise ValueError(
+            f"lora_rank {settings.lora_rank} under ZeRO-3 or FSDP: adapters cannot be merged into divided weights; "
+            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora_rank to 0"
+        )
 
 
 def _fit_attention(model: Any, rows: TokenRows, settings: TrainSettings) -> None:

@@ -57,6 +57,12 @@ class StepTrainer(Trainer):
         if on_epoch is not None:
             self.add_callback(_Epochs(on_epoch))
 
+    @property
+    def divides_weights(self) -> bool:
+        """Whether no process holds the whole model (ZeRO-3, FSDP)."""
+        plugin = self.accelerator.state.deepspeed_plugin
+        return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.sampler
 

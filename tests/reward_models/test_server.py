@@ -35,14 +35,14 @@ def start(model, *options):
     environment = {**os.environ, "REWARD_KEY": KEY, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
-    for _ in range(1200):
+    for _ in range(6000):
         try:
             if client.get("/health").status_code == 200:
                 return process, client
         except httpx.TransportError:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
-    raise AssertionError("the server did not start in two minutes")
+    raise AssertionError("the server did not start in ten minutes")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,17 @@ def test_text_embeddings_inference(server, expected):
     assert answer[0]["score"] == pytest.approx(expected[1].score, abs=1e-5) and answer[0]["text"] == DOCUMENTS[1]
     raw = server.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, "raw_scores": True}).json()
     assert raw[0]["score"] == pytest.approx(min(expected[1].logits), abs=1e-3)
+
+
+def test_text_embeddings_inference_truncates_on_request(server):
+    """The problem is cut, never a step; a solution that is too long alone is refused all the same."""
+    body = {"query": "What? " * 500, "texts": DOCUMENTS}
+    refused = server.post("/rerank", json=body)
+    assert refused.status_code == 422 and "the limit is 512" in refused.json()["error"]
+    answer = server.post("/rerank", json={**body, "truncate": True})
+    assert answer.status_code == 200 and sorted(len(entry["step_scores"]) for entry in answer.json()) == [2, 2, 2]
+    alone = server.post("/rerank", json={"query": "q", "texts": ["good step. " * 400], "truncate": True})
+    assert alone.status_code == 422 and "the solution alone is longer" in alone.json()["error"]
 
 
 def test_vllm_score(server, expected):
@@ -179,11 +190,17 @@ def test_parallel_clients_get_their_own_answers(server, prm):
 
 def test_client_that_disconnects_does_no_harm(server):
     address = (server.base_url.host, server.base_url.port)
-    for tail in (b"", b'{"query": "q", "docu'):
+    whole = json.dumps({"query": "q", "documents": ["good step. " * 150] * 40}).encode()
+    for tail, length in (
+        (b"", 500),
+        (b'{"query": "q", "docu', 500),
+        (whole, len(whole)),
+    ):  # the last while it is scored
         with socket.create_connection(address) as raw:
             raw.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + KEY.encode())
-            raw.sendall(b"\r\nContent-Length: 500\r\n\r\n" + tail)
-    time.sleep(0.2)
+            raw.sendall(b"\r\nContent-Length: %d\r\n\r\n" % length + tail)
+            time.sleep(0.05)
+    assert server.post("/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}).status_code == 200
     assert server.get("/health").status_code == 200
 
 
