@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2 for a mistake of the user, 130 after Ctrl-C)."""
     top = parser()
     args, rest = top.parse_known_args(arguments)
+    args.command = args.command.replace("-", "_")  # e2h weak-to-strong is the stage weak_to_strong
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or args.command == "check"]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")

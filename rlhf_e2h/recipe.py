@@ -47,6 +47,10 @@ STAGES = {
     "contrast": "compare reward models on graded samples, paired over problems and seeds",
     "skillgraph": "learn which skills help which, from short fine-tuning runs",
     "speed": "measure how fast skills are learnt, from the snapshots of fine-tuning runs",
+    "difficulty": "measure how hard problems are, and how far the measures agree",
+    "gap": "train on none, easy, medium, hard and all problems at equal n, by several methods",
+    "weak_to_strong": "train students on a weak supervisor's soft labels of hard problems",
+    "findings": "intervals, tests and figures of a gap or weak-to-strong study over all seeds",
     "report": "results.csv, results.json and the report page",
 }
 _FILE = re.compile(r"\d+_(\w+)\.yaml")

@@ -339,7 +339,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
 
 
 def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
-    trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest", "grpo")
+    trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "weak_to_strong", "gap")
     if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
         raise firewall.FirewallError(
             f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "

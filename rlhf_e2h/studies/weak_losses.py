@@ -35,12 +35,13 @@ def extended(history_H: Tensor, logits_B: Tensor, size: int = HISTORY) -> Tensor
     return torch.cat([history_H, 1 - torch.sigmoid(logits_B.detach().float())])[-size:]
 
 
-def threshold(history_H: Tensor, labels_B: Tensor) -> Tensor:
-    """quantile(p_0 in the history, prior), prior = mean label; for a single example the prior is 1/2 (the median)."""
+def threshold(history_H: Tensor, labels_B: Tensor, prior: float | None = None) -> Tensor:
+    """quantile(p_0 in the history, prior); the prior is the mean label, 1/2 (the median) for a single example."""
     if history_H.ndim != 1 or not len(history_H):
         raise ValueError(f"history has shape {tuple(history_H.shape)}; expected (H,) with at least this batch in it")
-    prior = labels_B.float().mean() if len(labels_B) > 1 else torch.tensor(0.5)
-    return torch.quantile(history_H.float(), prior.to(history_H.device))
+    if prior is None:
+        prior = float(labels_B.float().mean()) if len(labels_B) > 1 else 0.5
+    return torch.quantile(history_H.float(), prior)
 
 
 def balanced(labels_B: Tensor, limit: float = 1e-7) -> Tensor:
@@ -55,16 +56,17 @@ def xent(logits_B: Tensor, labels_B: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits_B.float(), labels_B.float())
 
 
-def logconf(logits_B: Tensor, labels_B: Tensor, c: float, history_H: Tensor) -> Tensor:
+def logconf(logits_B: Tensor, labels_B: Tensor, c: float, history_H: Tensor, prior: float | None = None) -> Tensor:
     """Log-confidence: part of the target is the student's own prediction, hardened at the adaptive threshold.
 
     Args:
         c: `coefficient(step)`.
         history_H: `extended(history, logits_B)`, which holds this batch.
+        prior: share of class 1; the mean label if not given, 1/2 with `balanced` labels.
     """
     _check(logits_B, labels_B)
     p0_B = 1 - torch.sigmoid(logits_B.detach().float())
-    hard_B = (p0_B < threshold(history_H, labels_B)).float()
+    hard_B = (p0_B < threshold(history_H, labels_B, prior)).float()
     return xent(logits_B, (1 - c) * labels_B.float() + c * hard_B)
 
 

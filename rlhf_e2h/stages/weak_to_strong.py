@@ -1,0 +1,238 @@
+"""Weak-to-strong: a weak supervisor labels hard items softly, students learn from those labels, a ceiling from truth.
+
+Reads graded easy samples (what the supervisor may know), samples of hard problems, and a bank of test samples. Writes
+scores.jsonl (each model's score of each test sample), predictions.jsonl (soft labels), filters.json, and the weights.
+With `supervision: truth`, in a stage whose name says so, the only model is the ceiling. `compare` makes the tables.
+
+Burns et al. 2023 (arXiv 2312.09390); EleutherAI, "Experiments in Weak-to-Strong Generalization".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.data.firewall import SPLITS, read_problems
+from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.stages.grade import OUTPUT as GRADED
+from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.studies.features import last_token_features, solution_texts
+from rlhf_e2h.studies.probe_labels import ProbeSettings, probe_predictions, probed
+from rlhf_e2h.studies.students import FitSettings, Item, LossSettings, fit_soft, predict
+
+VERSION = 1
+SCORES = "scores.jsonl"
+PREDICTIONS = "predictions.jsonl"
+Row = dict[str, Any]
+
+
+@dataclass
+class Student:
+    """One way to learn from the weak labels."""
+
+    loss: LossSettings = field(default_factory=LossSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    rounds: int = 0  # strong-to-strong: so often the student relabels the items and a fresh copy learns from it
+
+
+@dataclass
+class Config:
+    """Settings of the `weak_to_strong` stage."""
+
+    data: Input  # output of a prepare stage
+    base: Input  # the strong model, before any training
+    transfer: Input  # samples of hard problems (a sample stage; with supervision: truth a grade stage)
+    bank: Input  # samples of the test set
+    easy: Input | None = None  # graded samples of easy problems: what the supervisor learns from
+    supervision: Literal["weak", "truth"] = "weak"  # truth: the ceiling, which reads hard labels
+    weak_base: Input | None = None  # the supervisor's model; the strong one if not given
+    weak_layers: int = 0  # keep only so many layers of it: a small model without a download; 0: all
+    levels: list[int] = field(default_factory=lambda: [4, 5])  # of the items that the student learns from
+    limit: int | None = None  # at most so many solutions, for the supervisor and for the students
+    students: dict[str, Student] = field(default_factory=lambda: {"xent": Student()})
+    layers: Literal["middle", "last", "hase"] = "middle"  # hidden states that probes read
+    template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
+    weak_fit: FitSettings = field(default_factory=FitSettings)
+    fit: FitSettings = field(default_factory=FitSettings)  # of students and ceiling
+
+    def __post_init__(self) -> None:
+        if self.supervision == "weak" and not self.easy:
+            raise ValueError("supervision: weak needs `easy`, graded samples of easy problems")
+        if set(self.levels) & set(EASY) and self.supervision == "weak" and not self.weak_layers and not self.weak_base:
+            raise ValueError(f"levels {self.levels} overlap with what the supervisor learnt from; give hard levels")
+        clash = {"weak", "ceiling"} & set(self.students)
+        if clash or not self.students:
+            raise ValueError(f"students {sorted(self.students)}: give at least one, none called weak or ceiling")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that is learnt from or scored, in the order of the files."""
+
+    problems: Mapping[str, Row]
+    transfer: list[Row]
+    bank: list[Row]
+    train: NDArray[np.bool_]  # (N,) transfer rows to learn from; the others choose checkpoints
+
+    def items(self, rows: list[Row]) -> list[Item]:
+        return [(self.problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows]
+
+
+def main(config: Config, run: StageRun) -> None:
+    task = _task(config, run)
+    scores: dict[str, NDArray[np.floating]] = {}
+    if config.supervision == "truth":
+        labels_N = np.array([float(row["correct"]) for row in task.transfer])
+        scores["ceiling"], _ = _learn(config, run, task, "ceiling", labels_N, Student())
+        _finish(config, run, task, scores, labels_N, {})
+        return
+    scores["weak"], weak_N = _supervise(config, run, task)
+    features = _Features(config, run, task)
+    about = {}
+    for name, student in config.students.items():
+        scores[name], about[name] = _follow(config, run, task, name, weak_N, student, features)
+    _finish(config, run, task, scores, weak_N, about)
+
+
+def _task(config: Config, run: StageRun) -> Task:
+    data = run.path(config.data)
+    problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(data, split)}
+    file = GRADED if config.supervision == "truth" else SAMPLES
+    rows = read_jsonl(run.path(config.transfer) / file, required=("problem_id", "sample_id", "text"))
+    chosen = [row for row in rows if row["finished"] and problems[row["problem_id"]]["level"] in config.levels]
+    transfer = _thinned(_distinct(chosen), config.limit, run.seed)
+    bank = read_jsonl(run.path(config.bank) / SAMPLES, required=("problem_id", "sample_id", "text"))
+    shared = {row["problem_id"] for row in transfer} & {row["problem_id"] for row in bank}
+    if shared:
+        raise ConfigError(f"{run.name}: {len(shared)} problems of the bank are also learnt from; use separate splits")
+    train_N = np.array([not _held_out(row["problem_id"], config.fit.held_out) for row in transfer], dtype=bool)
+    if not train_N.any():
+        raise ConfigError(f"{run.name}: no finished solution of levels {config.levels} in {config.transfer}")
+    return Task(problems, transfer, bank, train_N)
+
+
+def _distinct(rows: list[Row]) -> list[Row]:
+    return list({(row["problem_id"], row["text"]): row for row in rows}.values())
+
+
+def _thinned(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i] for i in sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist())]
+
+
+def _held_out(problem_id: str, share: float) -> bool:
+    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) < share * 2**32
+
+
+def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
+    rows = read_jsonl(run.path(str(config.easy)) / GRADED, required=("problem_id", "text", "correct"))
+    rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
+    rows = _thinned(_distinct(rows), config.limit, run.seed)
+    labels_N = np.array([float(row["correct"]) for row in rows])
+    if len(set(labels_N.tolist())) < 2:
+        raise ConfigError(f"{run.name}: {len(rows)} easy samples, not both right and wrong ones; sample more of them")
+    shared = {row["problem_id"] for row in rows} & {row["problem_id"] for row in (*task.bank, *task.transfer)}
+    if shared:
+        raise ConfigError(f"{run.name}: {len(shared)} problems of the supervisor are also labelled by it")
+    scorer = fit_soft(
+        run.path(config.weak_base or config.base), task.items(rows), labels_N, run.out / "models" / "weak",
+        config.weak_fit, run.seed, template=config.template, layers=config.weak_layers,
+    )  # fmt: skip
+    return predict(scorer, task.items(task.bank)), predict(scorer, task.items(task.transfer))
+
+
+class _Features:
+    """Hidden states of the untrained strong model, made when a probe first asks for them."""
+
+    def __init__(self, config: Config, run: StageRun, task: Task) -> None:
+        self.config, self.run, self.task = config, run, task
+        self._cached: dict[str, NDArray[np.float32]] = {}
+
+    def of(self, which: Literal["transfer", "bank"]) -> NDArray[np.float32]:
+        if which not in self._cached:
+            rows = getattr(self.task, which)
+            texts = solution_texts(dict(self.task.problems), rows, self.config.template)
+            self._cached[which] = last_token_features(self.run.path(self.config.base), texts, self.config.layers)
+        return self._cached[which]
+
+
+def _follow(
+    config: Config, run: StageRun, task: Task, name: str, weak_N: NDArray[np.floating], student: Student,
+    features: _Features,
+) -> tuple[NDArray[np.floating], dict[str, Any]]:  # fmt: skip
+    if student.probe.kind == "none":
+        return _learn(config, run, task, name, weak_N, student)[0], {}
+    x_ND, train = features.of("transfer"), task.train
+    if student.probe.use == "predict":
+        scores_M = probe_predictions(student.probe, x_ND[train], weak_N[train], features.of("bank"))
+        return scores_M, {}
+    result = probed(student.probe, x_ND[train], weak_N[train])
+    labels_N, keep_N = weak_N.copy(), train.copy()
+    labels_N[train] = result.labels
+    keep_N[train] = result.kept
+    narrowed = dataclasses.replace(task, train=keep_N)
+    about = {"of": int(train.sum()), **result.about}
+    # what was filtered out must not choose the checkpoint either
+    return _learn(config, run, narrowed, name, labels_N, student, ~task.train)[0], about
+
+
+def _learn(
+    config: Config, run: StageRun, task: Task, name: str, labels_N: NDArray[np.floating], student: Student,
+    choosing: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:  # fmt: skip
+    """Bank scores and transfer labels of a fresh strong model, after its strong-to-strong rounds."""
+    items, choosing_N = task.items(task.transfer), ~task.train if choosing is None else choosing
+    for round_ in range(student.rounds + 1):
+        train = np.flatnonzero(task.train)
+        held = np.flatnonzero(choosing_N)
+        label = f"{name} {round_ + 1}/{student.rounds + 1}"
+        with run.progress(1, label, "runs") as bar:
+            scorer = fit_soft(
+                run.path(config.base), [items[i] for i in train], labels_N[train], run.out / "models" / name,
+                config.fit, run.seed, student.loss, config.template,
+                validation=([items[i] for i in held], labels_N[held]) if len(held) else None,
+                on_log=lambda logs: run.log({f"{name}/{k}": v for k, v in logs.items() if k != "max_steps"}),
+            )  # fmt: skip
+            bar.advance(1)
+        if round_ < student.rounds:
+            labels_N = predict(scorer, items)
+    return predict(scorer, task.items(task.bank)), labels_N
+
+
+def _finish(
+    config: Config, run: StageRun, task: Task, scores: dict[str, NDArray[np.floating]],
+    labels_N: NDArray[np.floating], about: dict[str, Any],
+) -> None:  # fmt: skip
+    def scored() -> Any:
+        for name, values in scores.items():
+            for row, value in zip(task.bank, values, strict=True):
+                key = {"problem_id": row["problem_id"], "sample_id": row["sample_id"]}
+                yield {"method": name, **key, "score": float(value)}
+
+    write_jsonl(run.out / SCORES, scored())
+    if config.supervision == "weak":
+        write_jsonl(
+            run.out / PREDICTIONS,
+            (
+                {
+                    "problem_id": row["problem_id"],
+                    "sample_id": row["sample_id"],
+                    "soft_pred": [float(1 - label), float(label)],
+                }
+                for row, label in zip(task.transfer, labels_N, strict=True)
+            ),
+        )
+        write_json(run.out / "filters.json", about)
+    run.finish(models=len(scores), items=len(task.transfer), label_mean=float(labels_N.mean()))

@@ -1,0 +1,82 @@
+"""Hidden states at the last token of a solution, from a policy or base model: what probes read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reward_models.model import pick_device
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.models import load_policy
+from rlhf_e2h.prompts import SECTIONS
+
+TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens read at once, padding included
+
+
+def chosen_layers(which: str, layers: int) -> tuple[int, ...]:
+    """Layers of a model with L of them, counted from 1 (0 would be the embeddings).
+
+    "middle" is (L + 1) // 2 (EleutherAI/w2s: 16 of 32); "hase" is ceil(L / 2) and the last, joined (Hase et al. 2024).
+    """
+    known = {"middle": ((layers + 1) // 2,), "last": (layers,), "hase": (-(-layers // 2), layers)}
+    if which not in known:
+        raise ConfigError(f"layers {which!r} is not known; choose one of {', '.join(known)}")
+    return known[which]
+
+
+def solution_texts(problems: dict[str, Any], rows: Sequence[dict[str, Any]], template: str | None) -> list[str]:
+    """Prompt and solution of each sample row, in the marks of `template` ({problem}) or the policy's own."""
+    template = template or SECTIONS.template
+    return [template.replace("{problem}", problems[row["problem_id"]]["problem"]) + row["text"] for row in rows]
+
+
+@torch.inference_mode()
+def last_token_features(
+    path: str | Path, texts: Sequence[str], which: str = "middle", on_batch: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    """Features (N, D) of the last token of each text; D is hidden size x number of chosen layers.
+
+    Texts are read in batches of similar length, and only the chosen states are kept, so memory is N x D.
+
+    Raises:
+        ValueError: an empty text, or one longer than the model reads.
+    """
+    model, tokenizer = load_policy(path)
+    device = pick_device(None)
+    model = model.to(device).eval()  # type: ignore[arg-type]
+    layers = chosen_layers(which, model.config.num_hidden_layers)
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    lengths = np.array([len(row) for row in ids])
+    limit = getattr(model.config, "max_position_embeddings", None) or lengths.max()
+    if lengths.min() < 1 or lengths.max() > limit:
+        raise ValueError(f"texts have {lengths.min()} to {lengths.max()} tokens; the model reads 1 to {limit}")
+    features_ND = np.zeros((len(ids), model.config.hidden_size * len(layers)), dtype=np.float32)
+    budget = TOKENS.get(device.type, TOKENS["cuda"])
+    order = np.argsort(lengths, kind="stable")[::-1]
+    start = 0
+    while start < len(order):
+        batch = order[start : start + max(1, budget // lengths[order[start]])]
+        width = int(lengths[batch].max())
+        ids_BT = np.full((len(batch), width), tokenizer.pad_token_id)
+        for line, index in enumerate(batch):
+            ids_BT[line, : lengths[index]] = ids[index]
+        mask_BT = torch.arange(width) < torch.from_numpy(lengths[batch])[:, None]
+        states = model.base_model(
+            input_ids=torch.from_numpy(ids_BT).to(device),
+            attention_mask=mask_BT.long().to(device),
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+        last = torch.from_numpy(lengths[batch] - 1)
+        rows = torch.arange(len(batch))
+        found = torch.cat([states[layer].cpu()[rows, last].float() for layer in layers], dim=1)
+        features_ND[batch] = found.numpy()
+        start += len(batch)
+        if on_batch:
+            on_batch(len(batch))
+    return features_ND
