@@ -16,6 +16,7 @@ from rlhf_e2h.coding.pool import answer_pool
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import Policy
+from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 from rlhf_e2h.rl.rollout import Rollouts
@@ -48,14 +49,20 @@ def sample(
     decoding: Decoding,
     seed: int,
     on_batch: Callable[[int], None] | None = None,
+    spend: Callable[[float, float], None] | None = None,
 ) -> list[Row]:
-    """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other."""
+    """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other.
+
+    `spend` gets the tokens and the floating-point operations of it.
+    """
     sampling = Sampling(
         decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size
     )
     prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
     with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:
         rollouts = engine.sample(prompts, sampling, on_batch)
+    if spend:
+        spend(*spent.sampling(policy.model, rollouts.prompt_ids, rollouts.completion_ids))
     return sample_rows(problems, rollouts, decoding.n, policy.text_format)
 
 

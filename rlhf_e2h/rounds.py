@@ -59,7 +59,7 @@ class Rounds:
             return read_jsonl(file)
         total, what = len(problems) * decoding.n, f"{self.title} {number + 1}: sampling"
         with self.run.progress(total, what, "solutions") as bar:
-            rows = sample(self.policy(number), problems, decoding, seed, bar.advance)
+            rows = sample(self.policy(number), problems, decoding, seed, bar.advance, self.run.spend)
         known = {problem["problem_id"]: problem for problem in problems}
         rows = judged(rows, known, labels, reward_model, aggregation)
         if self.run.is_main:

@@ -156,6 +156,10 @@ class StageRun:
         """Numbers worth showing in the run's summary and in the report."""
         self.results.update(results)
 
+    def row(self, table: str, row: dict[str, Any]) -> None:
+        """Show a row (a sample, say) in a table of wandb."""
+        self.tracker.row(table, row)
+
     def spend(self, tokens: float, flops: float) -> None:
         """Count what a model has read or written, and the floating-point operations of it; adds up over a stage."""
         self.tokens += int(tokens)
@@ -310,6 +314,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     try:
         _fresh_process_state(run.seed)
         spec.module.main(spec.config, run)
+        tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
         processes.wait_for_all()  # or the main process would tidy up while another one still writes
     finally:
         tracker.close()

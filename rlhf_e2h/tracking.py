@@ -24,6 +24,7 @@ class Tracker:
         """Without a folder nothing is written: what all processes but the main one do."""
         self._file = (folder / "metrics.jsonl" if folder else Path(os.devnull)).open("a", encoding="utf-8")
         self._wandb = wandb_run
+        self._tables: dict[str, list[dict[str, Any]]] = {}
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Record numbers (or short texts) under their names; not-a-number becomes null."""
@@ -36,10 +37,35 @@ class Tracker:
         if self._wandb:
             self._wandb.log({key: value for key, value in row.items() if key != "step"}, step=step)
 
+    def row(self, table: str, row: dict[str, Any]) -> None:
+        """Add a row to a table of wandb, which is sent when the run ends; the stage keeps its own file of them."""
+        if self._wandb:
+            self._tables.setdefault(table, []).append(row)
+
+    def attach(self, record: dict[str, Any]) -> None:
+        """Put the stage's manifest beside its settings in wandb."""
+        if self._wandb:
+            self._wandb.config.update({"manifest": json.loads(json.dumps(record, default=str))}, allow_val_change=True)
+
     def close(self) -> None:
         self._file.close()
         if self._wandb:
+            for name, rows in self._tables.items():
+                self._wandb.log({name: _table(rows)})
             self._wandb.finish()
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    import wandb
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    # a table has one type a column: lists of step scores become text
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows[-1000:]]
+    return wandb.Table(columns=columns, data=cells)
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(f"{number:.3f}" for number in value) if isinstance(value, list) else value
 
 
 def start_wandb(

@@ -49,11 +49,17 @@ def stop_if_not_finite(
 
 
 def kl_guard(metrics: dict[str, float], settings: PPOSettings) -> str | None:
+    """Alarms on KL and on the ratio, as metrics `alarm/*` and warnings; why training has to stop, or None."""
     kl = metrics["objective/kl"]
     if settings.kl_alarm is not None:
         metrics["alarm/kl"] = float(kl > settings.kl_alarm)
         if kl > settings.kl_alarm:
             log.warning("KL to the reference is %.2f nats a completion, above the alarm at %.2f", kl, settings.kl_alarm)
+    if settings.ratio_alarm is not None:
+        far = abs(metrics["val/ratio"] - 1)
+        metrics["alarm/ratio"] = float(far > settings.ratio_alarm)
+        if far > settings.ratio_alarm:
+            log.warning("the mean ratio is %.3f, more than %.3f from 1", metrics["val/ratio"], settings.ratio_alarm)
     if settings.kl_stop is not None and kl > settings.kl_stop:
         return f"KL {kl:.2f} is above kl_stop {settings.kl_stop}"
     return None

@@ -55,6 +55,7 @@ class PPOSettings:
     kl_horizon: float = 10_000.0  # rollouts
     kl_alarm: float | None = None  # a warning above so many nats a completion
     kl_stop: float | None = None  # training ends above so many nats a completion
+    ratio_alarm: float | None = setting(0.1, affects_result=False)  # a warning where the mean ratio is further from 1
     # advantage and losses
     gamma: float = 1.0
     lam: float = 1.0

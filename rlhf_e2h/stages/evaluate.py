@@ -93,7 +93,7 @@ def _greedy(
     with run.progress(len(problems) * len(config.policies), "greedy", "solutions") as bar:
         for name, reference in config.policies.items():
             policy = open_policy(run.path(reference), sampling_dtype())
-            rows = grade(sample(policy, list(problems.values()), decoding, run.seed, bar.advance), labels)
+            rows = grade(sample(policy, list(problems.values()), decoding, run.seed, bar.advance, run.spend), labels)
             scope = label_scope(run, reference)
             outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
             if judge:

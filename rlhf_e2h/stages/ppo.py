@@ -121,12 +121,15 @@ def main(config: Config, run: StageRun) -> None:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
         rewards = open_sources(config, run, checker, accelerator.device)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
-        watcher = Watcher(config, run, policy, rewards, bar, _validation(config, run, checker, policy, rewards))
+        watcher = Watcher(
+            config, run, policy, rewards, bar, _validation(config, run, checker, policy, rewards), value_model
+        )
         engine = stack.enter_context(contextlib.closing(open_engine(config.engine, policy.model, policy.tokenizer)))
         result = train_ppo(
             policy.model, reference, value_model, policy.tokenizer, prompts, watcher.reward, settings, accelerator,
             watcher.on_step, run.scratch / "checkpoints", engine, choose_rows,
         )  # fmt: skip
+    watcher.spend()
     watcher.restore_best()
     if run.is_main:
         if (

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.bank import Row
 from rlhf_e2h.models import Policy
+from rlhf_e2h.plan import spent
 from rlhf_e2h.rl.checkpoint import trainable
 from rlhf_e2h.rl.ppo import Metrics
 from rlhf_e2h.rl.rewards import Completion, Reward
@@ -45,8 +46,10 @@ class Watcher:
         rewards: RewardSources,
         bar: Any,
         validation: Validation | None,
+        value_model: Any,
     ) -> None:
         self.config, self.run, self.policy, self.rewards, self.bar = config, run, policy, rewards, bar
+        self.value_model = value_model
         self.settings = config.ppo
         self.validation = validation
         self.history: list[dict[str, Any]] | None = None  # metrics of every step; None before the first
@@ -68,6 +71,7 @@ class Watcher:
                 (m["eval/accuracy_easy"] for m in self._evaluations()), default=-1.0
             ):
                 self._save_best()
+        metrics |= self._cost(rollouts)
         self.history.append({"step": step, **metrics})
         if self.run.is_main:
             self.run.log(metrics, step=step)
@@ -75,6 +79,20 @@ class Watcher:
             write_jsonl(self.run.scratch / "history.jsonl", self.history)
         self.bar.update(step + 1)
         return self._out_of_patience()
+
+    def _cost(self, rollouts: Rollouts) -> Metrics:
+        """What the step took, under the names of verl; evaluation is not counted."""
+        readers = [s.model for s in (self.rewards.step_model, self.rewards.outcome_model) if s is not None]
+        tokens, flops = spent.ppo_step(
+            self.policy.model, self.value_model, readers, rollouts.prompt_ids, rollouts.completion_ids, self.settings,
+            bool(self.settings.kl_coef or self.config.lora.rank), self.config.gradient_checkpointing,
+        )  # fmt: skip
+        return {"perf/total_num_tokens": tokens, "perf/flops": flops}
+
+    def spend(self) -> None:
+        """Count the whole training, that of an earlier, killed run included."""
+        for row in self.history or []:
+            self.run.spend(row.get("perf/total_num_tokens", 0), row.get("perf/flops", 0.0))
 
     def _recall(self, step: int) -> None:
         notes = self.run.scratch / "history.jsonl"
@@ -126,6 +144,7 @@ class Watcher:
             row = {"step": step, "problem_id": completion.row["problem_id"], "level": completion.row["level"]}
             row |= {"text": completion.text, "finished": completion.finished}
             self.dumped.append({**row, "step_scores": reward.step_scores, "outcome": reward.outcome})
+            self.run.row("samples", self.dumped[-1])
         if self.config.dump:
             write_jsonl(self.run.out / "rollouts.jsonl", self.dumped)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers import AutoConfig
+
 from reward_models.contract import StepContract
 from reward_models.dataset import optimiser_steps
 from reward_models.records import Stepwise, read_jsonl, read_stepwise, write_jsonl
@@ -22,6 +24,7 @@ from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
 from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
+from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun, write_json
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
@@ -101,6 +104,12 @@ def main(config: Config, run: StageRun) -> None:
         )  # fmt: skip
     if dynamics:
         dynamics.finish([*training, *validation])
+    if result.get("tokens"):
+        rows = result["steps"] * settings.batch_size
+        base = AutoConfig.from_pretrained(run.path(config.base))
+        run.spend(
+            result["tokens"], spent.reward_training(base, result["tokens"], rows, settings.gradient_checkpointing)
+        )
     metrics = result["validation"]
     write_json(run.out / "quality.json", {"kind": config.kind, "records": len(training), "validation": metrics})
     run.log({f"validation/{name}": v for name, v in metrics.items() if isinstance(v, (int, float))})

@@ -51,7 +51,7 @@ def main(config: Config, run: StageRun) -> None:
                     bar.advance(len(rows))
                 else:
                     chunk = problems[start : start + config.chunk]
-                    rows = sample(policy, chunk, config.decoding, run.seed * 100_003 + index, bar.advance)
+                    rows = sample(policy, chunk, config.decoding, run.seed * 100_003 + index, bar.advance, run.spend)
                     write_jsonl(part, rows)
                 yield from rows
 

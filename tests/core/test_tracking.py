@@ -6,8 +6,8 @@ from pathlib import Path
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.tracking import Tracker
+from rlhf_e2h.recipe import Wandb, load_recipe
+from rlhf_e2h.tracking import Tracker, start_wandb
 
 
 def test_metrics_are_lines_of_json_and_not_a_number_is_null(tmp_path):
@@ -64,3 +64,23 @@ def _records(data: bytes, block: int = 32768) -> Iterator[bytes]:
         if kind in (1, 4):
             yield parts
             parts = b""
+
+
+def test_sample_tables_settings_and_manifest_are_in_the_offline_run(recipe, runs):
+    """Read back from the run's own files: a table of samples with step scores, the stage's settings, what it read."""
+    import wandb
+
+    folder = Path(runs[5:])
+    folder.mkdir(parents=True)
+    settings = Wandb(project="test", mode="offline")
+    run = start_wandb(settings, "small", "ppo_easy", "ppo", 0, folder, {"ppo": {"steps": 3}})
+    tracker = Tracker(folder, run)
+    tracker.row("samples", {"text": "1+2=3", "step_scores": [0.25, 0.5], "outcome": None})
+    tracker.attach({"identity": "abc", "labels_read": [{"file": "labels_easy.jsonl"}]})
+    tracker.close()
+    assert wandb.run is None
+    table = json.loads(next(folder.glob("wandb/offline-run-*/files/media/table/samples_*.table.json")).read_text())
+    assert table == {"columns": ["text", "step_scores", "outcome"], "data": [["1+2=3", "0.250 0.500", None]]}
+    data = next(folder.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
+    for text in (b'"steps": 3', b"labels_easy.jsonl", b"ppo_easy-seed0", b"small"):
+        assert text in data or text.replace(b" ", b"") in data

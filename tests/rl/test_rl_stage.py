@@ -79,6 +79,8 @@ def test_easy_stage_trains_and_reads_easy_labels_only(tmp_path, models):
     assert {record["file"] for record in done["labels_read"]} == {"labels_easy.jsonl"}
     metrics = read_jsonl(folder / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [0, 1]
+    assert done["tokens"] == sum(row["perf/total_num_tokens"] for row in metrics)
+    assert done["flops"] == sum(row["perf/flops"] for row in metrics) > 0
     names = set().union(*metrics)
     assert {
         "objective/kl",
