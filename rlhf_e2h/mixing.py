@@ -32,7 +32,7 @@ class MixtureSettings:
 
     skill: Skill = "level"
     weights: Literal["size", "uniform", "given", "doremi", "skill_it"] = "size"
-    given: dict[str, float] = field(default_factory=dict)  # share of each skill, for `given`
+    given: dict[str, float] = field(default_factory=dict)  # for `given`: {"1": 0.5, "2": 0.5}, names in quotes
     curriculum: Curriculum = "none"  # staged, anti, linear, log or group: when skills open, easiest first
     start: float = 0.2  # linear and log: share of the examples open at the first step
     mixing: float = 0.2  # group: share of earlier skills in each stage
