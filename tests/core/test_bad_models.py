@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_e2h.cli import main
 from rlhf_e2h.models import ModelShape as Shape
 from rlhf_e2h.models import load_policy, load_tokenizer, new_llama, save_policy
 
@@ -79,12 +80,15 @@ def test_hub_models_that_cannot_be_had(model: str, words: list[str], answers: di
     assert "Traceback" not in answers[model]
 
 
-def test_a_recipe_asks_before_its_first_stage(tmp_path: Path) -> None:
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-m", "rlhf_e2h", "run", "quickstart", "base=someone/far", f"runs={tmp_path / 'runs'}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900)
-    assert done.returncode == 2 and "the hub cannot be reached" in done.stderr
-    assert not list((tmp_path / "runs").glob("*/*/done.json"))
+def test_a_recipe_asks_before_its_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert main(["run", "quickstart", "base=someone/far", f"runs={tmp_path}"]) == 2
+    assert "model 'someone/far' is neither a folder here nor in the cache" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/*/done.json"))
 
 
 @pytest.fixture
