@@ -58,9 +58,9 @@ class Tracker:
 def _table(rows: list[dict[str, Any]]) -> Any:
     import wandb
 
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
     # a table has one type a column: lists of step scores become text
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows[-1000:]]
+    cells = [[_cell(row.get(str(name))) for name in columns] for row in rows[-1000:]]
     return wandb.Table(columns=columns, data=cells)
 
 

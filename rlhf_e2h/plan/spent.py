@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,14 +14,14 @@ from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
 def architecture(model: Any) -> Architecture:
     """Sizes of a model that is loaded, whatever wraps it, or of a configuration."""
     config = getattr(model, "config", model)
-    return _counted(config.to_json_string(use_diff=False), type(config))
+    return _counted(config.model_type, config.to_json_string(use_diff=False))
 
 
 @lru_cache(maxsize=8)
-def _counted(text: str, kind: Any) -> Architecture:
-    import json
+def _counted(kind: str, text: str) -> Architecture:
+    from transformers import AutoConfig
 
-    return of_config("loaded", kind.from_dict(json.loads(text)))
+    return of_config("loaded", AutoConfig.for_model(**{**json.loads(text), "model_type": kind}))
 
 
 def sampling(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> tuple[int, float]:
