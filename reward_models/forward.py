@@ -110,7 +110,8 @@ def last_block(model: nn.Module) -> nn.Module | None:
 @torch.inference_mode()
 def keeps_texts_apart(model: PreTrainedModel) -> bool:
     """Whether two texts in one row, told apart by `position_ids` that start again, are read as each alone would be."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside adapters
+    whole: Any = model
+    inner = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # inside adapters
     body, device = inner.base_model, model.device
     ids_1T = torch.arange(1, 9, device=device)[None] % model.config.vocab_size
     places_1T = torch.arange(8, device=device)[None]
