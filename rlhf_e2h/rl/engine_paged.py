@@ -52,13 +52,14 @@ class PagedEngine:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         cuda = torch.cuda.is_available()
+        limits: dict[str, Any] = {} if cuda else self._cpu_limits(encoded, sampling)
         batching = ContinuousBatchingConfig(
             return_logprobs=True,
             # a part of a larger batch must not repeat the samples of another part
             seed=(sampling.seed * 2_000_003 + sampling.first_row) % 2**31,
             page_size=self.page_size,
             auto_switch_to_flash=cuda,
-            **({} if cuda else self._cpu_limits(encoded, sampling)),
+            **limits,
         )
         model = plain_model(self.model)
         was_training = model.training

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def _gap_figures(
         add_section(
             run.out, f"{name}_{method}", f"{method}: hard-test accuracy over {words}", f"Accuracy on hard problems; "
             f"{title[name]}.", ("train_on", words, "accuracy", "low", "high"), table,
-            lambda found=found, words=words, name=name: drawings.curves(found, words, "accuracy", log=name == "cost"),
+            partial(drawings.curves, found, words, "accuracy", log=name == "cost"),
         )  # fmt: skip
 
 

@@ -72,7 +72,11 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     rows = read_problems(run.path(config.data), "train")
     problems = {p["problem_id"]: p["problem"] for p in rows}
-    records = _records(config, run, problems)
+    levels = {p["problem"]: {"level": p["level"]} for p in rows if p.get("level")}
+    records = [
+        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {}))
+        for record in _records(config, run, problems)
+    ]
     kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
     training = [record for record in records if record.problem not in kept_out]
     validation = [record for record in records if record.problem in kept_out]

@@ -72,14 +72,14 @@ def skill_it_weights(
         normalise: divide losses by those of the first round, so that skills of higher entropy do not win by it.
     """
     initial_K, graph_KK = np.asarray(initial_K, dtype=np.float64), np.asarray(graph_KK, dtype=np.float64)
-    losses_RK = np.asarray(losses_RK, dtype=np.float64).reshape(-1, len(initial_K))
+    history_RK: Weights = np.asarray(losses_RK, dtype=np.float64).reshape(-1, len(initial_K))
     if graph_KK.shape != (len(initial_K), len(initial_K)):
         raise ValueError(f"the skill graph is {graph_KK.shape}, there are {len(initial_K)} skills; give K rows of K")
-    if not np.isfinite(losses_RK).all():
+    if not np.isfinite(history_RK).all():
         raise ValueError("a validation loss is not a number; a skill without validation items cannot be weighted")
-    if normalise and len(losses_RK):
-        losses_RK = losses_RK / np.maximum(losses_RK[0], 1e-12)
-    loss_K = losses_RK[-window:].sum(axis=0) if len(losses_RK) else np.ones(len(initial_K))
+    if normalise and len(history_RK):
+        history_RK = history_RK / np.maximum(history_RK[0], 1e-12)
+    loss_K = history_RK[-window:].sum(axis=0) if len(history_RK) else np.ones(len(initial_K))
     gain_K = eta * graph_KK @ loss_K
     raised_K = initial_K * np.exp(gain_K - gain_K.max())
     return raised_K / raised_K.sum()

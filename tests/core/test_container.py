@@ -36,9 +36,7 @@ def test_pins_are_what_runs_here() -> None:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # an extra that is not installed
-        assert installed.partition("+")[0] == version, (
-            f"{name} {installed} runs here, constraints.txt has {version}"
-        )
+        assert installed.partition("+")[0] == version, f"{name} {installed} runs here, constraints.txt has {version}"
 
 
 def test_container_file_names_what_exists() -> None:
