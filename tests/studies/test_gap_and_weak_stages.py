@@ -142,7 +142,7 @@ def _example(row, poison):
 
 def run(made: Path, files: dict[str, str], name="clean", seeds="[0]", only=None, overrides=()):
     folder = made / name
-    recipe = made / f"recipe-{name}-{len(files)}-{next(iter(files))}"
+    recipe = made / f"recipe-{name}-{len(files)}-{Path(next(iter(files))).stem}"
     recipe.mkdir(exist_ok=True)
     (recipe / "recipe.yaml").write_text(f"name: studies\nseeds: {seeds}\nruns: {recipe}/runs\n")
     for file, text in files.items():
