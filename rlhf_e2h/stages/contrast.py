@@ -93,7 +93,7 @@ def main(config: Config, run: StageRun) -> None:
         run.out, "contrast", f"Reward models compared: {run.name}", _paragraph(rows), COLUMNS, rows,
         lambda: _figure(rows), "Bars: mean over seeds; whiskers: 95 % bootstrap over problems and seeds.",
     )  # fmt: skip
-    hard = {r["reward_model"]: r["estimate"] for r in rows if (r["levels"], r["figure"]) == ("hard", "step_auc")}
+    hard = {r["reward_model"]: r.get("estimate") for r in rows if (r["levels"], r["figure"]) == ("hard", "step_auc")}
     run.finish(**{name: value for name, value in hard.items() if value is not None})
 
 
