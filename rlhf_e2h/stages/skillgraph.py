@@ -77,8 +77,8 @@ def main(config: Config, run: StageRun) -> None:
     write_json(run.out / "graph.json", graph)
     np.save(run.out / "graph.npy", edges_KK)
     table = [
-        {"helper": order[i], "skill": order[j], "fall_of_loss": round(float(gains_KK[i, j]), 4),
-         "edge": int(edges_KK[i, j]), "loss_alone": round(float(alone_KS[j].mean()), 4)}
+        {"helper": order[i], "skill": order[j], "fall_of_loss": float(gains_KK[i, j]),
+         "edge": int(edges_KK[i, j]), "loss_alone": float(alone_KS[j].mean())}
         for i in range(skills) for j in range(skills) if i != j
     ]  # fmt: skip
     found = [f"{row['helper']} helps {row['skill']} ({row['fall_of_loss']:+.1%})" for row in table if row["edge"]]
