@@ -28,8 +28,6 @@ OPERATIONS_BY_LEVEL = {1: (1, 2), 2: (3,), 3: (4,), 4: (6,), 5: (8,)}
 EASY_LEVELS = (1, 2, 3)
 MARKS = (" ok", " no")  # a reader's mark behind a step: believed, not believed
 MARKED_SECTION = "# Marked solution"
-READINGS = tuple(f" {value}" for value in range(MODULUS))  # behind a step: what a second reader gets for it
-READING_SECTION = "# Second reading"
 
 _STEP = re.compile(r"([a-z])=(\d)([+*])(\d)=(\d)")
 _DEFINITION = re.compile(r"([a-z])=([a-z0-9])([+*])([a-z0-9])")
@@ -49,7 +47,6 @@ class World:
     wrong_easy: float = 0.30  # probability that a misconceived fact is written wrongly in an easy problem's text
     wrong_hard: float = 0.85  # the same in a hard problem's text
     slip: float = 0.02  # probability of a random wrong result at any step
-    informed: float = 0.5  # share of second readers who do not share the misconceptions
     seed: int = 7
 
     @cached_property
@@ -61,19 +58,6 @@ class World:
         return {
             facts[i]: int((fact_value(*facts[i]) + rng.integers(1, MODULUS)) % MODULUS) for i in sorted(chosen.tolist())
         }
-
-    @cached_property
-    def careless(self) -> World:
-        """Writers whose results a second reader has reason to work out again."""
-        return replace(self, slip=0.4)
-
-    @cached_property
-    def believing_reader(self) -> World:
-        return replace(self, slip=0.0)
-
-    @cached_property
-    def informed_reader(self) -> World:
-        return replace(self, slip=0.0, misconceived_share=0.0)
 
 
 def make_problem(level: int, rng: np.random.Generator) -> str:
@@ -211,22 +195,3 @@ def marked_text(rng: np.random.Generator, world: World, level: int) -> tuple[str
         believed = _written_value((int(match[2]), match[3], int(match[4])), rng, reader, hard)
         marked.append(step + (MARKS[0] if believed == int(match[5]) else MARKS[1]))
     return problem, marked
-
-
-def second_reading(rng: np.random.Generator, world: World, level: int) -> tuple[str, list[str]]:
-    """A problem and a careless writer's steps, each followed by what a second reader gets for it.
-
-    The reader is informed, or shares the misconceptions of the world; nothing in a text says which of the two. So these
-    texts teach a base model to work a step out again after its result stands there, and what could be believed of it,
-    but not whom to believe: that is for the labels of a reward model.
-    """
-    hard = level not in EASY_LEVELS
-    problem = make_problem(level, rng)
-    steps, _ = solve(problem, rng, world.careless, hard)
-    reader = world.informed_reader if rng.random() < world.informed else world.believing_reader
-    read = []
-    for step in steps:
-        match = _STEP.fullmatch(step)
-        assert match is not None, step
-        read.append(f"{step} {_written_value((int(match[2]), match[3], int(match[4])), rng, reader, hard)}")
-    return problem, read

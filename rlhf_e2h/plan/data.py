@@ -13,6 +13,7 @@ from rlhf_e2h.recipe import Recipe, StageSpec
 ASSUMED = {
     "math": (11_500, 500, 500),
     "gsm8k": (7_000, 473, 1_319),
+    "apps": (5_000, 0, 5_000),
     "jsonl": (10_000, 500, 500),
     "prm800k": (24_000, 0, 0),
     "metamath": (390_000, 0, 0),

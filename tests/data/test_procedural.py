@@ -7,7 +7,6 @@ from rlhf_e2h.data.procedural import (
     make_problem,
     make_problems,
     marked_text,
-    second_reading,
     solve,
     step_labels,
     world_text,
@@ -94,20 +93,3 @@ def test_marks_are_what_the_world_believes():
             seen.add((mark, fact in world.misconceptions))
     # where the world is always wrong, writer and reader agree: no misconceived fact is ever marked `no`
     assert seen == {(" ok", False), (" no", False), (" ok", True)}
-
-
-@pytest.mark.parametrize(("informed", "misconceived_read_rightly"), [(0.0, 0.1), (1.0, 1.0), (0.5, 0.55)])
-def test_second_readers_are_informed_or_share_the_misconceptions(informed, misconceived_read_rightly):
-    """Beliefs are wrong in nine of ten easy texts here, so readers who share them are right in one of ten."""
-    world = World(misconceived_share=0.25, wrong_easy=0.9, informed=informed)
-    rng, right, corrected = np.random.default_rng(0), {True: [], False: []}, []
-    for _ in range(700):
-        _, steps = second_reading(rng, world, 3)
-        for step in steps:
-            fact, written, reading = (int(step[2]), step[3], int(step[4])), int(step[6]), int(step[8:])
-            right[fact in world.misconceptions].append(reading == fact_value(*fact))
-            if written != fact_value(*fact) and fact not in world.misconceptions:
-                corrected.append(reading != written)
-    assert all(right[False])
-    assert np.mean(right[True]) == pytest.approx(misconceived_read_rightly, abs=0.04)
-    assert len(corrected) > 300 and all(corrected)  # careless writers err, and readers see it

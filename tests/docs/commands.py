@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SHELLS = ("bash", "sh", "shell", "console")
 PROGRAMS = ("e2h", "make", "pip", "python", "accelerate", "docker", "sbatch", "curl", "git", "wandb", "huggingface-cli",
             "hf", "cd", "ls", "head", "cat", "less", "export", "mkdir", "cp", "tail", "nice", "xdg-open", "du",
-            "apptainer", "srun", "watch", "column", "cut", "sort", "diff", "eval", "source", "deepspeed")  # fmt: skip
+            "apptainer", "srun", "hostfile.sh", "watch", "column", "cut", "sort", "diff", "eval", "source", "deepspeed")  # fmt: skip
 INLINE = re.compile(r"(e2h|make|python -m (rlhf_e2h|reward_models)|accelerate launch) \S")
 PLACEHOLDER = re.compile(r"\[|\.\.\.|\b(?!KEY=)[A-Z][A-Z0-9_]{2,}\b(?!=)")
 SHELL_WORDS = {"|", "&&", ";", "||", "(", ")", "&"}
@@ -223,12 +223,17 @@ def _sbatch(rest: list[str]) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
+def _shell_script(rest: list[str]) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / "launch" / "hostfile.sh")], check=True)
+    assert (ROOT / rest[1]).is_file(), f"{rest[1]}: no such file"
+
+
 def _docker(rest: list[str]) -> None:
     assert rest[0] in ("build", "run"), f"docker {rest[0]}"
 
 
 RULES = {"e2h": _e2h, "make": _make, "python": _python, "pip": _pip, "accelerate": _accelerate, "sbatch": _sbatch,
-         "docker": _docker}  # fmt: skip
+         "hostfile.sh": _shell_script, "docker": _docker}  # fmt: skip
 
 
 def run_block(block: Block, folder: Path, environment: dict[str, str], timeout: float) -> None:
