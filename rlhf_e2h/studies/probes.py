@@ -158,9 +158,7 @@ def _largest_components(found_NK: NDArray[np.int64], positive_N: Bools) -> Bools
     return kept_N
 
 
-def _mean_of_kept(
-    x_ND: Floats, labels_N: Floats, found_NK: NDArray[np.int64], kept_N: Bools, k: int
-) -> Floats:
+def _mean_of_kept(x_ND: Floats, labels_N: Floats, found_NK: NDArray[np.int64], kept_N: Bools, k: int) -> Floats:
     """Mean label (M,) of the k nearest kept points of each kept point."""
     found_MK = found_NK[kept_N]
     good_MK = kept_N[found_MK]

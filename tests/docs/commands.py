@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 SHELLS = ("bash", "sh", "shell", "console")
 PROGRAMS = ("e2h", "make", "pip", "python", "accelerate", "docker", "sbatch", "curl", "git", "wandb", "huggingface-cli",
             "hf", "cd", "ls", "head", "cat", "less", "export", "mkdir", "cp", "tail", "nice", "xdg-open", "du",
-            "apptainer", "srun", "hostfile.sh", "watch", "column", "cut", "sort", "diff", "eval", "source", "deepspeed")  # fmt: skip
+            "apptainer", "srun", "watch", "column", "cut", "sort", "diff", "eval", "source", "deepspeed",
+            "hostfile.sh")  # fmt: skip
 INLINE = re.compile(r"(e2h|make|python -m (rlhf_e2h|reward_models)|accelerate launch) \S")
 PLACEHOLDER = re.compile(r"\[|\.\.\.|\b(?!KEY=)[A-Z][A-Z0-9_]{2,}\b(?!=)")
 SHELL_WORDS = {"|", "&&", ";", "||", "(", ")", "&"}
