@@ -129,7 +129,7 @@ def _weak_words(rows: Sequence[Row], tested: Sequence[Row], reference: str) -> s
             f"{words} on hard problems, {weak['seeds']} seeds: weak {_interval(weak)}, student ({reference}) "
             f"{_interval(student)}, ceiling {_interval(top)}; PGR {_ratio(student, 'pgr')}."
         )
-    clear = [r for r in tested if r["metric"] == "auc" and (r.get("t_p") or 1) < 0.05]
+    clear = [r for r in tested if r["metric"] == "auc" and r.get("t_p") is not None and r["t_p"] < 0.05]
     better = ", ".join(f"{r['method']} {r['difference']:+.3f} (p = {r['t_p']:.3f})" for r in clear)
     count = sum(r["metric"] == "auc" for r in tested)
     parts.append(
@@ -154,9 +154,7 @@ def _gap(config: Config, run: StageRun) -> str:
     outcomes = gap_results.Outcomes([read_jsonl(folder / ITEMS) for folder in run.paths(str(config.gap))])
     rows = gap_results.accuracy_table(outcomes, config.easy_levels, config.draws)
     ratios = gap_results.sgr_table(outcomes, config.easy_levels, config.draws)
-    most = {row["method"]: 0 for row in rows}
-    for row in rows:
-        most[row["method"]] = max(most[row["method"]], row["n"])
+    most = gap_results.main_n(outcomes)
 
     def is_main(row: Row) -> bool:
         whole = row["n"] in (0, most[row["method"]]) and not row.get("train_on", "").startswith("level ")

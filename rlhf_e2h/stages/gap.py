@@ -95,7 +95,7 @@ def cells(config: Config, levels: Sequence[int]) -> list[Cell]:
     found += [Cell(m, f"level {level}", full(m, "level")) for m in config.by_level for level in levels]
     sides = [arm for arm in config.train_on if arm in ("easy", "hard")]
     found += [Cell(m, arm, n) for m in config.curves_of for arm in sides for n in config.curve]
-    found += [Cell(m, arm, config.n, p) for m in config.curves_of for arm in sides for p in config.noise]
+    found += [Cell(m, arm, full(m, arm), p) for m in config.curves_of for arm in sides for p in config.noise]
     return list(dict.fromkeys(found))
 
 

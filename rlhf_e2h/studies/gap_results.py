@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,6 +98,14 @@ def sgr_table(outcomes: Outcomes, easy_levels: Sequence[int], draws: int = DRAWS
             gap = float(hard[chosen_P].mean() - floor[chosen_P].mean())
             rows.append({**row, "hard_minus_none": gap})
     return rows
+
+
+def main_n(outcomes: Outcomes) -> dict[str, int]:
+    """Problems that the arms of each method learn from: the n of most arms, the first of equals; curves have others."""
+    found: dict[str, Counter[int]] = {}
+    for method, train_on, n, noise in outcomes.cells:
+        found.setdefault(method, Counter())[n] += bool(train_on != "none" and n and not noise)
+    return {method: max(counts, key=counts.__getitem__) for method, counts in found.items()}
 
 
 def heat_map(outcomes: Outcomes, method: str) -> NDArray[np.float64] | None:

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from rlhf_e2h.studies.gap_results import Outcomes, accuracy_table, cost_curve, heat_map, noise_curve, sgr_table
+from rlhf_e2h.stages.gap import Cell, Config, cells
+from rlhf_e2h.studies.gap_results import (
+    Outcomes,
+    accuracy_table,
+    cost_curve,
+    heat_map,
+    main_n,
+    noise_curve,
+    sgr_table,
+)
 from rlhf_e2h.studies.slices import cost_of, draw, groups_of, members, noise_of, redrawn
 
 
@@ -130,3 +139,18 @@ def test_heat_map_and_curves():
     assert [(x, y) for x, y, *_ in cost["easy"]] == [(5.0, 0.4), (10.0, 0.5)]
     assert [(x, y) for x, y, *_ in cost["hard"]] == [(20.0, 0.6)]
     assert [(x, y) for x, y, *_ in noise_curve(table, "probe", 10)["hard"]] == [(0.0, 0.6), (0.1, 0.3)]
+
+
+def test_a_curve_above_n_does_not_replace_the_arms():
+    arms = [(0, "none"), (10, "easy"), (10, "all"), (10, "hard"), (20, "easy"), (20, "hard")]
+    outcomes = Outcomes([[row for n, arm in arms for row in rows(0.5, arm, n=n)]])
+    assert main_n(outcomes) == {"sft": 10}
+    # easy and hard arms alone: as many of either n, and the study's own come first
+    outcomes = Outcomes([[row for n, arm in arms if arm != "all" for row in rows(0.5, arm, n=n)]])
+    assert main_n(outcomes) == {"sft": 10}
+
+
+def test_noisy_exemplars_are_as_many_as_clean_ones():
+    config = Config("base", "data", methods=["icl"], by_level=[], curves_of=["icl"], n=160, shots=4, noise=[0.3])
+    noisy = [cell for cell in cells(config, [1, 5]) if cell.noise]
+    assert noisy == [Cell("icl", "easy", 4, 0.3), Cell("icl", "hard", 4, 0.3)]
