@@ -31,11 +31,9 @@ weak_fit: {FIT}
 fit: {FIT}
 students:
   xent: {{}}
-  logconf: {{loss: {{name: logconf, warmup: 2}}}}
-  window: {{loss: {{name: window, radius: null}}}}
-  topo: {{probe: {{kind: topo, use: filter, k: 3}}}}
+  topo: {{loss: {{name: logconf, warmup: 2}}, probe: {{kind: topo, use: filter, k: 3}}}}
   knn: {{probe: {{kind: knn, use: predict, k: 3}}}}
-  rounds: {{rounds: 1, probe: {{kind: logistic, use: relabel}}}}
+  rounds: {{rounds: 1, loss: {{name: window, radius: null}}, probe: {{kind: logistic, use: relabel}}}}
 """,
     "4_ceiling_full.yaml": f"""
 stage: weak_to_strong
@@ -175,7 +173,7 @@ def weak(made):
 def test_weak_to_strong_from_labels_to_table(weak):
     folder = stage_folder(weak, "weak_to_strong")
     methods = {row["method"] for row in read_jsonl(folder / "scores.jsonl")}
-    assert methods == {"weak", "xent", "logconf", "window", "topo", "knn", "rounds"}
+    assert methods == {"weak", "xent", "topo", "knn", "rounds"}
     assert all(math.isclose(sum(row["soft_pred"]), 1) for row in read_jsonl(folder / "predictions.jsonl"))
     topo = json.loads((folder / "filters.json").read_text())["topo"]
     # the component step may remove more than the tenth; then the neighbour step removes nothing
@@ -197,7 +195,7 @@ def test_poisoned_hard_truth_leaves_weakly_supervised_weights_alone(made, weak):
         read_done(stage_folder(runs, "weak_to_strong"))["files"] for runs in (weak, poisoned)
     )
     weights = [name for name in clean_files if name.endswith(".safetensors")]
-    assert len(weights) == 6  # supervisor and five trained students
+    assert len(weights) == 4  # supervisor and three trained students
     assert clean_files == poisoned_files
     # the control: the poison did arrive, and a ceiling that reads it is another model
     run(made, WEAK, "poisoned", only="ceiling_full")
