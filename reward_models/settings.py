@@ -19,7 +19,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     lr_schedule: str = "cosine"  # any name of the Hugging Face Trainer: linear, cosine, constant_with_warmup ...
     max_grad_norm: float = 1.0
-    adam_beta2: float = 0.999  # 0.95 for short runs from small models: the default was unstable there (docs)
+    adam_beta2: float = 0.999  # averages over a thousand steps; 0.95 for runs that are hardly longer
     seed: int = 0
     bf16: bool = False  # autocast; the weights stay float32
     max_length: int = 1024  # tokens; longer records are left out and counted

@@ -23,7 +23,10 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
         results: what `results.json` holds.
         console: where to print; standard output if not given.
     """
-    console = console or Console(highlight=False)
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:  # a log file: wide enough that no name is folded
+            console.width = 100
     seeds = results["seeds"]
     if not seeds:  # a study alone; its sections are in the page
         return

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,9 @@ def test_ctrl_c_leaves_a_run_that_goes_on(recipe, runs):
         "sample.chunk=1",
     ]
     command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), runs, *slow]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # a test run that was started in the background passes on that Ctrl-C is ignored
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 240
     while not list(Path(runs[5:]).glob("sample/*/_partial/part-*.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None
