@@ -10,7 +10,10 @@ from rlhf_e2h.studies.probes import disagreeing, fit_logistic, knn, neighbours, 
 
 
 def blobs(n=1000, dims=8, flips=0.1, seed=0, gap=5.0):
-    """Two Gaussian blobs, `flips` of the labels turned over: features, labels, flipped mask."""
+    """Two Gaussian blobs, `flips` of the labels turned over: features, labels, flipped mask.
+
+    Five sigma apart: at four, one of three seeds gave a recall of .89, below the .9 that is asked for.
+    """
     rng = np.random.default_rng(seed)
     truth_N = np.arange(n) % 2
     x_ND = rng.normal(size=(n, dims))
