@@ -18,10 +18,11 @@ SELECTION = {"orm": "outcome_auc", "prm": "step_auc", "oprm": "step_auc"}
 def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, Any]:
     """Score records and compare with their labels; None where a figure has no data of both classes.
 
-    Keys: `step_auc`, `step_accuracy`, `calibration_error` over all labelled steps; `outcome_auc` of the contract's
-    aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean cross-entropy at
-    the read-outs of labelled steps (of outcomes for an ORM); `records`, `skipped`; `score_histogram`, ten bins of
-    probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra fields.
+    Keys: `step_auc`, `step_accuracy`, `calibration_error`, `calibration_curve` over all labelled steps; `outcome_auc`
+    of the contract's aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean
+    cross-entropy at the read-outs of labelled steps (of outcomes for an ORM); `records`, `skipped`; `score_histogram`,
+    ten bins of probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra
+    fields.
     """
     scored = list(scorer.score_stream((record.problem, record.steps) for record in records))
     return compare(records, scored, scorer.contract.kind)
@@ -49,6 +50,7 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
         "step_auc": metrics.auc([label for label, _ in steps], [prob for _, prob in steps]),
         "step_accuracy": metrics.accuracy([label for label, _ in steps], [prob for _, prob in steps]),
         "calibration_error": metrics.calibration_error(labels, probs),
+        "calibration_curve": metrics.calibration_curve(labels, probs),
         "outcome_auc": metrics.auc(right, [scores.score for _, scores in outcomes]),
         "first_error": _first_error(pairs),
         "score_histogram": _histograms(pairs, last_only=orm),

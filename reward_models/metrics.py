@@ -43,6 +43,24 @@ def calibration_error(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def calibration_curve(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -> list[dict[str, float]]:
+    """The reliability diagram behind `calibration_error`: one row a non-empty bin of equal width, from low to high.
+
+    Each row has `low` (lower edge of the bin), `score` (mean probability), `observed` (share of ones) and `n`.
+    """
+    labels, probs = _pair(labels_B, probs_B)
+    bin_B = np.minimum((probs * bins).astype(int), bins - 1)
+    return [
+        {
+            "low": index / bins,
+            "score": float(probs[bin_B == index].mean()),
+            "observed": float(labels[bin_B == index].mean()),
+            "n": int((bin_B == index).sum()),
+        }
+        for index in np.unique(bin_B).tolist()
+    ]
+
+
 def first_error(probs_S: Sequence[float], threshold: float = 0.5) -> int:
     """Index of the first step below the threshold, -1 if there is none."""
     return next((index for index, prob in enumerate(probs_S) if prob < threshold), -1)

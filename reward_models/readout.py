@@ -52,6 +52,22 @@ def split_steps(contract: StepContract, text: str) -> list[str]:
     return parts
 
 
+def split_documents(contract: StepContract, texts: Sequence[str]) -> list[list[str]]:
+    """Steps of several solution texts that belong together, as `split_steps` cuts each.
+
+    Raises:
+        ValueError: every text has three lines or more and none holds the separator: their steps are joined by something
+            else, and a process model would silently score each text as one step.
+    """
+    joined_otherwise = texts and not any(contract.separator in text for text in texts)
+    if contract.kind != "orm" and joined_otherwise and all(text.strip().count("\n") >= 2 for text in texts):
+        raise ValueError(
+            f"the texts have several lines, but none holds the step separator {contract.separator!r} of this model; "
+            "join their steps by it (a text that really is one step can be scored alone with Scorer.score)"
+        )
+    return [split_steps(contract, text) for text in texts]
+
+
 def step_ends(offsets_T: Sequence[Span], spans: Sequence[Span]) -> list[int]:
     """Token index at which each step is read, shape (S,), from token character offsets, shape (T, 2).
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_models.readout import split_steps
+from reward_models.readout import split_documents
 from reward_models.score import Scorer, StepScores
 
 
@@ -52,12 +52,17 @@ class Reranker:
         return [scores.score for scores in self.score_pairs(pairs)]
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[StepScores]:
-        """All step scores of each (question, answer text) pair, in the order given."""
+        """All step scores of each (question, answer text) pair, in the order given.
+
+        Raises:
+            ValueError: an empty document (named by position), or documents whose steps are joined by another separator
+                than the contract's.
+        """
         for place, (_, document) in enumerate(pairs):
             if not document.strip():
                 raise ValueError(f"document {place} is empty; there is nothing to score")
-        contract = self.scorer.contract
-        return list(self.scorer.score_stream((query, split_steps(contract, document)) for query, document in pairs))
+        steps = split_documents(self.scorer.contract, [document for _, document in pairs])
+        return list(self.scorer.score_stream(zip([query for query, _ in pairs], steps, strict=True)))
 
 
 def _sort_key(score: float) -> float:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reward_models.contract import PROBLEM_SLOT, StepContract
-from reward_models.readout import split_steps
+from reward_models.readout import split_documents, split_steps
 from reward_models.score import StepScores
 
 Body = Mapping[str, Any]
@@ -58,7 +58,7 @@ def rerank(body: Body, contract: StepContract, model: str) -> Request:
             results.append({**entry, "step_scores": scores[index].steps})
         return {"id": _id("rerank"), "model": model, "results": results, "usage": _usage(scores)}
 
-    return Request([(query, split_steps(contract, document)) for document in documents], answer)
+    return Request(_items([query] * len(documents), documents, contract), answer)
 
 
 def _tei(body: Body, contract: StepContract) -> Request:
@@ -77,7 +77,7 @@ def _tei(body: Body, contract: StepContract) -> Request:
             results.append({**entry, "step_scores": scores[index].steps})
         return results
 
-    return Request([(query, split_steps(contract, text)) for text in texts], answer, overlong)
+    return Request(_items([query] * len(texts), texts, contract), answer, overlong)
 
 
 def score(body: Body, contract: StepContract, model: str) -> Request:
@@ -103,7 +103,14 @@ def score(body: Body, contract: StepContract, model: str) -> Request:
             "usage": _usage(scores),
         }
 
-    return Request([(query, split_steps(contract, text)) for query, text in zip(left, right, strict=True)], answer)
+    return Request(_items(left, right, contract), answer)
+
+
+def _items(queries: Sequence[str], documents: Sequence[str], contract: StepContract) -> list[Item]:
+    try:
+        return list(zip(queries, split_documents(contract, documents), strict=True))
+    except ValueError as error:
+        raise BadRequestError(str(error)) from None
 
 
 def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Request:

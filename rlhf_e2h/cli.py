@@ -178,7 +178,9 @@ def _run_stage_file(args: argparse.Namespace) -> int:
 
     from rlhf_e2h.processes import is_main
     from rlhf_e2h.recipe import load_recipe, stage_name
-    from rlhf_e2h.runs import Store, lock, run_stage
+    from rlhf_e2h.run_files import lock
+    from rlhf_e2h.runs import run_stage
+    from rlhf_e2h.store import Store
     from rlhf_e2h.tracking import console
 
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rlhf_e2h.runs import ASSETS
+from rlhf_e2h.store import ASSETS
 
 Level = Literal["ok", "note", "problem"]
 MINIMUM_DISK, LARGE_DISK = 2, 200  # GiB: the quickstart; weights, checkpoints and samples of a 7B recipe

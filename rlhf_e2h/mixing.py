@@ -17,7 +17,8 @@ import numpy as np
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies import mixtures
 from rlhf_e2h.studies.curricula import Curriculum, weights_at
 from rlhf_e2h.studies.sampler import SkillSampler

@@ -13,7 +13,9 @@ from rlhf_e2h.config import ConfigError, input_fields, nearest, read_yaml
 from rlhf_e2h.environment import describe
 from rlhf_e2h.hub import check_model
 from rlhf_e2h.recipe import Recipe, StageSpec
-from rlhf_e2h.runs import Store, lock, looks_like_hub_id, read_done, run_stage, stage_seed, write_json
+from rlhf_e2h.run_files import lock, read_done, write_json
+from rlhf_e2h.runs import run_stage
+from rlhf_e2h.store import Store, looks_like_hub_id, stage_seed
 from rlhf_e2h.tracking import console
 
 DISTRIBUTED = ("sft", "reward", "ppo", "dpo")  # stages that `--launch` starts on many processes

@@ -16,7 +16,8 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.items import Item, SolutionDynamics, mean_logprobs, publish
 from rlhf_e2h.mixing import Mixing, RowOrder, build_sampler, skill_of
 from rlhf_e2h.models import open_policy
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 
 SNAPSHOTS = "snapshots"
 FORM_FILE = "form.json"  # in the snapshots folder: how answers are written

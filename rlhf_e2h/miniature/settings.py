@@ -12,7 +12,7 @@ from rlhf_e2h.data.files import iter_rows
 from rlhf_e2h.miniature.data import ANSWERS, tiny_data
 from rlhf_e2h.miniature.model import make_tiny
 from rlhf_e2h.recipe import Recipe, load_recipe
-from rlhf_e2h.runs import ASSETS
+from rlhf_e2h.store import ASSETS
 
 SWITCH = "model=tiny"
 VERSION = 1  # of what `make_tiny` makes

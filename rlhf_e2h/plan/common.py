@@ -42,7 +42,7 @@ def model_of(recipe: Recipe, reference: str) -> Architecture:
                 return model_of(recipe, getattr(spec.config, name))
         raise ConfigError(f"{spec.name}: a {spec.kind} stage gives no model; check who reads '@{spec.name}'")
     if reference.startswith("asset:"):
-        from rlhf_e2h.runs import ASSETS
+        from rlhf_e2h.store import ASSETS
 
         return read_architecture(ASSETS / reference.removeprefix("asset:"))
     return read_architecture(reference)

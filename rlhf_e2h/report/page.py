@@ -19,7 +19,7 @@ from rlhf_e2h.report.figures import (
     level_bars,
     seed_dots,
 )
-from rlhf_e2h.report.quality_figures import hacking_plots, quality_by_level
+from rlhf_e2h.report.quality_figures import calibration_plot, hacking_plots, quality_by_level
 from rlhf_e2h.report.results import main_seed
 from rlhf_e2h.report.section import ReadSection
 from rlhf_e2h.report.solutions import pick_solutions
@@ -50,6 +50,7 @@ class PageInput:
     sections: Sequence[ReadSection] = ()  # of studies
     settings: Mapping[str, str] = field(default_factory=dict)  # stage -> YAML
     easy_levels: Sequence[int] = EASY
+    calibration: Sequence[Row] = ()  # of reward models on hard problems: see `sources.calibration`
 
 
 def draw_figures(page: PageInput) -> dict[str, Plot]:
@@ -64,6 +65,7 @@ def draw_figures(page: PageInput) -> dict[str, Plot]:
         seed_dots(results),
         quality_by_level(page.quality, "step_auc", "Telling valid steps from invalid ones, by level (AUC)"),
         quality_by_level(page.quality, "outcome_auc", "Telling right solutions from wrong ones, by level (AUC)"),
+        calibration_plot(page.calibration),
         *hacking_plots(page.hacking),
     ]
     return {plot.name: plot for plot in found if plot}

@@ -51,6 +51,43 @@ def _draw_quality(data: Sequence[Row]) -> Any:
     return figure
 
 
+def calibration_plot(rows: Sequence[Mapping[str, Any]]) -> Plot | None:
+    """Reliability diagram: what a reward model says against what is so. None without scores.
+
+    Args:
+        rows: reward_model, low (edge of the bin), score and observed in [0, 1], n; see `sources.calibration`.
+    """
+    data = [dict(row) for row in rows]
+    if not data:
+        return None
+    return make_plot(
+        "calibration",
+        "Does a score of 80 % mean right in 80 % of the cases?",
+        "Scores of steps (of solutions for an ORM) on hard problems in ten bins, seeds pooled; larger marks hold more. "
+        "On the diagonal the scores are probabilities; below it the model is too sure.",
+        ("reward_model", "low", "score", "observed", "n"),
+        data,
+        lambda: _draw_calibration(data),
+    )
+
+
+def _draw_calibration(rows: Sequence[Row]) -> Any:
+    figure, axes = new_figure(height=3.4)
+    axes.plot([0, 1], [0, 1], color=MARKER["s0"], linewidth=0.9)
+    for index, name in enumerate(dict.fromkeys(row["reward_model"] for row in rows)):
+        mine = sorted((row for row in rows if row["reward_model"] == name), key=lambda row: row["score"])
+        total = sum(row["n"] for row in mine)
+        colour, x, y = MARKER[SERIES[index % len(SERIES)]], [r["score"] for r in mine], [r["observed"] for r in mine]
+        axes.plot(x, y, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.2, label=name)
+        axes.scatter(x, y, s=[220 * row["n"] / total for row in mine], color=colour, alpha=0.3, linewidth=0)
+    percent_axis(axes)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("score")
+    axes.set_ylabel("observed")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
 def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> list[Plot]:
     """Reward model score against checked accuracy: where they part, a policy pleases the model more than the checker.
 

@@ -59,6 +59,25 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
     return quality
 
 
+def calibration(evaluations: Sequence[Path], band: str = "hard") -> list[Row]:
+    """The calibration curves of reward models on one band of problems, seeds pooled.
+
+    Returns rows of reward_model, low (edge of the bin of scores), score, observed (weighted by n), n.
+    """
+    pooled: dict[tuple[str, float], list[Row]] = {}
+    for folder in evaluations:
+        for name, groups in (read_json(folder / "quality.json") or {}).items():
+            for point in (groups.get(band) or {}).get("calibration_curve", []):
+                pooled.setdefault((name, point["low"]), []).append(point)
+    rows = []
+    for (name, low), points in pooled.items():
+        n = sum(point["n"] for point in points)
+        mean = {key: sum(point[key] * point["n"] for point in points) / n for key in ("score", "observed")}
+        rows.append({"reward_model": name, "low": low, **mean, "n": n})
+    names = list(dict.fromkeys(row["reward_model"] for row in rows))
+    return sorted(rows, key=lambda row: (names.index(row["reward_model"]), row["low"]))
+
+
 def stage_settings(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Stage -> its settings as YAML, from `settings.json`; the seeds of a stage share them."""
     found: dict[str, str] = {}

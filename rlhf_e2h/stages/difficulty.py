@@ -17,7 +17,8 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import load_policy
 from rlhf_e2h.report.section import add_section
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.gap import MEASURES
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies import difficulty, mdl

@@ -27,11 +27,12 @@ from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
 from rlhf_e2h.models import DTYPES, open_policy, sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 
-VERSION = 1
+VERSION = 2
 OUTCOMES = "outcomes.jsonl"
 
 

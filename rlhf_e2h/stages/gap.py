@@ -19,7 +19,8 @@ from rlhf_e2h.bank import grade
 from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import LoraSettings, open_policy
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies import arms, slices
 from rlhf_e2h.studies.features import last_token_features, solution_texts

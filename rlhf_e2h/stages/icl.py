@@ -17,7 +17,8 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
 from rlhf_e2h.prompts import FORMATS, few_shot
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 
 VERSION = 1
 

@@ -48,7 +48,8 @@ from rlhf_e2h.data.splitting import (
     without_near_duplicates,
 )
 from rlhf_e2h.data.steps import solution_text
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 
 VERSION = 1
 SOLUTION_SOURCES = ("prm800k", "metamath", "shepherd")

@@ -30,7 +30,8 @@ from rlhf_e2h.data.firewall import Label, read_problems
 from rlhf_e2h.models import open_policy, sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.report.section import add_section
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.evaluate import OUTCOMES, label_scope
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES

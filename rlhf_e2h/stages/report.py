@@ -20,12 +20,14 @@ from rlhf_e2h.report.results import build_results, write_results
 from rlhf_e2h.report.section import read_sections
 from rlhf_e2h.report.tables import mean_quality
 from rlhf_e2h.report.terminal import print_results
-from rlhf_e2h.runs import Resolved, StageRun, read_done
+from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.evaluate import OUTCOMES
 from rlhf_e2h.stats.intervals import DRAWS
+from rlhf_e2h.store import Resolved
 from rlhf_e2h.tracking import console
 
-VERSION = 1
+VERSION = 2
 SEEDED = False  # one report for the run
 ALL_SEEDS = True  # its inputs are the evaluations of every seed
 
@@ -72,6 +74,7 @@ def main(config: Config, run: StageRun) -> None:
         about=sources.about_run(run.run_folder, manifest),
         manifest=manifest,
         quality=quality,
+        calibration=sources.calibration(folders),
         solutions=sources.readable_solutions(folders),
         hacking=sources.hacking_points(folders, config.easy_levels)
         + sources.training_hacking_points(run.run_folder, manifest),

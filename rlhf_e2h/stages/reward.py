@@ -26,7 +26,8 @@ from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
 from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics

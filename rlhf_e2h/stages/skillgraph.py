@@ -25,7 +25,8 @@ from rlhf_e2h.models import open_policy
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import new_figure
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.mixtures import learned_graph
 
 VERSION = 1

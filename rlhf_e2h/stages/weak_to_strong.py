@@ -23,7 +23,8 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.runs import StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.studies.features import last_token_features, solution_texts

@@ -20,7 +20,7 @@ from rlhf_e2h.coding.sandbox import SandboxUnavailable, run_program
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.data.intake import Intake
-from rlhf_e2h.runs import ASSETS
+from rlhf_e2h.store import ASSETS
 
 SUMS = Tests(("1 2\n", "3 4\n", "5 5\n", "0 0\n"), ("3\n", "7\n", "10\n", "0\n"))
 

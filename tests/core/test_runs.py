@@ -13,7 +13,8 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.runs import Store, lock, read_done
+from rlhf_e2h.run_files import lock, read_done
+from rlhf_e2h.store import Store
 
 
 def _identities(recipe, overrides):
@@ -137,7 +138,7 @@ def test_a_run_folder_in_use_is_left_alone(recipe, runs):
 
 
 def _in_other_process_lock(folder: Path) -> None:
-    code = "import sys; from pathlib import Path; from rlhf_e2h.runs import lock\nwith lock(Path(sys.argv[1])): pass"
+    code = "import sys, pathlib, rlhf_e2h.run_files as f\nwith f.lock(pathlib.Path(sys.argv[1])): pass"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(done.stderr.strip().splitlines()[-1])

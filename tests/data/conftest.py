@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_e2h.runs import Resolved, StageRun
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages import prepare
+from rlhf_e2h.store import Resolved
 from rlhf_e2h.tracking import Tracker
 
 

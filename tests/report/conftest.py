@@ -178,5 +178,15 @@ def page_input(outcomes):
     from rlhf_e2h.report.results import build_results
 
     return PageInput(
-        build_results(outcomes, draws=200), ABOUT, made_up_manifest(), QUALITY, made_up_solutions(), made_up_hacking()
+        build_results(outcomes, draws=200),
+        ABOUT,
+        made_up_manifest(),
+        QUALITY,
+        made_up_solutions(),
+        made_up_hacking(),
+        calibration=[
+            {"reward_model": name, "low": low / 10, "score": low / 10 + 0.05, "observed": observed, "n": 40 * low + 1}
+            for name, shift in (("orm", 0.1), ("prm", 0.0))
+            for low, observed in ((1, 0.3 - shift), (6, 0.5), (9, 0.9 - shift))
+        ],
     )

@@ -53,7 +53,7 @@ def test_quiet_and_within_the_page(browser, page, width, dark):
     browser.open(page, width, dark)
     browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.evaluate("document.title") == "quickstart: from easy problems to hard ones"
-    assert browser.evaluate("document.querySelectorAll('svg').length") == 10
+    assert browser.evaluate("document.querySelectorAll('svg').length") == 11
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate(OVERFLOWING) == []
     requests = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]

@@ -73,6 +73,7 @@ def test_every_figure_has_its_csv(page_input, tmp_path):
     assert drawn == {
         "differences_policy", "differences_decoding", "curve_weighted_vote", "curve_best_of_n", "levels",
         "reward_hacking", "reward_hacking_steps", "seeds", "step_auc_levels", "outcome_auc_levels",
+        "calibration",
     }  # fmt: skip
     with (tmp_path / "figures/curve_weighted_vote.csv").open() as file:
         rows = list(csv.DictReader(file))

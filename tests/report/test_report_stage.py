@@ -10,14 +10,22 @@ from conftest import made_up_rows, made_up_solutions
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.config import ConfigError, build
-from rlhf_e2h.runs import Resolved, StageRun, write_json
+from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages import report
+from rlhf_e2h.store import Resolved
 from rlhf_e2h.tracking import Tracker
 
 QUALITY = {
     "prm": {
         "easy": {"step_auc": 0.9, "outcome_auc": 0.8, "calibration_error": 0.1, "first_error": {"f1": 0.7}},
-        "hard": {"step_auc": 0.8, "outcome_auc": None, "calibration_error": 0.2, "first_error": {"f1": None}},
+        "hard": {
+            "step_auc": 0.8,
+            "outcome_auc": None,
+            "calibration_error": 0.2,
+            "calibration_curve": [{"low": 0.9, "score": 0.95, "observed": 0.5, "n": 4}],
+            "first_error": {"f1": None},
+        },
     }
 }
 POLICIES = {
@@ -103,6 +111,9 @@ def test_writes_everything(tmp_path, capsys):
     with (run.out / "figures/reward_hacking_steps.csv").open() as file:
         (point,) = csv.DictReader(file)
     assert (point["step"], float(point["accuracy"]), float(point["score"])) == ("1", 0.5, 0.5)
+    with (run.out / "figures/calibration.csv").open() as file:
+        (point,) = csv.DictReader(file)  # two seeds of four steps each, pooled
+    assert (float(point["score"]), float(point["observed"]), point["n"]) == (0.95, 0.5, "8")
     assert run.results["seeds"] == 2
     report.show(run.out)
     assert "ppo_prm" in capsys.readouterr().out

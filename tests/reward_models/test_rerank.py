@@ -34,6 +34,15 @@ def test_rank_orders_and_names_documents(prm):
     assert scores[1] == pytest.approx(ranked[0]["score"], abs=1e-6)
 
 
+def test_rank_refuses_steps_joined_by_another_separator(prm):
+    reranker = Reranker.from_pretrained(prm[0])
+    with pytest.raises(ValueError, match=r"none holds the step separator '\\n\\n'"):
+        reranker.rank("q", ["good step.\ngood step.\nbad step."])
+    # one text that has it, or texts of one or two lines, say nothing about the others
+    assert len(reranker.rank("q", ["good step.\ngood step.\nbad step.", "good step.\n\nbad step."])) == 2
+    assert len(reranker.rank("q", ["good step.\nbad step."])) == 1
+
+
 def test_rank_refuses_empty_documents(prm):
     reranker = Reranker.from_pretrained(prm[0])
     with pytest.raises(ValueError, match="document 1 is empty"):

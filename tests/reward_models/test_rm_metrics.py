@@ -29,6 +29,20 @@ def test_accuracy_and_calibration():
     assert metrics.calibration_error([1], [1.0]) == 0.0
 
 
+def test_calibration_curve_is_that_of_scikit_learn():
+    curve = pytest.importorskip("sklearn.calibration").calibration_curve
+    rng = np.random.default_rng(1)
+    probs = rng.uniform(0.2, 1.0, 300)  # the two lowest bins stay empty
+    labels = (rng.uniform(size=300) < probs**2).astype(int)
+    rows = metrics.calibration_curve(labels, probs)
+    observed, stated = curve(labels, probs, n_bins=10)
+    assert [row["observed"] for row in rows] == pytest.approx(observed, abs=1e-12)
+    assert [row["score"] for row in rows] == pytest.approx(stated, abs=1e-12)
+    assert [row["low"] for row in rows] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert sum(row["n"] for row in rows) == 300
+    assert metrics.calibration_curve([], []) == []
+
+
 def test_first_error_f1():
     probs = [[0.9, 0.2, 0.1], [0.9, 0.9], [0.4, 0.9], [0.8, 0.7]]
     gold = [1, -1, 1, 0]

@@ -143,6 +143,7 @@ def test_get_reward_with_a_prompt_of_another_form():
         (b'{"query": "q"}', 422, "'documents' must be a list"),
         (b'{"query": "q", "documents": []}', 422, "at least one"),
         (b'{"query": "q", "documents": ["good step.", " "]}', 422, r"documents[1] is empty"),
+        (b'{"query": "q", "documents": ["a\\nb\\nc", "d\\ne\\nf\\ng"]}', 422, "none holds the step separator"),
         (b'{"query": "q", "documents": ["a", 7]}', 422, r"documents[1] must be a text"),
         (b'{"query": 5, "documents": ["a"]}', 422, "'query' must be a text"),
         (b'{"query": "q", "documents": ["a"], "top_n": -1}', 422, "top_n"),

@@ -16,7 +16,8 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import FirewallError
 from rlhf_e2h.models import ModelShape, new_llama, save_policy
 from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.runs import Store, run_stage
+from rlhf_e2h.runs import run_stage
+from rlhf_e2h.store import Store
 
 PREPARE = {
     "stage": "prepare",

@@ -10,8 +10,9 @@ from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.rl.engines import Sampling
 from rlhf_e2h.rl.rollout import Rollouts
-from rlhf_e2h.runs import ASSETS, read_done
+from rlhf_e2h.run_files import read_done
 from rlhf_e2h.stages.annotate import Completer, choose
+from rlhf_e2h.store import ASSETS
 
 STAGES = {
     "1_prepare": (

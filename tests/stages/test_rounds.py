@@ -16,7 +16,8 @@ from rlhf_e2h.data.firewall import FirewallError
 from rlhf_e2h.models import ModelShape, new_llama, save_policy
 from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.rounds import problems_of_round
-from rlhf_e2h.runs import ASSETS, Store, run_stage
+from rlhf_e2h.runs import run_stage
+from rlhf_e2h.store import ASSETS, Store
 
 PREPARE = {
     "stage": "prepare",

@@ -15,7 +15,7 @@ from rlhf_e2h.data.procedural import make_problems
 from rlhf_e2h.models import ModelShape, new_llama, save_policy
 from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.runs import read_done
+from rlhf_e2h.run_files import read_done
 
 FIT = "{learning_rate: 1e-3, epochs: 1, batch_size: 16, held_out: 0.2}"
 WEAK = {

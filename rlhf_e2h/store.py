@@ -1,0 +1,138 @@
+"""Stage identity: which finished outputs may be reused, and what an input reference means.
+
+A stage writes to `RUN/STAGE/IDENTITY/`. The identity is a hash of the settings that change its result, of the content
+of its inputs, of its seed and of the code version it declares; so changed settings get another folder and never reuse
+old outputs, and changing them back finds the old folder again. `done.json` is written last: a folder without it is
+unfinished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_e2h.config import ConfigError, input_fields, result_settings
+from rlhf_e2h.data import firewall
+from rlhf_e2h.recipe import Recipe, StageSpec
+from rlhf_e2h.run_files import hash_data, hash_file, hash_tree, read_done
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass
+class Resolved:
+    """An input reference, found: its path, the digest of its content, and the finished stage it belongs to."""
+
+    path: Path
+    digest: str
+    folder: Path | None = None
+    labels: list[str] = field(default_factory=list)  # label files that it was made from
+
+
+class Store:
+    """The finished and unfinished stages of one run folder."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.root = recipe.run_folder.resolve()
+        self._finished: dict[tuple[str, int], Path] = {}
+        self._digests: dict[str, str] = {}  # of external inputs: hashed once a process
+
+    def identity(self, spec: StageSpec, seed: int) -> tuple[str, dict[str, list[Resolved]]]:
+        """Identity of a stage and its resolved inputs.
+
+        Raises:
+            ConfigError: an input stage has not been run.
+            FileNotFoundError: an input path does not exist.
+        """
+        inputs = {
+            reference: self._resolve(spec, reference, seed)
+            for references in input_fields(spec.config).values()
+            for reference in references
+        }
+        described = {
+            "kind": spec.kind,
+            "version": spec.module.VERSION,
+            "settings": result_settings(spec.config),
+            "inputs": {
+                name: {value: [r.digest for r in inputs[value]] for value in values}
+                for name, values in input_fields(spec.config).items()
+            },
+            "scope": firewall.allowed_scope(spec.kind, spec.name),
+            "seed": stage_seed(spec, seed),
+        }
+        if getattr(spec.module, "ALL_SEEDS", False):
+            described["seeds"] = self.recipe.settings.seeds
+        return hash_data(described)[:12], inputs
+
+    def folder(self, spec: StageSpec, identity: str) -> Path:
+        return self.root / spec.name / identity
+
+    def finished(self, spec: StageSpec, seed: int) -> Path | None:
+        """The finished folder of a stage under its present settings and inputs, or None."""
+        key = (spec.name, stage_seed(spec, seed))
+        if key not in self._finished:
+            identity, _ = self.identity(spec, seed)
+            folder = self.folder(spec, identity)
+            if read_done(folder) is None:
+                return None
+            self._finished[key] = folder
+        return self._finished[key]
+
+    def _resolve(self, spec: StageSpec, reference: str, seed: int) -> list[Resolved]:
+        if not reference.startswith("@"):
+            return [self._external(spec, reference)]
+        name, _, inside = reference[1:].partition("/")
+        upstream = self.recipe.stages[name]
+        spans = getattr(spec.module, "ALL_SEEDS", False) and stage_seed(upstream, 1) == 1
+        seeds = self.recipe.settings.seeds if spans else [seed]
+        return [self._internal(spec, upstream, inside, one) for one in seeds]
+
+    def _internal(self, spec: StageSpec, upstream: StageSpec, inside: str, seed: int) -> Resolved:
+        folder = self.finished(upstream, seed)
+        if folder is None:
+            raise ConfigError(
+                f"{spec.name}: its input '@{upstream.name}' is not finished for seed {seed}; "
+                f"run `e2h {upstream.kind} {upstream.file}` first, or the whole recipe"
+            )
+        done = read_done(folder)
+        assert done is not None
+        files = done["files"]
+        if firewall.allowed_scope(spec.kind, spec.name) == "easy":
+            # A stage that may not open the sealed file must not depend on it, not even by its hash.
+            files = {name: digest for name, digest in files.items() if name not in firewall.ABOUT_SEALED}
+        path = folder / inside if inside else folder
+        if not path.exists():
+            raise ConfigError(
+                f"{spec.name}: '@{upstream.name}' has no {inside!r}; it has {', '.join(sorted(files)[:8])}"
+            )
+        labels = sorted({record["file"] for record in done["labels_read"]} | set(done["labels_inherited"]))
+        if Path(inside).name in firewall.SEALED_FILES:
+            firewall.check_file(spec.kind, spec.name, inside)
+            labels = sorted({*labels, firewall.SEALED_LABELS})
+        return Resolved(path, hash_data(files), folder, labels)
+
+    def _external(self, spec: StageSpec, reference: str) -> Resolved:
+        if reference.startswith("asset:"):
+            path = ASSETS / reference.removeprefix("asset:")
+        else:
+            path = Path(reference).expanduser()
+        if not path.exists() and not looks_like_hub_id(reference):
+            raise FileNotFoundError(
+                f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id"
+            )
+        if not path.exists():
+            return Resolved(Path(reference), hash_data(reference))
+        key = str(path.resolve())
+        if key not in self._digests:
+            self._digests[key] = hash_data(hash_tree(path)) if path.is_dir() else hash_file(path)
+        return Resolved(path.resolve(), self._digests[key])
+
+
+def stage_seed(spec: StageSpec, seed: int) -> int:
+    """The seed that a stage sees: data preparation and reports are the same for all seeds of a run."""
+    return seed if getattr(spec.module, "SEEDED", True) else 0
+
+
+def looks_like_hub_id(reference: str) -> bool:
+    return reference.count("/") == 1 and not reference.startswith((".", "/", "~")) and not Path(reference).suffix
