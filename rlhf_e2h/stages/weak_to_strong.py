@@ -2,6 +2,7 @@
 
 Reads graded easy samples (what the supervisor may know), samples of hard problems, and a bank of test samples. Writes
 scores.jsonl (each model's score of each test sample), predictions.jsonl (soft labels), filters.json, and the weights.
+With `step_labels` all of them label and learn single steps (process models); a sample scores as its worst step.
 With `supervision: truth`, in a stage whose name says so, the only model is the ceiling. `compare` makes the tables.
 
 Burns et al. 2023 (arXiv 2312.09390); EleutherAI, "Experiments in Weak-to-Strong Generalization".
@@ -9,17 +10,20 @@ Burns et al. 2023 (arXiv 2312.09390); EleutherAI, "Experiments in Weak-to-Strong
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.aggregate import aggregate
+from reward_models.encode import encode
+from reward_models.model import load_tokenizer
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.config import ConfigError, Input
+from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import SECTIONS
@@ -27,11 +31,11 @@ from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
-from rlhf_e2h.studies.features import last_token_features, solution_texts
+from rlhf_e2h.studies.features import token_features
 from rlhf_e2h.studies.probe_labels import ProbeSettings, probe_predictions, probed
-from rlhf_e2h.studies.students import FitSettings, Item, LossSettings, fit_soft, predict
+from rlhf_e2h.studies.students import FitSettings, Item, Labels, LossSettings, fit_soft, judge, predict, soft_contract
 
-VERSION = 1
+VERSION = 2
 SCORES = "scores.jsonl"
 PREDICTIONS = "predictions.jsonl"
 Row = dict[str, Any]
@@ -59,6 +63,7 @@ class Config:
     weak_base: Input | None = None  # the supervisor's model; the strong one if not given
     weak_layers: int = 0  # keep only so many layers of it: a small model without a download; 0: all
     levels: list[int] = field(default_factory=lambda: [4, 5])  # of the items that the student learns from
+    step_labels: Literal["none", "procedural"] = "none"  # procedural: everybody labels and learns steps, not outcomes
     limit: int | None = None  # at most so many solutions, for the supervisor and for the students
     students: dict[str, Student] = field(default_factory=lambda: {"xent": Student()})
     layers: Literal["middle", "last", "hase"] = "middle"  # hidden states that probes read
@@ -85,7 +90,7 @@ class Task:
     bank: list[Row]
     train: NDArray[np.bool_]  # (N,) transfer rows to learn from; the others choose checkpoints
 
-    def items(self, rows: list[Row]) -> list[Item]:
+    def items(self, rows: Sequence[Row]) -> list[Item]:
         return [(self.problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows]
 
 
@@ -93,16 +98,22 @@ def main(config: Config, run: StageRun) -> None:
     task = _task(config, run)
     scores: dict[str, NDArray[np.floating]] = {}
     if config.supervision == "truth":
-        labels_N = np.array([float(row["correct"]) for row in task.transfer])
-        scores["ceiling"], _ = _learn(config, run, task, "ceiling", labels_N, Student())
-        _finish(config, run, task, scores, labels_N, {})
+        labels = _truth(config, task, task.transfer)
+        scores["ceiling"] = _learn(config, run, task, "ceiling", labels, Student())
+        _finish(config, run, task, scores, labels, {})
         return
-    scores["weak"], weak_N = _supervise(config, run, task)
+    scores["weak"], weak = _supervise(config, run, task)
     features = _Features(config, run, task)
     about = {}
     for name, student in config.students.items():
-        scores[name], about[name] = _follow(config, run, task, name, weak_N, student, features)
-    _finish(config, run, task, scores, weak_N, about)
+        scores[name], about[name] = _follow(config, run, task, name, weak, student, features)
+    _finish(config, run, task, scores, weak, about)
+
+
+def _truth(config: Config, task: Task, rows: Sequence[Row]) -> Labels:
+    if config.step_labels == "none":
+        return [np.array([float(row["correct"])]) for row in rows]
+    return [np.array(procedural.step_labels(*item), dtype=float) for item in task.items(rows)]
 
 
 def _task(config: Config, run: StageRun) -> Task:
@@ -136,85 +147,97 @@ def _held_out(problem_id: str, share: float) -> bool:
     return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
-def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], Labels]:
     """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
     rows = read_jsonl(run.path(str(config.easy)) / GRADED, required=("problem_id", "text", "correct"))
     rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
     rows = _thinned(_distinct(rows), config.limit, run.seed)
-    labels_N = np.array([float(row["correct"]) for row in rows])
-    if len(set(labels_N.tolist())) < 2:
+    labels = _truth(config, task, rows)
+    if len(set(np.concatenate(labels).tolist())) < 2:
         raise ConfigError(f"{run.name}: {len(rows)} easy samples, not both right and wrong ones; sample more of them")
     shared = {row["problem_id"] for row in rows} & {row["problem_id"] for row in (*task.bank, *task.transfer)}
     if shared:
         raise ConfigError(f"{run.name}: {len(shared)} problems of the supervisor are also labelled by it")
-    scorer = fit_soft(
-        run.path(config.weak_base or config.base), task.items(rows), labels_N, run.out / "models" / "weak",
-        config.weak_fit, run.seed, template=config.template, layers=config.weak_layers,
-    )  # fmt: skip
-    return predict(scorer, task.items(task.bank)), predict(scorer, task.items(task.transfer))
+    with run.progress(1, "weak", "runs") as bar:
+        scorer = fit_soft(
+            run.path(config.weak_base or config.base), task.items(rows), labels, run.out / "models" / "weak",
+            config.weak_fit, run.seed, template=config.template, layers=config.weak_layers, kind=_kind(config),
+        )  # fmt: skip
+        bar.advance(1)
+    return predict(scorer, task.items(task.bank)), judge(scorer, task.items(task.transfer))
+
+
+def _kind(config: Config) -> Literal["orm", "prm"]:
+    return "orm" if config.step_labels == "none" else "prm"
 
 
 class _Features:
-    """Hidden states of the untrained strong model, made when a probe first asks for them."""
+    """Hidden states of the untrained strong model where labels are, made when a probe first asks for them."""
 
     def __init__(self, config: Config, run: StageRun, task: Task) -> None:
-        self.config, self.run, self.task = config, run, task
-        self._cached: dict[str, NDArray[np.float32]] = {}
+        self.config, self.base, self.task = config, run.path(config.base), task
+        self._cached: dict[str, tuple[NDArray[np.float32], list[int]]] = {}
 
-    def of(self, which: Literal["transfer", "bank"]) -> NDArray[np.float32]:
+    def of(self, which: Literal["transfer", "bank"]) -> tuple[NDArray[np.float32], list[int]]:
+        """Features (R, D) of all read-outs of all solutions, and how many each solution has (N,)."""
         if which not in self._cached:
-            rows = getattr(self.task, which)
-            texts = solution_texts(dict(self.task.problems), rows, self.config.template)
-            self._cached[which] = last_token_features(self.run.path(self.config.base), texts, self.config.layers)
+            items = self.task.items(getattr(self.task, which))
+            kind = _kind(self.config)
+            contract = soft_contract(kind, self.config.template)
+            encoded = encode(load_tokenizer(self.base), contract, [p for p, _ in items], [steps for _, steps in items])
+            positions = [row.positions if kind == "prm" else row.positions[-1:] for row in encoded]
+            states_RD = token_features(self.base, [row.ids for row in encoded], positions, self.config.layers)
+            self._cached[which] = states_RD, [len(row) for row in positions]
         return self._cached[which]
 
 
 def _follow(
-    config: Config, run: StageRun, task: Task, name: str, weak_N: NDArray[np.floating], student: Student,
-    features: _Features,
-) -> tuple[NDArray[np.floating], dict[str, Any]]:  # fmt: skip
+    config: Config, run: StageRun, task: Task, name: str, weak: Labels, student: Student, features: _Features
+) -> tuple[NDArray[np.floating], dict[str, Any]]:
     if student.probe.kind == "none":
-        return _learn(config, run, task, name, weak_N, student)[0], {}
-    x_ND, train = features.of("transfer"), task.train
+        return _learn(config, run, task, name, weak, student), {}
+    (x_RD, sizes), weak_R = features.of("transfer"), np.concatenate(weak)
+    train_R = np.repeat(task.train, sizes)
     if student.probe.use == "predict":
-        scores_M = probe_predictions(student.probe, x_ND[train], weak_N[train], features.of("bank"))
-        return scores_M, {}
-    result = probed(student.probe, x_ND[train], weak_N[train])
-    labels_N, keep_N = weak_N.copy(), train.copy()
-    labels_N[train] = result.labels
-    keep_N[train] = result.kept
-    narrowed = dataclasses.replace(task, train=keep_N)
-    about = {"of": int(train.sum()), **result.about}
-    # what was filtered out must not choose the checkpoint either
-    return _learn(config, run, narrowed, name, labels_N, student, ~task.train)[0], about
+        bank_RD, bank_sizes = features.of("bank")
+        found = _split(probe_predictions(student.probe, x_RD[train_R], weak_R[train_R], bank_RD), bank_sizes)
+        aggregation = soft_contract(_kind(config), config.template).aggregation
+        return np.array([aggregate(np.clip(row, 0, 1), aggregation) for row in found]), {}
+    result = probed(student.probe, x_RD[train_R], weak_R[train_R])
+    labels_R = weak_R.copy()  # held-out solutions keep theirs: what is filtered out must not choose the checkpoint
+    labels_R[train_R] = np.where(result.kept, result.labels, np.nan)
+    about = {"of": int(train_R.sum()), **result.about}
+    return _learn(config, run, task, name, _split(labels_R, sizes), student), about
+
+
+def _split(values_R: NDArray[np.floating], sizes: Sequence[int]) -> Labels:
+    return np.split(values_R, np.cumsum(sizes)[:-1])
 
 
 def _learn(
-    config: Config, run: StageRun, task: Task, name: str, labels_N: NDArray[np.floating], student: Student,
-    choosing: NDArray[np.bool_] | None = None,
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:  # fmt: skip
-    """Bank scores and transfer labels of a fresh strong model, after its strong-to-strong rounds."""
-    items, choosing_N = task.items(task.transfer), ~task.train if choosing is None else choosing
+    config: Config, run: StageRun, task: Task, name: str, labels: Labels, student: Student
+) -> NDArray[np.floating]:
+    """Bank scores of a fresh strong model, after its strong-to-strong rounds."""
+    items = task.items(task.transfer)
+    train, held = np.flatnonzero(task.train), np.flatnonzero(~task.train)
     for round_ in range(student.rounds + 1):
-        train = np.flatnonzero(task.train)
-        held = np.flatnonzero(choosing_N)
-        label = f"{name} {round_ + 1}/{student.rounds + 1}"
-        with run.progress(1, label, "runs") as bar:
+        with run.progress(1, f"{name} {round_ + 1}/{student.rounds + 1}", "runs") as bar:
             scorer = fit_soft(
-                run.path(config.base), [items[i] for i in train], labels_N[train], run.out / "models" / name,
-                config.fit, run.seed, student.loss, config.template,
-                validation=([items[i] for i in held], labels_N[held]) if len(held) else None,
+                run.path(config.base), [items[i] for i in train], [labels[i] for i in train],
+                run.out / "models" / name, config.fit, run.seed, student.loss, config.template,
+                validation=([items[i] for i in held], [labels[i] for i in held]) if len(held) else None,
                 on_log=lambda logs: run.log({f"{name}/{k}": v for k, v in logs.items() if k != "max_steps"}),
+                kind=_kind(config),
             )  # fmt: skip
             bar.advance(1)
         if round_ < student.rounds:
-            labels_N = predict(scorer, items)
-    return predict(scorer, task.items(task.bank)), labels_N
+            labels = judge(scorer, items)
+    return predict(scorer, task.items(task.bank))
 
 
 def _finish(
     config: Config, run: StageRun, task: Task, scores: dict[str, NDArray[np.floating]],
-    labels_N: NDArray[np.floating], about: dict[str, Any],
+    labels: Labels, about: dict[str, Any],
 ) -> None:  # fmt: skip
     def scored() -> Any:
         for name, values in scores.items():
@@ -230,10 +253,16 @@ def _finish(
                 {
                     "problem_id": row["problem_id"],
                     "sample_id": row["sample_id"],
-                    "soft_pred": [float(1 - label), float(label)],
+                    **_predictions(config, label_S.tolist()),
                 }
-                for row, label in zip(task.transfer, labels_N, strict=True)
+                for row, label_S in zip(task.transfer, labels, strict=True)
             ),
         )
         write_json(run.out / "filters.json", about)
-    run.finish(models=len(scores), items=len(task.transfer), label_mean=float(labels_N.mean()))
+    run.finish(models=len(scores), items=len(task.transfer), label_mean=float(np.concatenate(labels).mean()))
+
+
+def _predictions(config: Config, labels: list[float]) -> Row:
+    if config.step_labels == "none":
+        return {"soft_pred": [1 - labels[0], labels[0]]}
+    return {"step_soft_pred": [[1 - label, label] for label in labels]}

@@ -111,7 +111,8 @@ def reward_scores(
     def items(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
         return [(problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows]
 
+    labels = list(labels_N[:, None])  # one outcome each
     scorer = fit_soft(
-        base, items([train.rows[i] for i in chosen]), labels_N, run.scratch / "rm", fit, run.seed, template=template
+        base, items([train.rows[i] for i in chosen]), labels, run.scratch / "rm", fit, run.seed, template=template
     )
     return predict(scorer, items(test.rows))

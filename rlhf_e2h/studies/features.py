@@ -1,8 +1,8 @@
-"""Hidden states at the last token of a solution, from a policy or base model: what probes read."""
+"""Hidden states at the last token of a solution or of its steps, from a policy or base model: what probes read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reward_models.model import pick_device
+from reward_models.model import load_tokenizer, pick_device
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.models import load_policy
 from rlhf_e2h.prompts import SECTIONS
@@ -35,32 +35,35 @@ def solution_texts(problems: dict[str, Any], rows: Sequence[dict[str, Any]], tem
     return [template.replace("{problem}", problems[row["problem_id"]]["problem"]) + row["text"] for row in rows]
 
 
-@torch.inference_mode()
-def last_token_features(
-    path: str | Path, texts: Sequence[str], which: str = "middle", on_batch: Callable[[int], None] | None = None
-) -> NDArray[np.float32]:
-    """Features (N, D) of the last token of each text; D is hidden size x number of chosen layers.
+def last_token_features(path: str | Path, texts: Sequence[str], which: str = "middle") -> NDArray[np.float32]:
+    """Features (N, D) of the last token of each text; see `token_features`."""
+    ids = load_tokenizer(path)(list(texts), add_special_tokens=False)["input_ids"]
+    return token_features(path, ids, [[len(row) - 1] for row in ids], which)
 
-    Texts are read in batches of similar length, and only the chosen states are kept, so memory is N x D.
+
+@torch.inference_mode()
+def token_features(
+    path: str | Path, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], which: str = "middle"
+) -> NDArray[np.float32]:
+    """Features (R, D) of R tokens: the chosen positions of each row of ids, in order.
+
+    D is hidden size x number of chosen layers. Rows are read in batches of similar length, and only the chosen states
+    are kept, so memory is R x D.
 
     Raises:
-        ValueError: an empty text, or one longer than the model reads.
+        ValueError: an empty row, or one longer than the model reads.
     """
     model, tokenizer = load_policy(path)
     device = pick_device(None)
     model = model.to(device).eval()  # type: ignore[arg-type]
     layers = chosen_layers(which, model.config.num_hidden_layers)
-    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     lengths = np.array([len(row) for row in ids])
     limit = getattr(model.config, "max_position_embeddings", None) or lengths.max()
     if lengths.min() < 1 or lengths.max() > limit:
         raise ValueError(f"texts have {lengths.min()} to {lengths.max()} tokens; the model reads 1 to {limit}")
-    features_ND = np.zeros((len(ids), model.config.hidden_size * len(layers)), dtype=np.float32)
-    budget = TOKENS.get(device.type, TOKENS["cuda"])
-    order = np.argsort(lengths, kind="stable")[::-1]
-    start = 0
-    while start < len(order):
-        batch = order[start : start + max(1, budget // lengths[order[start]])]
+    first = np.concatenate([[0], np.cumsum([len(row) for row in positions])])
+    features_RD = np.zeros((first[-1], model.config.hidden_size * len(layers)), dtype=np.float32)
+    for batch in _batches(lengths, TOKENS.get(device.type, TOKENS["cuda"])):
         width = int(lengths[batch].max())
         ids_BT = np.full((len(batch), width), tokenizer.pad_token_id)
         for line, index in enumerate(batch):
@@ -72,11 +75,16 @@ def last_token_features(
             output_hidden_states=True,
             use_cache=False,
         ).hidden_states
-        last = torch.from_numpy(lengths[batch] - 1)
-        rows = torch.arange(len(batch))
-        found = torch.cat([states[layer].cpu()[rows, last].float() for layer in layers], dim=1)
-        features_ND[batch] = found.numpy()
+        for line, index in enumerate(batch):
+            found = torch.cat([states[layer][line, list(positions[index])].float() for layer in layers], dim=1)
+            features_RD[first[index] : first[index + 1]] = found.cpu().numpy()
+    return features_RD
+
+
+def _batches(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of similar length, the longest first, at most `budget` tokens of padded text at once."""
+    order, start = np.argsort(lengths, kind="stable")[::-1], 0
+    while start < len(order):
+        batch = order[start : start + max(1, budget // lengths[order[start]])]
+        yield batch
         start += len(batch)
-        if on_batch:
-            on_batch(len(batch))
-    return features_ND

@@ -1,7 +1,7 @@
-"""Train a reward model on soft outcome labels with the losses of `weak_losses`: supervisor, student and ceiling alike.
+"""Train a reward model on soft labels with the losses of `weak_losses`: supervisor, student and ceiling alike.
 
 The model, its read-out and its contract are those of `reward_models`, so that the result is scored, served and exported
-like any other outcome reward model. Only the label (a probability) and the loss differ.
+like any other outcome or process reward model. Only the labels (probabilities) and the loss differ.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.studies import weak_losses
 
 Item = tuple[str, list[str]]  # problem, steps of a solution
+Labels = list[NDArray[np.floating]]  # of each solution: P(right) of every step (S,), or of its outcome (1,)
 
 
 @dataclass
@@ -62,10 +63,13 @@ class FitSettings:
 
 
 class SoftRows(Dataset):
-    """Rows of (ids (T,), soft label); the label is read at the last token of the solution."""
+    """Rows of ids (T,) with the R tokens at which the solution is read and the soft label (R,) there."""
 
-    def __init__(self, ids: list[list[int]], positions: list[int], labels: list[float], pad_id: int) -> None:
-        self.ids, self.positions, self.labels, self.pad_id = ids, positions, labels, pad_id
+    def __init__(self, pad_id: int) -> None:
+        self.ids: list[list[int]] = []
+        self.positions: list[list[int]] = []
+        self.labels: list[list[float]] = []
+        self.pad_id = pad_id
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,20 +78,23 @@ class SoftRows(Dataset):
         return index
 
     def collate(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` (B, T) padded on the right, `positions`, `labels` (B,)."""
+        """`input_ids`, `attention_mask` (B, T) padded on the right; `rows`, `positions`, `labels` of all read-outs."""
         width = max(len(self.ids[index]) for index in indices)
         ids = [self.ids[index] + [self.pad_id] * (width - len(self.ids[index])) for index in indices]
         mask = [[1] * len(self.ids[index]) + [0] * (width - len(self.ids[index])) for index in indices]
+        rows = [row for row, index in enumerate(indices) for _ in self.positions[index]]
+        labels = [label for index in indices for label in self.labels[index]]
         return {
             "input_ids": torch.tensor(ids),
             "attention_mask": torch.tensor(mask),
-            "positions": torch.tensor([self.positions[index] for index in indices]),
-            "labels": torch.tensor([self.labels[index] for index in indices], dtype=torch.float32),
+            "rows": torch.tensor(rows),
+            "positions": torch.tensor([position for index in indices for position in self.positions[index]]),
+            "labels": torch.tensor(labels, dtype=torch.float32),
         }
 
 
 class SoftTrainer(Trainer):
-    """The Hugging Face Trainer with one soft label a row and a choice of loss."""
+    """The Hugging Face Trainer with soft labels and a choice of loss."""
 
     def __init__(
         self, model: Any, arguments: TrainingArguments, rows: SoftRows, loss: LossSettings, radius: float,
@@ -107,10 +114,9 @@ class SoftTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels_B, positions_B = inputs.pop("labels"), inputs.pop("positions")
+        rows_R, positions_R, labels_R = (inputs.pop(name) for name in ("rows", "positions", "labels"))
         outputs = model(**inputs)
-        rows_B = torch.arange(len(labels_B), device=labels_B.device)
-        loss = self._loss(outputs.logits.squeeze(-1)[rows_B, positions_B].float(), labels_B)
+        loss = self._loss(outputs.logits.squeeze(-1)[rows_R, positions_R].float(), labels_R)
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(
@@ -122,38 +128,40 @@ class SoftTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
         return logged
 
-    def _loss(self, logits_B: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def _loss(self, logits_R: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
         settings = self.loss_settings
         c = weak_losses.coefficient(self.state.global_step, settings.weight, settings.warmup)
         if settings.name == "logconf":
             prior = 0.5 if settings.balance_batch else None
             if settings.balance_batch:
-                labels_B = weak_losses.balanced(labels_B)
-            self.history_H = weak_losses.extended(self.history_H.to(logits_B.device), logits_B)
-            return weak_losses.logconf(logits_B, labels_B, c, self.history_H, prior)
+                labels_R = weak_losses.balanced(labels_R)
+            self.history_H = weak_losses.extended(self.history_H.to(logits_R.device), logits_R)
+            return weak_losses.logconf(logits_R, labels_R, c, self.history_H, prior)
         if settings.name == "entropy":
-            return weak_losses.entropy(logits_B, labels_B, c)
+            return weak_losses.entropy(logits_R, labels_R, c)
         if settings.name == "window":
-            return weak_losses.window(logits_B, labels_B, self.radius)
-        return {"xent": weak_losses.xent, "kl": weak_losses.kl}[settings.name](logits_B, labels_B)
+            return weak_losses.window(logits_R, labels_R, self.radius)
+        return {"xent": weak_losses.xent, "kl": weak_losses.kl}[settings.name](logits_R, labels_R)
 
 
 def fit_soft(
     base: str | Path,
     items: Sequence[Item],
-    labels_N: NDArray[np.floating],
+    labels: Labels,
     out: Path,
     settings: FitSettings,
     seed: int,
     loss: LossSettings | None = None,
     template: str | None = None,
     layers: int = 0,
-    validation: tuple[Sequence[Item], NDArray[np.floating]] | None = None,
+    validation: tuple[Sequence[Item], Labels] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
+    kind: Literal["orm", "prm"] = "orm",
 ) -> Scorer:
-    """Train an outcome reward model on soft labels in [0, 1], save it in `out` and return it ready to score.
+    """Train a reward model on soft labels in [0, 1], save it in `out` and return it ready to score.
 
     Args:
+        labels: for each item one label for its outcome (`kind` orm) or one a step (prm); NaN is not learnt from.
         layers: keep only the first so many layers of the base (a small model without a download); 0 keeps all.
         validation: items with (weak) labels; hardened at 1/2, their AUC chooses the checkpoint if `eval_every` is set.
 
@@ -161,14 +169,15 @@ def fit_soft(
         ConfigError: no item fits `max_length`, or more layers than there are.
     """
     loss = loss or LossSettings()
-    contract = StepContract("orm", template=template or SECTIONS.template, separator=SECTIONS.separator)
+    contract = soft_contract(kind, template)
     tokenizer = load_tokenizer(base)
-    rows, kept_N = _rows(tokenizer, contract, items, labels_N, settings.max_length)
+    rows = _rows(tokenizer, contract, items, labels, settings.max_length)
     torch.manual_seed(seed)
     model = _model(base, contract, settings, layers)
     model.config.pad_token_id = tokenizer.pad_token_id
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
-    radius = weak_losses.midweak_radius(torch.as_tensor(labels_N[kept_N])) if loss.radius is None else loss.radius
+    learnt_R = torch.tensor([label for row in rows.labels for label in row])
+    radius = weak_losses.midweak_radius(learnt_R) if loss.radius is None else loss.radius
     arguments = _arguments(out / "checkpoints", settings, len(rows), seed, choose=validation is not None)
     evaluate_fn = (lambda: weak_auc(scorer, *validation)) if validation else None
     trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn)
@@ -191,23 +200,45 @@ def predict(scorer: Scorer, items: Sequence[Item]) -> NDArray[np.float64]:
     return np.where(np.isfinite(scores_N), scores_N, 0.5)
 
 
-def weak_auc(scorer: Scorer, items: Sequence[Item], labels_N: NDArray[np.floating]) -> dict[str, float]:
+def soft_contract(kind: Literal["orm", "prm"], template: str | None) -> StepContract:
+    """How a model of the study reads solutions; `template` as in `StepContract`, the policy's prompt if None."""
+    return StepContract(kind, template=template or SECTIONS.template, separator=SECTIONS.separator)
+
+
+def judge(scorer: Scorer, items: Sequence[Item]) -> Labels:
+    """What a model says of each solution: P(right) of its steps if it is a process model, else of its outcome.
+
+    1/2 where a solution is too long to be read.
+    """
+    by_step = scorer.contract.kind == "prm"
+    found = []
+    for (_, steps), result in zip(items, scorer.score_stream(items), strict=True):
+        unread = [0.5] * (len(steps) if by_step else 1)
+        found.append(np.array(unread if result.skipped else result.steps if by_step else [result.score]))
+    return found
+
+
+def weak_auc(scorer: Scorer, items: Sequence[Item], labels: Labels) -> dict[str, float]:
     """AUC against labels hardened at 1/2: all that model selection may know. 1/2 if they are of one class."""
-    found = auc((labels_N > 0.5).astype(int), predict(scorer, items))
+    found = auc((np.concatenate(labels) > 0.5).astype(int), np.concatenate(judge(scorer, items)))
     return {"auc": 0.5 if found is None else found}
 
 
-def _rows(
-    tokenizer: Any, contract: StepContract, items: Sequence[Item], labels_N: NDArray[np.floating], max_length: int
-) -> tuple[SoftRows, NDArray[np.bool_]]:
+def _rows(tokenizer: Any, contract: StepContract, items: Sequence[Item], labels: Labels, max_length: int) -> SoftRows:
     encoded = encode(tokenizer, contract, [problem for problem, _ in items], [steps for _, steps in items])
-    kept_N = np.array([len(row.ids) <= max_length for row in encoded], dtype=bool)
-    if not kept_N.any():
-        raise ConfigError(f"none of {len(items)} solutions has at most {max_length} tokens; raise max_length")
-    kept = [row for row, keep in zip(encoded, kept_N, strict=True) if keep]
-    labels = [float(label) for label in np.asarray(labels_N)[kept_N]]
-    rows = SoftRows([row.ids for row in kept], [row.positions[-1] for row in kept], labels, tokenizer.pad_token_id)
-    return rows, kept_N
+    rows = SoftRows(tokenizer.pad_token_id)
+    for row, label_S in zip(encoded, labels, strict=True):
+        # an outcome is read where the last step is
+        known = [(p, float(v)) for p, v in zip(row.positions[-len(label_S) :], label_S, strict=True) if not np.isnan(v)]
+        if len(row.ids) <= max_length and known:
+            rows.ids.append(row.ids)
+            rows.positions.append([position for position, _ in known])
+            rows.labels.append([label for _, label in known])
+    if not len(rows):
+        raise ConfigError(
+            f"of {len(items)} solutions none has a label and at most {max_length} tokens; raise max_length"
+        )
+    return rows
 
 
 def _model(base: str | Path, contract: StepContract, settings: FitSettings, layers: int) -> Any:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from reward_models.records import read_jsonl, write_jsonl
+from reward_models.score import Scorer
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.firewall import SEALED_LABELS, FirewallError, write_split
 from rlhf_e2h.data.procedural import make_problems
 from rlhf_e2h.models import ModelShape, new_llama, save_policy
 from rlhf_e2h.pipeline import run_recipe
+from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.run_files import read_done
 
@@ -202,6 +204,34 @@ def test_poisoned_hard_truth_leaves_weakly_supervised_weights_alone(made, weak):
     name = "models/ceiling/model.safetensors"
     ceilings = [read_done(stage_folder(runs, "ceiling_full"))["files"][name] for runs in (weak, poisoned)]
     assert ceilings[0] != ceilings[1]
+
+
+def test_weak_to_strong_on_steps(made):
+    """Every step of every solution has a label; a probe may drop some; a sample scores as its worst step."""
+    files = {"4_weak_to_strong.yaml": WEAK["4_weak_to_strong.yaml"] + "step_labels: procedural\n"}
+    folder = stage_folder(run(made, files), "weak_to_strong")
+    problems = {row["problem_id"]: row for row in read_jsonl(made / "clean" / "data" / "problems_train.jsonl")}
+    samples = {
+        (row["problem_id"], row["sample_id"]): row for row in read_jsonl(made / "clean" / "train" / "samples.jsonl")
+    }
+    predictions = read_jsonl(folder / "predictions.jsonl")
+    for row in predictions:
+        assert problems[row["problem_id"]]["level"] in (4, 5)
+        steps = SECTIONS.split_steps(samples[row["problem_id"], row["sample_id"]]["text"])
+        assert len(row["step_soft_pred"]) == len(steps) and all(math.isclose(sum(p), 1) for p in row["step_soft_pred"])
+    topo = json.loads((folder / "filters.json").read_text())["topo"]
+    of_all = sum(len(row["step_soft_pred"]) for row in predictions)
+    # steps, not solutions; those of held-out problems are not learnt from
+    assert len(predictions) < topo["of"] < of_all and topo["removed"] > 0
+    config = json.loads((folder / "models" / "weak" / "config.json").read_text())
+    assert config["step_contract"]["kind"] == "prm"
+    bank = {(r["problem_id"], r["sample_id"]): r for r in read_jsonl(made / "clean" / "bank" / "samples.jsonl")}
+    tests = {row["problem_id"]: row["problem"] for row in read_jsonl(made / "clean" / "data" / "problems_test.jsonl")}
+    scorer = Scorer.from_pretrained(folder / "models" / "xent")
+    for row in [r for r in read_jsonl(folder / "scores.jsonl") if r["method"] == "xent"][:5]:
+        text = bank[row["problem_id"], row["sample_id"]]["text"]
+        (again,) = scorer.score(tests[row["problem_id"]], [SECTIONS.split_steps(text)])
+        assert row["score"] == pytest.approx(min(again.steps), abs=1e-5)
 
 
 def test_gap_from_arms_to_figures(made):
