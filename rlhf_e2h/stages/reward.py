@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from transformers import AutoConfig
 
 from reward_models.contract import StepContract
@@ -52,6 +53,8 @@ class Config:
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
     template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
+    # PRM, OPRM: train on at most so many faultless solutions for each one with a wrong step; a random choice
+    faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
     held_out: float = 0.1  # share of problems whose records are kept for validation
     # log training dynamics for `e2h map`: one more reading of the data each epoch
     dynamics: bool = field(default=False, metadata={"added": True})
@@ -64,6 +67,11 @@ class Config:
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
 
     def __post_init__(self) -> None:
+        if self.faultless_per_faulty is not None and (self.kind == "orm" or self.faultless_per_faulty <= 0):
+            raise ValueError(
+                f"faultless_per_faulty is {self.faultless_per_faulty} for kind {self.kind!r}; it must be above 0, and "
+                "is for prm and oprm; an orm has `balance`"
+            )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
                 f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
@@ -81,6 +89,8 @@ def main(config: Config, run: StageRun) -> None:
     kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
     training = [record for record in records if record.problem not in kept_out]
     validation = [record for record in records if record.problem in kept_out]
+    if config.faultless_per_faulty is not None:
+        training = thinned(training, config.faultless_per_faulty, run.seed)
     by_text = {p["problem"]: p for p in rows}
     items = reward_items(training, config.kind, by_text)
     if not training or not validation:
@@ -201,6 +211,18 @@ def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
         most = int(ratio * min(len(group[True]), len(group[False])))
         kept += group[True][:most] + group[False][:most]
     return kept
+
+
+def thinned(records: list[Stepwise], ratio: float, seed: int) -> list[Stepwise]:
+    """All records with a step labelled wrong, and at random at most `ratio` times as many of the others, in order.
+
+    What a process reward model learns from is wrong steps; where most solutions are faultless they drown.
+    """
+    faulty = [0 in (record.labels or []) for record in records]
+    others = np.flatnonzero(~np.array(faulty, dtype=bool))
+    chosen = np.random.default_rng(seed).permutation(others)[: int(ratio * sum(faulty))]
+    keep = {*np.flatnonzero(faulty).tolist(), *chosen.tolist()}
+    return [record for index, record in enumerate(records) if index in keep]
 
 
 def _held_out(problem: str, share: float) -> bool:

@@ -2,11 +2,12 @@
 
 import pytest
 
+from reward_models.records import Stepwise
 from rlhf_e2h.judge import vote
 from rlhf_e2h.stages.dpo import Config as DpoConfig
 from rlhf_e2h.stages.dpo import pairs
 from rlhf_e2h.stages.rest import keep
-from rlhf_e2h.stages.reward import balanced
+from rlhf_e2h.stages.reward import Config, balanced, thinned
 from rlhf_e2h.stages.sample import choose
 
 
@@ -76,3 +77,20 @@ def test_orm_records_keep_right_and_wrong_within_the_ratio():
 def test_a_limit_takes_from_every_level(limit, levels):
     problems = [{"problem_id": str(i), "level": level} for i, level in enumerate([1, 1, 1, 5, 5])]
     assert [p["level"] for p in choose(problems, None, limit)] == levels
+
+
+def test_faultless_solutions_are_thinned_at_random_and_faulty_ones_kept():
+    records = [Stepwise("p", ["a", "b"], [1, int(i % 10 != 0)], 1, {"n": i}) for i in range(100)]  # 10 faulty
+    kept = thinned(records, 0.5, seed=3)
+    numbers = [record.extra["n"] for record in kept]
+    assert numbers == sorted(numbers) and len(kept) == 15
+    assert {n for n in numbers if n % 10 == 0} == set(range(0, 100, 10))
+    assert thinned(records, 0.5, seed=3) == kept != thinned(records, 0.5, seed=4)
+    assert thinned(records, 1000.0, seed=3) == records
+
+
+def test_thinning_is_refused_where_it_means_nothing():
+    with pytest.raises(ValueError, match="for kind 'orm'"):
+        Config(kind="orm", base="b", data="d", faultless_per_faulty=1.0)
+    with pytest.raises(ValueError, match="above 0"):
+        Config(kind="prm", base="b", data="d", faultless_per_faulty=0.0)
