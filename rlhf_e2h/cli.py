@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -195,24 +197,26 @@ def _run_stage_file(args: argparse.Namespace) -> int:
 
 
 def _print_settings(kind: str) -> int:
-    """Each setting with its default and the comment that stands beside it in the code."""
     import importlib
+
+    print(f"stage: {kind}")
+    _print_fields(importlib.import_module(f"rlhf_e2h.stages.{kind}").Config, "  ")
+    return 0
+
+
+def _print_fields(config: Any, indent: str) -> None:
+    """Each setting with its default and the comment that stands beside it in the code; groups with theirs below."""
     import inspect
 
-    config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
-    print(f"stage: {kind}")
-    body = inspect.getsource(config).split("\n")[1:]
-    for line in body:
-        code = line.strip()
-        if (
-            code
-            and not code.startswith(('"""', "def ", "@", "if ", "raise ", "return "))
-            and ":" in code
-            and line.startswith("    ")
-            and not line.startswith("     ")
-        ):
-            print(f"  {code}")
-    return 0
+    factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
+    for line in inspect.getsource(config).split("\n"):
+        setting = re.match(r"    (\w+): ", line)
+        if not setting and not line.startswith("    # "):
+            continue
+        print(indent + line.strip())
+        group = factories.get(setting[1]) if setting else None
+        if dataclasses.is_dataclass(group):
+            _print_fields(group, indent + "  ")
 
 
 def quiet_libraries() -> None:

@@ -37,9 +37,8 @@ class PPOSettings:
     # trainer: log-probabilities of the sampled tokens are computed again; sampler: those of the sampler are taken,
     # which saves a forward pass and is exact in float32 (rollout/logprob_diff_mean says how exact)
     old_logprobs: Literal["trainer", "sampler"] = "trainer"
-    importance_cap: float | None = (
-        None  # with trainer: truncated importance weights pi_trainer / pi_sampler, at most this
-    )
+    # with trainer: truncated importance weights pi_trainer / pi_sampler, at most this
+    importance_cap: float | None = None
     # reward: r_t = step reward + outcome + penalty - kl_coef * kl_t
     step_scheme: str = "min_decrement"  # terminal, sum, min_decrement, prod_decrement, min_form, potential
     step_options: dict[str, float | str | bool] = field(default_factory=dict)  # of the scheme, e.g. {bonus: 0.25}

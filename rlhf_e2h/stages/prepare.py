@@ -63,21 +63,18 @@ class Config:
     # problems: procedural, math, gsm8k, jsonl (rows of your own); solutions of them: prm800k, metamath, shepherd
     # apps: programs with their tests (see coding/problems.py)
     source: Literal["procedural", "math", "gsm8k", "jsonl", "apps", "prm800k", "metamath", "shepherd"] = "procedural"
-    train: Input | None = (
-        None  # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
-    )
+    # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
+    train: Input | None = None
     test: Input | None = None  # the test side; may be missing with `split: random`
-    hub_id: str = (
-        ""  # in place of files: a hub data set with the splits train and test, for instance EleutherAI/hendrycks_math
-    )
+    # in place of files: a hub data set with the splits train and test, for instance EleutherAI/hendrycks_math
+    hub_id: str = ""
     hub_revision: str = ""  # commit of the hub data set; give one to get the same rows next year
     hub_configs: list[str] = field(default_factory=list)  # parts of the hub data set; all of them if empty
     # files: test is the test side, validation comes out of train. random: one pool.
     # paper: test is MATH500, validation comes out of the test side with MATH500's counts, all other problems train.
     split: Literal["files", "random", "paper"] = "files"
-    test_subset: Input = (
-        ""  # split: paper: file with the MATH500 problems; without it rows marked `in_math500` are taken
-    )
+    # split: paper: file with the MATH500 problems; without it rows marked `in_math500` are taken
+    test_subset: Input = ""
     data_seed: int = 0  # decides the split; the seeds of a recipe's runs share it
     train_size: int = 0  # problems to keep, with the mix of levels and subjects of the whole; 0: all
     validation_size: int = 0  # problems; 0: none, or MATH500's counts with `split: paper`
@@ -86,9 +83,8 @@ class Config:
     validation_per_level: list[int] = field(default_factory=list)
     test_per_level: list[int] = field(default_factory=list)
     easy_levels: list[int] = field(default_factory=lambda: list(EASY))  # whose labels training may read
-    unknown_level: Literal["error", "drop", "keep"] = (
-        "error"  # rows without a level; keep: train on them as hard problems
-    )
+    # rows without a level; keep: train on them as hard problems
+    unknown_level: Literal["error", "drop", "keep"] = "error"
     no_answer: Literal["error", "drop"] = "error"  # rows whose solution has no answer
     duplicate_id: Literal["error", "drop"] = "error"
     default_level: int = 0  # level of rows that have none, for sources without levels; 0: none

@@ -47,3 +47,11 @@ def test_every_stage_explains_itself(capsys):
         assert main([kind, "--settings"]) == 0
         shown = capsys.readouterr().out
         assert f"stage: {kind}" in shown and shown.count("\n") > 3
+        # a setting stands on one line, or its default and comment would be cut off
+        assert not [line for line in shown.split("\n") if line.endswith("(")]
+
+
+def test_settings_of_a_group_stand_below_it(capsys):
+    assert main(["reward", "--settings"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("  training: TrainSettings") < shown.index("\n    learning_rate: float = 2e-5")
