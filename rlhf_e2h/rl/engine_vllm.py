@@ -10,6 +10,8 @@ memory, and a server on the same machine through a file in memory (/dev/shm), no
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import math
 import os
@@ -54,7 +56,11 @@ class ColocatedVLLM:
         self.tokenizer = tokenizer
         self.folder = tempfile.TemporaryDirectory(prefix="e2h-vllm-")
         bare = plain_model(model)
-        bare.config.save_pretrained(self.folder.name)
+        # vLLM's CPU kernels pack the output layer when it is loaded and would keep packing of old tied embeddings
+        self.untied = bool(getattr(bare.config, "tie_word_embeddings", False)) and not torch.cuda.is_available()
+        config = copy.deepcopy(bare.config)
+        config.tie_word_embeddings = config.tie_word_embeddings and not self.untied
+        config.save_pretrained(self.folder.name)
         tokenizer.save_pretrained(self.folder.name)
         limit = settings.context or getattr(bare.config, "max_position_embeddings", None)
         self.llm = LLM(
@@ -101,7 +107,10 @@ class ColocatedVLLM:
         return collect(self.tokenizer, encoded, rows, sampling.n)
 
     def update(self, model: Any) -> None:
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(model)})
+        weights = plain_weights(model)
+        if self.untied:
+            weights = itertools.chain(weights, [("lm_head.weight", plain_model(model).lm_head.weight.detach())])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.llm.reset_prefix_cache()  # it holds what the old weights computed
 
     def close(self) -> None:

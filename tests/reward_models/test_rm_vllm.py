@@ -29,7 +29,7 @@ def start(model, log):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--runner", "pooling"]
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--runner", "pooling"]
     command += ["--chat-template", str(model / SCORE_TEMPLATE), "--port", str(port), "--dtype", "float32"]
     command += ["--served-model-name", "orm", "--max-model-len", "512", "--enforce-eager"]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -67,7 +67,7 @@ def test_vllm_ranks_as_the_scorer_does(tmp_path):
     problem = "What is 3?"
     documents = sorted({"\n\n".join(record.steps) for record in words_task(60, seed=5)})[:12]
     ours = [s.score for s in Scorer.from_pretrained(source).score(problem, [d.split("\n\n") for d in documents])]
-    assert len(documents) == 12 and max(ours) - min(ours) > 0.1
+    assert len(documents) == 12 and max(ours) - min(ours) > 0.05
     with (tmp_path / "vllm.log").open("w") as log:
         process, client = start(tmp_path / "orm", log)
         try:
