@@ -180,7 +180,7 @@ def test_lowest_layers_can_be_frozen(base, tmp_path):
 @pytest.mark.slow
 def test_qlora_trains_on_4_bit_weights_or_says_what_is_missing(base, tmp_path):
     settings = replace(LEARN, lora_rank=8, learning_rate=2e-2, load_in_4bit=True)
-    records, held_out = words_task(160, 1), words_task(60, 2)
+    records, held_out = words_task(400, 1), words_task(60, 2)
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(ValueError, match="pip install bitsandbytes"):
             train(base, records, "prm", tmp_path, settings)
