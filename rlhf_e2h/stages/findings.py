@@ -129,12 +129,13 @@ def _weak_words(rows: Sequence[Row], tested: Sequence[Row], reference: str) -> s
             f"{words} on hard problems, {weak['seeds']} seeds: weak {_interval(weak)}, student ({reference}) "
             f"{_interval(student)}, ceiling {_interval(top)}; PGR {_ratio(student, 'pgr')}."
         )
-    clear = [r for r in tested if r["metric"] == "auc" and r.get("t_p") is not None and r["t_p"] < 0.05]
+    ends = (weak_results.WEAK, weak_results.CEILING)
+    others = [r for r in tested if r["metric"] == "auc" and r["method"] not in ends]
+    clear = [r for r in others if r.get("t_p") is not None and r["t_p"] < 0.05]
     better = ", ".join(f"{r['method']} {r['difference']:+.3f} (p = {r['t_p']:.3f})" for r in clear)
-    count = sum(r["metric"] == "auc" for r in tested)
     parts.append(
-        f"Against {reference}, of {count} other ways to use the weak labels these differ in AUC by a paired t-test at "
-        f"5 %, not corrected for their number: {better or 'none'}."
+        f"Against {reference}, of {len(others)} other ways to use the weak labels these differ in AUC by a paired t-test "
+        f"at 5 %, not corrected for their number: {better or 'none'}."
     )
     return " ".join(parts)
 
