@@ -134,8 +134,8 @@ def _weak_words(rows: Sequence[Row], tested: Sequence[Row], reference: str) -> s
     clear = [r for r in others if r.get("t_p") is not None and r["t_p"] < 0.05]
     better = ", ".join(f"{r['method']} {r['difference']:+.3f} (p = {r['t_p']:.3f})" for r in clear)
     parts.append(
-        f"Against {reference}, of {len(others)} other ways to use the weak labels these differ in AUC by a paired t-test "
-        f"at 5 %, not corrected for their number: {better or 'none'}."
+        f"Against {reference}, of {len(others)} other ways to use the weak labels these differ in AUC by a paired "
+        f"t-test at 5 %, not corrected for their number: {better or 'none'}."
     )
     return " ".join(parts)
 
