@@ -33,7 +33,8 @@ from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.studies.features import token_features
 from rlhf_e2h.studies.probe_labels import ProbeSettings, probe_predictions, probed
-from rlhf_e2h.studies.students import FitSettings, Item, Labels, LossSettings, fit_soft, judge, predict, soft_contract
+from rlhf_e2h.studies.soft_rows import Item, Labels
+from rlhf_e2h.studies.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
 
 VERSION = 2
 SCORES = "scores.jsonl"

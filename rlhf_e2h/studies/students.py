@@ -15,21 +15,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler, optimiser_steps
-from reward_models.encode import encode
 from reward_models.metrics import auc
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.studies import weak_losses
-
-Item = tuple[str, list[str]]  # problem, steps of a solution
-Labels = list[NDArray[np.floating]]  # of each solution: P(right) of every step (S,), or of its outcome (1,)
+from rlhf_e2h.studies.soft_rows import Item, Labels, SoftRows, soft_rows
 
 
 @dataclass
@@ -60,37 +56,6 @@ class FitSettings:
     lora_alpha: int = 8
     held_out: float = 0.1  # share of problems whose weak labels choose the best checkpoint
     eval_every: int = 0  # steps between such evaluations; 0: keep the last weights
-
-
-class SoftRows(Dataset):
-    """Rows of ids (T,) with the R tokens at which the solution is read and the soft label (R,) there."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.ids: list[list[int]] = []
-        self.positions: list[list[int]] = []
-        self.labels: list[list[float]] = []
-        self.pad_id = pad_id
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def collate(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` (B, T) padded on the right; `rows`, `positions`, `labels` of all read-outs."""
-        width = max(len(self.ids[index]) for index in indices)
-        ids = [self.ids[index] + [self.pad_id] * (width - len(self.ids[index])) for index in indices]
-        mask = [[1] * len(self.ids[index]) + [0] * (width - len(self.ids[index])) for index in indices]
-        rows = [row for row, index in enumerate(indices) for _ in self.positions[index]]
-        labels = [label for index in indices for label in self.labels[index]]
-        return {
-            "input_ids": torch.tensor(ids),
-            "attention_mask": torch.tensor(mask),
-            "rows": torch.tensor(rows),
-            "positions": torch.tensor([position for index in indices for position in self.positions[index]]),
-            "labels": torch.tensor(labels, dtype=torch.float32),
-        }
 
 
 class SoftTrainer(Trainer):
@@ -171,7 +136,7 @@ def fit_soft(
     loss = loss or LossSettings()
     contract = soft_contract(kind, template)
     tokenizer = load_tokenizer(base)
-    rows = _rows(tokenizer, contract, items, labels, settings.max_length)
+    rows = soft_rows(tokenizer, contract, items, labels, settings.max_length)
     torch.manual_seed(seed)
     model = _model(base, contract, settings, layers)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -222,23 +187,6 @@ def weak_auc(scorer: Scorer, items: Sequence[Item], labels: Labels) -> dict[str,
     """AUC against labels hardened at 1/2: all that model selection may know. 1/2 if they are of one class."""
     found = auc((np.concatenate(labels) > 0.5).astype(int), np.concatenate(judge(scorer, items)))
     return {"auc": 0.5 if found is None else found}
-
-
-def _rows(tokenizer: Any, contract: StepContract, items: Sequence[Item], labels: Labels, max_length: int) -> SoftRows:
-    encoded = encode(tokenizer, contract, [problem for problem, _ in items], [steps for _, steps in items])
-    rows = SoftRows(tokenizer.pad_token_id)
-    for row, label_S in zip(encoded, labels, strict=True):
-        # an outcome is read where the last step is
-        known = [(p, float(v)) for p, v in zip(row.positions[-len(label_S) :], label_S, strict=True) if not np.isnan(v)]
-        if len(row.ids) <= max_length and known:
-            rows.ids.append(row.ids)
-            rows.positions.append([position for position, _ in known])
-            rows.labels.append([label for _, label in known])
-    if not len(rows):
-        raise ConfigError(
-            f"of {len(items)} solutions none has a label and at most {max_length} tokens; raise max_length"
-        )
-    return rows
 
 
 def _model(base: str | Path, contract: StepContract, settings: FitSettings, layers: int) -> Any:
