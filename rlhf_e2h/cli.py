@@ -209,10 +209,13 @@ def _print_fields(config: Any, indent: str) -> None:
     import inspect
 
     factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
-    for line in inspect.getsource(config).split("\n"):
+    lines = iter(inspect.getsource(config).split("\n"))
+    for line in lines:
         setting = re.match(r"    (\w+): ", line)
         if not setting and not line.startswith("    # "):
             continue
+        while setting and line.partition("  #")[0].count("(") > line.count(")"):  # a default that goes on below
+            line += next(lines).strip()
         print(indent + line.strip())
         group = factories.get(setting[1]) if setting else None
         if dataclasses.is_dataclass(group):
