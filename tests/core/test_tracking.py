@@ -1,4 +1,5 @@
 import json
+import time
 import math
 import struct
 from collections.abc import Iterator
@@ -81,6 +82,15 @@ def test_sample_tables_settings_and_manifest_are_in_the_offline_run(recipe, runs
     assert wandb.run is None
     table = json.loads(next(folder.glob("wandb/offline-run-*/files/media/table/samples_*.table.json")).read_text())
     assert table == {"columns": ["text", "step_scores", "outcome"], "data": [["1+2=3", "0.250 0.500", None]]}
-    data = next(folder.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
-    for text in (b'"steps": 3', b"labels_easy.jsonl", b"ppo_easy-seed0", b"small"):
-        assert text in data or text.replace(b" ", b"") in data
+    file = next(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    texts = (b'"steps":3', b"labels_easy.jsonl", b"ppo_easy-seed0", b"small")
+
+    def missing() -> list[bytes]:
+        data = file.read_bytes().replace(b" ", b"")
+        return [text for text in texts if text not in data]
+
+    # wandb's own process may still be writing when `finish` has returned
+    deadline = time.monotonic() + 30
+    while missing() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not missing()
