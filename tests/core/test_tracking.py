@@ -1,7 +1,7 @@
 import json
-import time
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
