@@ -27,8 +27,8 @@ FILES = markdown_files()
 # stage file -> settings that make the quickstart a matter of seconds; the documentation's commands stay as written
 TINY_PPO = {"ppo.steps": 2, "ppo.rollouts": 16, "ppo.minibatches": 2, "ppo.micro_batch": 8, "ppo.max_new_tokens": 40}
 TINY = {
-    "1_prepare": {"train_per_level": [16, 16, 24, 12, 12], "test_per_level": [3, 3, 3, 6, 6], "validation_size": 10},
-    "3_sample_easy": {"decoding.n": 4, "decoding.max_new_tokens": 24},
+    "1_prepare": {"train_per_level": [40, 40, 40, 12, 12], "test_per_level": [3, 3, 3, 6, 6], "validation_size": 10},
+    "3_sample_easy": {"decoding.n": 4, "decoding.max_new_tokens": 48},
     "3_sample_full": {"decoding.n": 4, "decoding.max_new_tokens": 60, "limit": 68},
     "6_bank": {"decoding.n": 4, "decoding.max_new_tokens": 60},
     "7_dpo": {"decoding.n": 4, "decoding.max_new_tokens": 40, "problems": 30},
