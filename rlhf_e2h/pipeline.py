@@ -12,6 +12,7 @@ from rlhf_e2h import packaged
 from rlhf_e2h.config import ConfigError, input_fields, nearest, read_yaml
 from rlhf_e2h.environment import describe
 from rlhf_e2h.hub import check_model
+from rlhf_e2h.jobs import run_at_once
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
@@ -33,21 +34,67 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     _check_models(todo)
     if launch:
         check_launch(todo, launch)
-    report = None
     with lock(store.root):
         write_json(store.root / "run.json", _about(recipe))
-        started, ran = time.time(), 0
-        for number, (spec, seed) in enumerate(todo, start=1):
-            folder, fresh = _run_one(store, spec, seed, f"[{number}/{len(todo)}]", launch)
-            ran += fresh
-            report = folder if spec.kind == "report" else report
-    if ran:
-        console.print(
-            f"{ran} of {len(todo)} stages run in {_clock(time.time() - started)}; outputs in {recipe.run_folder}"
-        )
+        started, progress = time.time(), _Progress(store, len(todo))
+        if recipe.settings.jobs > 1 and len(todo) > 1 and not launch:
+            run_at_once(recipe, todo, recipe.settings.jobs, progress.finished, progress.ran)
+        else:
+            _run_in_turn(store, todo, progress, launch)
+    spent = _clock(time.time() - started)
+    if progress.fresh:
+        console.print(f"{progress.fresh} of {len(todo)} stages run in {spent}; outputs in {recipe.run_folder}")
     else:
         console.print(f"nothing to do: all {len(todo)} stages are finished in {recipe.run_folder}")
-    return report
+    return progress.report
+
+
+def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Progress, launch: str | None) -> None:
+    for spec, seed in todo:
+        if progress.finished(spec, seed):
+            continue
+        if console.is_terminal:
+            console.print(f"{progress.title(spec, seed):<34} [dim]{spec.kind} ...[/dim]", end="\r")
+        if launch and spec.kind in DISTRIBUTED:
+            _launch(store, spec, seed, launch)
+        else:
+            run_stage(store, spec, seed)
+        progress.ran(spec, seed)
+
+
+class _Progress:
+    """One line for each stage that is complete."""
+
+    def __init__(self, store: Store, total: int) -> None:
+        self._store, self._total, self._complete = store, total, 0
+        self.fresh = 0
+        self.report: Path | None = None  # of the last report stage
+
+    def title(self, spec: StageSpec, seed: int) -> str:
+        several = len(self._store.recipe.settings.seeds) > 1
+        label = f"[{self._complete + 1}/{self._total}]"
+        return f"{label:>8} {spec.name}" + (f" (seed {seed})" if several else "")
+
+    def finished(self, spec: StageSpec, seed: int) -> bool:
+        """Whether the stage was finished before; says so."""
+        folder = self._store.finished(spec, seed)
+        if folder:
+            self._line(spec, seed, folder, "[dim]finished before[/dim]")
+        return bool(folder)
+
+    def ran(self, spec: StageSpec, seed: int) -> None:
+        folder = self._store.finished(spec, seed)
+        if folder is None:
+            raise RuntimeError(f"{spec.name}: its process ended without finishing the stage")
+        done = read_done(folder)
+        assert done is not None
+        self.fresh += 1
+        self._line(spec, seed, folder, f"{_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+
+    def _line(self, spec: StageSpec, seed: int, folder: Path, text: str) -> None:
+        console.print(f"{self.title(spec, seed):<34} {text}")
+        self._complete += 1
+        self.report = folder if spec.kind == "report" else self.report
 
 
 def _check_models(todo: list[tuple[StageSpec, int]]) -> None:
@@ -103,27 +150,6 @@ def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
 
 def _spans_seeds(spec: StageSpec) -> bool:
     return bool(getattr(spec.module, "ALL_SEEDS", False))
-
-
-def _run_one(store: Store, spec: StageSpec, seed: int, label: str, launch: str | None) -> tuple[Path, bool]:
-    title = f"{label:>8} {spec.name}" + (f" (seed {seed})" if len(store.recipe.settings.seeds) > 1 else "")
-    folder = store.finished(spec, seed)
-    if folder:
-        console.print(f"{title:<34} [dim]finished before[/dim]")
-        return folder, False
-    if console.is_terminal:
-        console.print(f"{title:<34} [dim]{spec.kind} ...[/dim]", end="\r")
-    if launch and spec.kind in DISTRIBUTED:
-        _launch(store, spec, seed, launch)
-        folder = store.finished(spec, seed)
-        if folder is None:
-            raise RuntimeError(f"{spec.name}: the launched processes ended without finishing the stage")
-    else:
-        folder = run_stage(store, spec, seed)
-    done = read_done(folder)
-    assert done is not None
-    console.print(f"{title:<34} {_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
-    return folder, True
 
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:

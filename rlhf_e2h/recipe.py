@@ -72,8 +72,16 @@ class RecipeSettings:
     description: str = ""
     seeds: list[int] = field(default_factory=lambda: [0])
     runs: str | None = None  # run folder; runs/NAME if not given
+    jobs: int = 1  # stages at once, each in a process of its own; with --launch one after the other
+    threads: int | None = None  # of the CPU for a stage; all cores if not given. Sums in another order differ a little
     wandb: Wandb | None = None
     variables: dict[str, Any] = field(default_factory=dict)  # used as ${name} in stage files
+
+    def __post_init__(self) -> None:
+        for name in ("jobs", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 @dataclass

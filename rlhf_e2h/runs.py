@@ -124,7 +124,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     started = time.time()
     try:
-        _fresh_process_state(run.seed)
+        _fresh_process_state(run.seed, settings.threads)
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
         processes.wait_for_all()  # or the main process would tidy up while another one still writes
@@ -176,8 +176,9 @@ def _clear_unfinished(folder: Path) -> None:
             entry.unlink()
 
 
-def _fresh_process_state(seed: int) -> None:
+def _fresh_process_state(seed: int, threads: int | None) -> None:
     """What a stage finds must not depend on the stages that ran before it in this process."""
+    import torch
     from datasets import disable_progress_bars
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
@@ -186,3 +187,5 @@ def _fresh_process_state(seed: int) -> None:
     disable_progress_bars()
     forget_accelerate_state()
     set_seed(seed)
+    if threads:
+        torch.set_num_threads(threads)

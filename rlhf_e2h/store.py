@@ -84,9 +84,7 @@ class Store:
             return [self._external(spec, reference)]
         name, _, inside = reference[1:].partition("/")
         upstream = self.recipe.stages[name]
-        spans = getattr(spec.module, "ALL_SEEDS", False) and stage_seed(upstream, 1) == 1
-        seeds = self.recipe.settings.seeds if spans else [seed]
-        return [self._internal(spec, upstream, inside, one) for one in seeds]
+        return [self._internal(spec, upstream, inside, one) for one in seeds_read(self.recipe, spec, upstream, seed)]
 
     def _internal(self, spec: StageSpec, upstream: StageSpec, inside: str, seed: int) -> Resolved:
         folder = self.finished(upstream, seed)
@@ -132,6 +130,12 @@ class Store:
 def stage_seed(spec: StageSpec, seed: int) -> int:
     """The seed that a stage sees: data preparation and reports are the same for all seeds of a run."""
     return seed if getattr(spec.module, "SEEDED", True) else 0
+
+
+def seeds_read(recipe: Recipe, spec: StageSpec, upstream: StageSpec, seed: int) -> list[int]:
+    """The seeds of an input stage that a stage reads: its own, or all where it spans them."""
+    spans = getattr(spec.module, "ALL_SEEDS", False) and stage_seed(upstream, 1) == 1
+    return recipe.settings.seeds if spans else [seed]
 
 
 def looks_like_hub_id(reference: str) -> bool:

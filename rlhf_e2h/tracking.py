@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,19 +109,28 @@ class _Rate(ProgressColumn):
 class Bar:
     """What a stage sees of a progress bar."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, show: Callable[[float], None]) -> None:
+        self._show, self.completed = show, 0.0
 
     def advance(self, n: float = 1) -> None:
-        self._progress.advance(self._task, n)
+        self.update(self.completed + n)
 
     def update(self, completed: float) -> None:
-        self._progress.update(self._task, completed=completed)
+        self.completed = completed
+        self._show(completed)
 
 
-@contextmanager
-def progress_bar(total: float, description: str, unit: str = "items", show: bool = True) -> Iterator[Bar]:
-    """A bar with rate and time left on a terminal; silent where output goes to a file."""
+_send: Callable[[str, float, float, str], None] | None = None  # where another process shows our progress
+
+
+def send_progress(send: Callable[[str, float, float, str], None]) -> None:
+    """From now on progress bars of this process go to `send(description, completed, total, unit)`."""
+    global _send
+    _send = send
+
+
+def stage_bars() -> Progress:
+    """A display of bars with rate and time left on a terminal; silent where output goes to a file."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=30),
@@ -128,5 +138,31 @@ def progress_bar(total: float, description: str, unit: str = "items", show: bool
         _Rate(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
-        yield Bar(progress, progress.add_task(description, total=total, unit=unit))
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def progress_bar(total: float, description: str, unit: str = "items", show: bool = True) -> Iterator[Bar]:
+    """One bar with rate and time left."""
+    if not show:
+        yield Bar(lambda completed: None)
+    elif _send:
+        yield Bar(_at_most_often(_send, description, total, unit))
+    else:
+        with stage_bars() as progress:
+            task = progress.add_task(description, total=total, unit=unit)
+            yield Bar(lambda completed: progress.update(task, completed=completed))
+
+
+def _at_most_often(
+    send: Callable[[str, float, float, str], None], description: str, total: float, unit: str, seconds: float = 0.2
+) -> Callable[[float], None]:
+    last = -math.inf
+
+    def show(completed: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            send(description, completed, total, unit)
+
+    return show

@@ -1,0 +1,180 @@
+"""Stages that do not wait for one another, at the same time: each in a process of its own.
+
+A stage starts as soon as what it reads is finished; of those that can, the one with the longest way to the end first.
+A stage that fails lets the running ones finish, so that their work is kept, and no other starts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from rlhf_e2h import tracking
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.recipe import Recipe, StageSpec, load_recipe
+from rlhf_e2h.runs import run_stage
+from rlhf_e2h.store import Store, seeds_read, stage_seed
+
+Key = tuple[str, int]  # stage and the seed that it sees
+_HEAVY = ["torch", "transformers", "trl", "rlhf_e2h.stages.ppo"]  # imported once, not once a stage
+
+
+@dataclass
+class _Job:
+    spec: StageSpec
+    process: BaseProcess
+    connection: Connection
+    task: Any  # its line in the display
+
+
+def run_at_once(
+    recipe: Recipe,
+    todo: list[tuple[StageSpec, int]],
+    jobs: int,
+    finished: Callable[[StageSpec, int], bool],
+    report: Callable[[StageSpec, int], None],
+) -> None:
+    """Run (stage, seed) pairs, up to `jobs` of them at a time.
+
+    Args:
+        todo: pairs in an order in which inputs come first; inputs that are not among them must be finished.
+        finished: says of a pair whose inputs are complete whether it is finished already; then it is not run.
+        report: called after each pair that was run.
+
+    Raises:
+        ConfigError: a stage ended with a mistake of the user.
+        RuntimeError: a stage ended with another error, or its process was killed.
+    """
+    waiting = {(spec.name, stage_seed(spec, seed)): (spec, seed) for spec, seed in todo}
+    running: dict[Key, _Job] = {}
+    errors: list[Exception] = []
+    context = _context()
+    with tracking.stage_bars() as display:
+        try:
+            while running or (waiting and not errors):
+                for key in _ready(recipe, waiting, running) if not errors else []:
+                    if len(running) >= jobs:
+                        break
+                    spec, seed = waiting[key]
+                    if finished(spec, seed):
+                        del waiting[key]
+                        break  # what it held up may come before the rest
+                    running[key] = _start(context, recipe, spec, seed, display)
+                for key, error in _listen(running, display):
+                    del running[key]
+                    spec, seed = waiting.pop(key)
+                    if error:
+                        errors.append(error)
+                    else:
+                        report(spec, seed)
+        finally:
+            for job in running.values():  # after Ctrl-C; they go on from their last checkpoint
+                job.process.terminate()
+    if errors:
+        raise errors[0]
+
+
+def _ready(recipe: Recipe, waiting: dict[Key, tuple[StageSpec, int]], running: dict[Key, _Job]) -> list[Key]:
+    """Pairs whose inputs are there and that are not running, those that most others wait for first."""
+    depth = _depths(recipe)
+
+    def inputs(spec: StageSpec, seed: int) -> list[Key]:
+        upstream = [recipe.stages[name] for name in spec.upstream()]
+        return [(u.name, stage_seed(u, s)) for u in upstream for s in seeds_read(recipe, spec, u, seed)]
+
+    free = [key for key, pair in waiting.items() if key not in running and not any(i in waiting for i in inputs(*pair))]
+    return sorted(free, key=lambda key: -depth[key[0]])
+
+
+def _depths(recipe: Recipe) -> dict[str, int]:
+    """For each stage the length of the longest chain of stages that wait for it."""
+    depth = dict.fromkeys(recipe.stages, 0)
+    for name, spec in reversed(recipe.stages.items()):
+        for upstream in spec.upstream():
+            depth[upstream] = max(depth[upstream], depth[name] + 1)
+    return depth
+
+
+def _context() -> Any:
+    """Forked from a server that has imported the libraries where that is safe, else started afresh."""
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_HEAVY)
+    return context
+
+
+def _start(context: Any, recipe: Recipe, spec: StageSpec, seed: int, display: Progress) -> _Job:
+    ours, theirs = context.Pipe()
+    arguments = (theirs, recipe.folder, recipe.overrides, spec.name, seed)
+    process = context.Process(target=_work, args=arguments, name=spec.name)
+    process.start()
+    theirs.close()  # or its end would never be seen
+    return _Job(spec, process, ours, display.add_task(spec.name, total=None, unit=spec.kind))
+
+
+def _listen(running: dict[Key, _Job], display: Progress) -> list[tuple[Key, Exception | None]]:
+    """Show what the processes say; returns those that have ended, with the error if it was one."""
+    by_connection = {job.connection: (key, job) for key, job in running.items()}
+    ended: list[tuple[Key, Exception | None]] = []
+    for connection in wait(list(by_connection), timeout=1.0):
+        assert isinstance(connection, Connection)
+        key, job = by_connection[connection]
+        try:
+            kind, *content = connection.recv()
+        except EOFError:
+            job.process.join()
+            kind, content = "failed", [False, f"its process ended with exit code {job.process.exitcode}"]
+        if kind == "progress":
+            description, completed, total, unit = content
+            text = f"{job.spec.name}: {description}"
+            display.update(job.task, description=text, completed=completed, total=total, unit=unit)
+            continue
+        display.remove_task(job.task)
+        ended.append((key, _as_error(job.spec.name, *content) if kind == "failed" else None))
+        job.process.join()
+    return ended
+
+
+def _as_error(stage: str, of_the_user: bool, message: str) -> Exception:
+    return ConfigError(message) if of_the_user else RuntimeError(f"{stage}: {message}")
+
+
+def _work(connection: Connection, folder: Path, overrides: list[str], name: str, seed: int) -> None:
+    """What the process of a stage does."""
+    from rlhf_e2h.cli import quiet_libraries
+
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the process that waits; it ends this one
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
+    quiet_libraries()
+    tracking.send_progress(lambda *content: connection.send(("progress", *content)))
+    try:
+        recipe = load_recipe(folder, overrides)
+        run_stage(Store(recipe), recipe.stages[name], seed)
+    except Exception as error:
+        of_the_user = isinstance(error, ValueError | FileNotFoundError)
+        if not of_the_user or os.environ.get("E2H_TRACEBACK"):
+            traceback.print_exc()
+        connection.send(("failed", of_the_user, str(error) if of_the_user else f"{type(error).__name__}: {error}"))
+    else:
+        connection.send(("finished",))
+
+
+def _end_with_parent(connection: Connection) -> None:
+    """The run folder is free when the process that locked it has died, even by `kill -9`: nobody may write to it."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)
