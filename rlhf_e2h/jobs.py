@@ -88,23 +88,25 @@ def run_at_once(
 
 def _ready(recipe: Recipe, waiting: dict[Key, tuple[StageSpec, int]], running: dict[Key, _Job]) -> list[Key]:
     """Pairs whose inputs are there and that are not running, those that most others wait for first."""
-    depth = _depths(recipe)
 
     def inputs(spec: StageSpec, seed: int) -> list[Key]:
         upstream = [recipe.stages[name] for name in spec.upstream()]
         return [(u.name, stage_seed(u, s)) for u in upstream for s in seeds_read(recipe, spec, u, seed)]
 
+    urgency = _urgency(recipe)
     free = [key for key, pair in waiting.items() if key not in running and not any(i in waiting for i in inputs(*pair))]
-    return sorted(free, key=lambda key: -depth[key[0]])
+    return sorted(free, key=lambda key: urgency[key[0]], reverse=True)
 
 
-def _depths(recipe: Recipe) -> dict[str, int]:
-    """For each stage the length of the longest chain of stages that wait for it."""
+def _urgency(recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """For each stage the length of the longest chain of stages that wait for it, and the number of all that do."""
     depth = dict.fromkeys(recipe.stages, 0)
+    waiting: dict[str, set[str]] = {name: set() for name in recipe.stages}
     for name, spec in reversed(recipe.stages.items()):
         for upstream in spec.upstream():
             depth[upstream] = max(depth[upstream], depth[name] + 1)
-    return depth
+            waiting[upstream] |= {name} | waiting[name]
+    return {name: (depth[name], len(waiting[name])) for name in recipe.stages}
 
 
 def _context() -> Any:
