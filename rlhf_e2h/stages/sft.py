@@ -95,9 +95,22 @@ def finetune(
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )
+    _report_lengths(trainer.train_dataset, len(rows), settings.max_length, extras, run)
     for callback in extras.callbacks if extras else []:
         trainer.add_callback(callback)
     if extras and extras.order:
         trainer._get_train_sampler = lambda *_: extras.order  # type: ignore[method-assign]
     metrics = fit(trainer, run, description)
     return whole_model(trainer), metrics["train_loss"]
+
+
+def _report_lengths(kept: Any, given: int, max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:
+    """TRL cuts rows at max_length, and leaves out those of which only the prompt remains: say how many."""
+    left_out, cut = given - len(kept), sum(len(ids) >= max_length for ids in kept["input_ids"])
+    if not len(kept) or (left_out and extras and extras.order):
+        raise ConfigError(
+            f"{run.name}: {left_out} of {given} solutions have no token left within training.max_length={max_length}, "
+            "since their prompts fill it; raise it"
+        )
+    if left_out or cut:
+        run.finish(left_out=left_out, cut=cut)
