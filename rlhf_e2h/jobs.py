@@ -33,7 +33,7 @@ _HEAVY = ["torch", "transformers", "trl", "rlhf_e2h.stages.ppo"]  # imported onc
 
 @dataclass
 class _Job:
-    spec: StageSpec
+    name: str
     process: BaseProcess
     connection: Connection
     task: Any  # its line in the display
@@ -124,7 +124,8 @@ def _start(context: Any, recipe: Recipe, spec: StageSpec, seed: int, display: Pr
     process = context.Process(target=_work, args=arguments, name=spec.name)
     process.start()
     theirs.close()  # or its end would never be seen
-    return _Job(spec, process, ours, display.add_task(spec.name, total=None, unit=spec.kind))
+    name = spec.name + (f" (seed {seed})" if len(recipe.settings.seeds) > 1 else "")
+    return _Job(name, process, ours, display.add_task(f"{name}: starting", total=None, unit=spec.kind))
 
 
 def _listen(running: dict[Key, _Job], display: Progress) -> list[tuple[Key, Exception | None]]:
@@ -141,11 +142,11 @@ def _listen(running: dict[Key, _Job], display: Progress) -> list[tuple[Key, Exce
             kind, content = "failed", [False, f"its process ended with exit code {job.process.exitcode}"]
         if kind == "progress":
             description, completed, total, unit = content
-            text = f"{job.spec.name}: {description}"
+            text = f"{job.name}: {description}"
             display.update(job.task, description=text, completed=completed, total=total, unit=unit)
             continue
         display.remove_task(job.task)
-        ended.append((key, _as_error(job.spec.name, *content) if kind == "failed" else None))
+        ended.append((key, _as_error(job.name, *content) if kind == "failed" else None))
         job.process.join()
     return ended
 
