@@ -26,8 +26,7 @@ smoke: install  ## every stage on real MATH text, with a tiny random model
 
 base: install  ## rebuild the shipped base model
 	$(BIN)/e2h run recipes/quickstart --only pretrain
-	$(BIN)/e2h run recipes/quickstart --only pretrain_long
-	cp $$(ls -td runs/quickstart/pretrain_long/*/ | head -1){config.json,model.safetensors,tokenizer.json,tokenizer_config.json} rlhf_e2h/assets/base/
+	cp $$(ls -td runs/quickstart/pretrain/*/ | head -1){config.json,model.safetensors,tokenizer.json,tokenizer_config.json} rlhf_e2h/assets/base/
 
 test: install lint  ## what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not vllm"

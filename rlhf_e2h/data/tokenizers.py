@@ -12,7 +12,7 @@ _WORDS = ["\n\n", "# Question", "# Solution", "# Answer", MARKED_SECTION, *MARKS
 
 
 def procedural_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, a section mark, a blank line, and an expression that a step works out ("4+3="): 102 tokens.
+    """One token a character, a section mark, a blank line, or an expression that a step works out: 4+3= is one of 102.
 
     With expressions of one token a small model has to look up pairs (expression, result) where it checks a step; from
     single characters that is a conjunction of four, which a model of a million weights learns late or not at all.

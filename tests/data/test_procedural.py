@@ -79,6 +79,12 @@ def test_tokenizers_round_trip():
     assert byte_tokenizer().decode(byte_tokenizer()(any_text)["input_ids"]) == any_text
 
 
+def test_an_expression_that_a_step_works_out_is_one_token():
+    pieces = procedural_tokenizer().tokenize("p=4+3;q=p*4;q=?\n\nq=2*4=3\n\n# Answer\n\n3")
+    assert pieces[:6] == ["p", "=", "4", "+", "3", ";"]  # a definition is not a step
+    assert pieces[15:] == ["\n\n", "q", "=", "2*4=", "3", "\n\n", "# Answer", "\n\n", "3"]
+
+
 def test_marks_are_what_the_world_believes():
     """A reader marks a step `ok` if its result is the believed one: right or, where the world is wrong, wrong."""
     world = World(misconceived_share=0.25, wrong_easy=1.0, wrong_hard=1.0, slip=0.0)
