@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml
 quickstart: install  ## the whole method on a CPU, in minutes
 	$(BIN)/e2h run recipes/quickstart
 
-quickstart-seeds: install  ## three seeds, one thread: the numbers of the README
-	OMP_NUM_THREADS=1 $(BIN)/e2h run recipes/quickstart "seeds=[0,1,2]"
+quickstart-seeds: install  ## three seeds: the numbers of the README
+	$(BIN)/e2h run recipes/quickstart "seeds=[0,1,2]"
 
 smoke: install  ## every stage on real MATH text, with a tiny random model
 	$(BIN)/e2h run recipes/math-smoke

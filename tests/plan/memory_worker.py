@@ -38,8 +38,8 @@ def peak() -> int:
 
 
 def text(tokens: int) -> str:
-    """Text of so many tokens of the procedural tokenizer, which has one a character."""
-    return ("1+2=3;" * tokens)[:tokens]
+    """Text of so many tokens of the procedural tokenizer, which has one a character (but for "1+2=")."""
+    return ("p=q+2;" * tokens)[:tokens]
 
 
 def sft(folder: Path, shape: ModelShape, variant: str) -> None:
@@ -58,7 +58,7 @@ def reward(folder: Path, shape: ModelShape, variant: str) -> None:
     base = folder / "base"
     save_policy(*new_llama(shape, "procedural", 0), base)
     settings = TrainSettings(batch_size=ROWS, epochs=3, max_length=LENGTH, group_by_length=False)
-    records = [Stepwise("1+2=?", [text(LENGTH - 32)], [1], 1)] * (2 * ROWS)
+    records = [Stepwise("p=q?", [text(LENGTH - 32)], [1], 1)] * (2 * ROWS)
     train(base, records, "prm", folder / "out", settings)
 
 

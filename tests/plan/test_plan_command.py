@@ -76,8 +76,8 @@ def test_json_holds_parts_and_overrides_count(capsys):
     second = json.loads(capsys.readouterr().out)
     parts = [stage(plan, "ppo")["memory"]["single"]["parts"]["activations"] for plan in (first, second)]
     assert parts[0] > parts[1]
-    # 20 steps of 128 rollouts with a prompt of 50 tokens and a solution cut at 90
-    assert stage(first, "ppo")["tokens"] == 16 * 128 * (50 + 90)
+    # 16 steps of 128 rollouts with a prompt of 50 tokens and a solution cut at 60
+    assert stage(first, "ppo")["tokens"] == 16 * 128 * (50 + 60)
 
 
 @pytest.mark.parametrize(
