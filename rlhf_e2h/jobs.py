@@ -120,7 +120,8 @@ def _context() -> Any:
 
 def _start(context: Any, recipe: Recipe, spec: StageSpec, seed: int, display: Progress) -> _Job:
     ours, theirs = context.Pipe()
-    arguments = (theirs, recipe.folder, recipe.overrides, spec.name, seed)
+    here = (os.getcwd(), dict(os.environ))  # the server that forks keeps those of its start
+    arguments = (theirs, here, recipe.folder, recipe.overrides, spec.name, seed)
     process = context.Process(target=_work, args=arguments, name=spec.name)
     process.start()
     theirs.close()  # or its end would never be seen
@@ -155,10 +156,19 @@ def _as_error(stage: str, of_the_user: bool, message: str) -> Exception:
     return ConfigError(message) if of_the_user else RuntimeError(f"{stage}: {message}")
 
 
-def _work(connection: Connection, folder: Path, overrides: list[str], name: str, seed: int) -> None:
+def _work(
+    connection: Connection,
+    here: tuple[str, dict[str, str]],
+    folder: Path,
+    overrides: list[str],
+    name: str,
+    seed: int,
+) -> None:
     """What the process of a stage does."""
     from rlhf_e2h.cli import quiet_libraries
 
+    os.chdir(here[0])
+    os.environ.update(here[1])
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the process that waits; it ends this one
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     quiet_libraries()
