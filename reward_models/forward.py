@@ -7,6 +7,7 @@ runs on those tokens alone; in a model of four layers that block is a sixth of t
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +15,16 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from reward_models.attention import in_blocks
 from reward_models.model import layer_stack
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, the model's own mode afterwards."""
+    if not any(module.training for module in model.modules()):  # switching is dearer than looking
+        yield
+        return
     training = model.training
     model.eval()
     try:
@@ -35,37 +40,51 @@ def read_logits(
     line_R: torch.Tensor,
     place_R: torch.Tensor,
     shared: int = 0,
+    prefix: DynamicCache | None = None,
 ) -> torch.Tensor:
     """Float32 logits (R,) at token `place_R` of row `line_R`.
 
     `mask_BT` is 1 on real tokens. Leave it out for a causal model padded on the right: real tokens never look at the
     padding, and the attention kernel without a mask is faster. The first `shared` tokens are the same in all rows and
-    read-outs stand behind them; they are computed for one row (causal models without mask only).
+    read-outs stand behind them; they are computed for one row (causal models without mask only), or not at all where
+    `prefix` is what `read_prefix` gave for them.
     """
     device = model.device
     ids_BT, line_R, place_R = ids_BT.to(device), line_R.to(device), place_R.to(device) - shared
     inputs: dict[str, Any] = {"input_ids": ids_BT[:, shared:]}
     if mask_BT is not None:
         inputs["attention_mask"] = mask_BT.to(device)
-    with evaluating(model):
-        if shared:
-            inputs.update(past_key_values=_prefix_cache(model, ids_BT[:1, :shared], len(ids_BT)), use_cache=True)
-        with last_block_at(model, line_R, place_R):
-            logits_BT = model(**inputs).logits.squeeze(-1)
+    if shared:
+        if prefix is None:
+            prefix = read_prefix(model, ids_BT[:1, :shared])
+        inputs.update(past_key_values=_repeated(prefix, len(ids_BT)), use_cache=True)
+    with _reading(model, line_R, place_R):
+        logits_BT = model(**inputs).logits.squeeze(-1)
     return logits_BT[line_R, place_R].float().cpu()
 
 
-def _prefix_cache(model: PreTrainedModel, ids_1T: torch.Tensor, rows: int) -> DynamicCache:
-    """Keys and values of the shared tokens, computed once and repeated for each row."""
+def read_prefix(model: PreTrainedModel, ids_1T: torch.Tensor) -> DynamicCache:
+    """Keys and values of tokens that stand in front of several texts, for `read_logits`."""
     cache = DynamicCache()
-    nowhere = torch.empty(0, dtype=torch.long, device=ids_1T.device)
-    with last_block_at(model, nowhere, nowhere):
-        model(input_ids=ids_1T, past_key_values=cache, use_cache=True)  # fills the cache in place
+    nowhere = torch.empty(0, dtype=torch.long, device=model.device)
+    with _reading(model, nowhere, nowhere):
+        model(input_ids=ids_1T.to(model.device), past_key_values=cache, use_cache=True)  # fills the cache in place
+    return cache
+
+
+def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
     copies = DynamicCache()
-    for index, layer in enumerate(cache.layers):
+    for index, layer in enumerate(prefix.layers):
         held: Any = layer  # every cache layer of an attention model has keys and values (B, heads, T, width)
         copies.update(held.keys.expand(rows, -1, -1, -1), held.values.expand(rows, -1, -1, -1), index)
     return copies
+
+
+@contextlib.contextmanager
+def _reading(model: PreTrainedModel, line_R: torch.Tensor, place_R: torch.Tensor) -> Iterator[None]:
+    """Evaluation mode in which the last layer computes what tokens (line, place) need and little more."""
+    with evaluating(model), last_block_at(model, line_R, place_R), in_blocks(model, line_R, place_R):
+        yield
 
 
 @contextlib.contextmanager
@@ -101,10 +120,12 @@ def last_block(model: nn.Module) -> nn.Module | None:
     """The feed-forward block of the last layer, None if there is none that `transformers` names `...MLP`.
 
     Dense blocks of that name (Llama, Qwen, Mistral, Gemma, GPT-2, NeoX) treat each token by itself; mixtures of experts
-    have other names and are left alone.
+    have other names and are left alone, as are blocks that take more than the tokens (BLOOM adds the residual inside).
     """
     block = getattr(next(iter(layer_stack(model)[-1:]), None), "mlp", None)
-    return block if type(block).__name__.endswith("MLP") else None
+    if not (isinstance(block, nn.Module) and type(block).__name__.endswith("MLP")):
+        return None
+    return block if len(inspect.signature(block.forward).parameters) == 1 else None
 
 
 @torch.inference_mode()
