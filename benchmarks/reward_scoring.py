@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,14 +23,13 @@ from typing import Any
 
 import torch
 from reward_material import Clock, make_model, ratios, solutions
+from reward_memory import memory
 from reward_server import server
 from transformers import pipeline
 from transformers.utils import logging as hf_logging
 
-from reward_models.__main__ import scored_rows
 from reward_models.forward import last_block
 from reward_models.model import load_tokenizer
-from reward_models.records import write_jsonl
 from reward_models.score import Scorer
 
 PIPELINE_BATCHES = (1, 8, 32, 128)
@@ -152,20 +150,6 @@ def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str
         "forward_gflops": work / timed["ours_s"] / 1e9,
         "matmul_gflops": times * product / timed["theirs_s"] / 1e9,
     }
-
-
-def memory(folder: Path, count: int) -> dict[str, Any]:
-    """Peak memory at a tenth, half and end of a file of different solutions, scored as by `reward_models score`."""
-    scorer = Scorer.from_pretrained(folder, device="cpu")
-    path = folder / "solutions.jsonl"
-    base = solutions(500, (1, 4), 8, seed=7)
-    rows = ({"problem": f"{n} {base[n % 500][0]}", "steps": base[n % 500][1]} for n in range(count))
-    write_jsonl(path, rows)
-    peaks: dict[int, float] = {}
-    for place, _ in enumerate(scored_rows(scorer, str(path), "bench"), start=1):
-        if place in (count // 10, count // 2, count):
-            peaks[place] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"solutions": count, "file_mib": path.stat().st_size / 2**20, "peak_mib": peaks}
 
 
 def main() -> None:
