@@ -16,8 +16,8 @@ from reward_models.records import write_jsonl
 def memory(folder: Path, count: int) -> dict[str, Any]:
     """Memory of `python -m reward_models score MODEL FILE`, a process of its own, while it writes its rows (Linux).
 
-    `resident_mib` is what it holds after a tenth, half and nine tenths of the solutions, `peak_mib` the most it has held
-    until then, and at `count` the most of its whole life.
+    `resident_mib` is what it holds after a tenth, half and nine tenths of the solutions, `peak_mib` the most it has
+    held until then, and at `count` the most of its whole life.
     """
     source = folder / "solutions.jsonl"
     base = solutions(500, (1, 4), 8, seed=7)

@@ -24,7 +24,7 @@ BLOCK = 32  # queries; 16 and 64 were slower at 64 to 768 tokens
 
 
 def causal_blocks(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -43,10 +43,10 @@ def causal_blocks(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
-    places: Any = getattr(module, "read_outs", None)
-    if places is None:
+    if not hasattr(module, "read_outs"):
         return _everywhere(query, key, value, scaling), None
-    return _at(*places, query, key, value, scaling), None
+    line_R, place_R = module.read_outs
+    return _at(line_R, place_R, query, key, value, scaling), None
 
 
 def _everywhere(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
