@@ -28,7 +28,7 @@ from reward_server import server
 from transformers import pipeline
 from transformers.utils import logging as hf_logging
 
-from reward_models.forward import last_block
+from reward_models.forward import last_parts
 from reward_models.model import load_tokenizer
 from reward_models.score import Scorer
 
@@ -119,7 +119,7 @@ def prefix_reuse(scorer: Scorer, plain: Scorer, clock: Clock, share: float, repe
 def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str, Any]:
     """Share of the machine's own matrix-multiply rate that a forward pass in bf16 reaches.
 
-    Counted are the products with weights that the scorer does carry out: the last feed-forward block at read-outs only.
+    Counted are the products with weights that the scorer does carry out: parts of the last layer at read-outs only.
     Attention between tokens is time without credit.
     """
     scorer = Scorer.from_pretrained(folder, device="cpu", dtype=torch.bfloat16)
@@ -127,8 +127,7 @@ def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str
     items = solutions(count, (8, 8), 20, seed=5)
     scored = list(scorer.score_stream(items))
     tokens, reads = sum(score.tokens for score in scored), sum(len(score.steps) for score in scored)
-    block = last_block(scorer.model)
-    left_out = sum(p.numel() for p in block.parameters()) * (tokens - reads) if block is not None else 0
+    left_out = sum(p.numel() for part in last_parts(scorer.model) for p in part.parameters()) * (tokens - reads)
     work = 2 * (parameters * tokens - left_out)
     hidden = scorer.model.config.hidden_size
     left, right = (torch.randn(shape, dtype=torch.bfloat16) for shape in ((2048, hidden), (4 * hidden, hidden)))

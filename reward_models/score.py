@@ -184,7 +184,7 @@ class Scorer:
             width = len(rows[start][1].ids)
             count = self.max_tokens_per_batch // width
             if self.model.device.type == "cpu":
-                count = min(count, CPU_TOKENS // (width - shared))
+                count = min(count, round(CPU_TOKENS / (width - shared)))
             yield list(rows[start : start + max(1, count)])
             start += max(1, count)
 
