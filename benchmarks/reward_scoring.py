@@ -1,6 +1,6 @@
 """Scoring figures of `reward_models`, each side by side with what it replaces, in one run on one machine.
 
-    python benchmarks/reward_scoring.py --out reward_scoring.json                    # a quarter of an hour on a free core
+    python benchmarks/reward_scoring.py --out reward_scoring.json                    # ten minutes on a free core
     OMP_NUM_THREADS=1 python benchmarks/reward_scoring.py --clock cpu                # on a machine with other jobs
     python benchmarks/reward_scoring.py --quick                                      # a minute, for a look
 
