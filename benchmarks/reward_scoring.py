@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,14 +23,13 @@ from typing import Any
 
 import torch
 from reward_material import Clock, make_model, ratios, solutions
+from reward_memory import memory
 from reward_server import server
 from transformers import pipeline
 from transformers.utils import logging as hf_logging
 
-from reward_models.__main__ import scored_rows
-from reward_models.forward import last_block
+from reward_models.forward import last_parts
 from reward_models.model import load_tokenizer
-from reward_models.records import write_jsonl
 from reward_models.score import Scorer
 
 PIPELINE_BATCHES = (1, 8, 32, 128)
@@ -121,7 +119,7 @@ def prefix_reuse(scorer: Scorer, plain: Scorer, clock: Clock, share: float, repe
 def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str, Any]:
     """Share of the machine's own matrix-multiply rate that a forward pass in bf16 reaches.
 
-    Counted are the products with weights that the scorer does carry out: the last feed-forward block at read-outs only.
+    Counted are the products with weights that the scorer does carry out: parts of the last layer at read-outs only.
     Attention between tokens is time without credit.
     """
     scorer = Scorer.from_pretrained(folder, device="cpu", dtype=torch.bfloat16)
@@ -129,8 +127,7 @@ def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str
     items = solutions(count, (8, 8), 20, seed=5)
     scored = list(scorer.score_stream(items))
     tokens, reads = sum(score.tokens for score in scored), sum(len(score.steps) for score in scored)
-    block = last_block(scorer.model)
-    left_out = sum(p.numel() for p in block.parameters()) * (tokens - reads) if block is not None else 0
+    left_out = sum(p.numel() for part in last_parts(scorer.model) for p in part.parameters()) * (tokens - reads)
     work = 2 * (parameters * tokens - left_out)
     hidden = scorer.model.config.hidden_size
     left, right = (torch.randn(shape, dtype=torch.bfloat16) for shape in ((2048, hidden), (4 * hidden, hidden)))
@@ -152,20 +149,6 @@ def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str
         "forward_gflops": work / timed["ours_s"] / 1e9,
         "matmul_gflops": times * product / timed["theirs_s"] / 1e9,
     }
-
-
-def memory(folder: Path, count: int) -> dict[str, Any]:
-    """Peak memory at a tenth, half and end of a file of different solutions, scored as by `reward_models score`."""
-    scorer = Scorer.from_pretrained(folder, device="cpu")
-    path = folder / "solutions.jsonl"
-    base = solutions(500, (1, 4), 8, seed=7)
-    rows = ({"problem": f"{n} {base[n % 500][0]}", "steps": base[n % 500][1]} for n in range(count))
-    write_jsonl(path, rows)
-    peaks: dict[int, float] = {}
-    for place, _ in enumerate(scored_rows(scorer, str(path), "bench"), start=1):
-        if place in (count // 10, count // 2, count):
-            peaks[place] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"solutions": count, "file_mib": path.stat().st_size / 2**20, "peak_mib": peaks}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from reward_models.__main__ import run
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.records import iter_jsonl, read_jsonl, write_jsonl
 
 
 @pytest.mark.parametrize("command", ["train", "score", "rerank", "serve", "export"])
@@ -33,6 +33,31 @@ def test_score_then_rerank(prm, tmp_path, capsys):
     curves = json.loads((tmp_path / "curves.json").read_text())
     assert curves["best_of_n"]["4"] == 1.0 and curves["majority"]["4"] == 0.0 and curves["mean"]["1"] == 0.5
     assert "best_of_n" in capsys.readouterr().out
+
+
+def test_score_goes_from_file_to_file_a_window_at_a_time(prm, tmp_path, monkeypatch):
+    """Rows are read only as far as the scorer looks ahead, and results are written before the next are read."""
+    window, rows, read, events = 2048, 5000, [], []
+
+    def counted(*arguments, **options):
+        for row in iter_jsonl(*arguments, **options):
+            read.append(row)
+            if len(read) % window == 1:
+                events.append(("read", len(read)))
+            yield row
+
+    def watched(path, scored):
+        return write_jsonl(path, (events.append(("wrote", len(read))) or row for row in scored))
+
+    write_jsonl(tmp_path / "s.jsonl", ({"problem": "q", "steps": ["good step."]} for _ in range(rows)))
+    monkeypatch.setattr("reward_models.__main__.iter_jsonl", counted)
+    monkeypatch.setattr("reward_models.__main__.write_jsonl", watched)
+    assert run(["score", str(prm[0]), str(tmp_path / "s.jsonl"), "-o", str(tmp_path / "o.jsonl")]) == 0
+    assert events == [
+        ("read", 1), *[("wrote", window)] * window,
+        ("read", window + 1), *[("wrote", 2 * window)] * window,
+        ("read", 2 * window + 1), *[("wrote", rows)] * (rows - 2 * window),
+    ]  # fmt: skip
 
 
 def test_score_writes_to_standard_output_and_skips_over_long(prm, tmp_path, capsys):

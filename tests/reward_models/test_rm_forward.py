@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, GPT2Config, LlamaConfig, MixtralConfig, Qwen2Config
 
-from reward_models.forward import last_block, read_logits
+from reward_models.forward import last_parts, read_logits
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 50}
 WIDE = {**SIZES, "intermediate_size": 32}
@@ -22,6 +22,9 @@ def random_classifier(config):
     return AutoModelForTokenClassification.from_config(config).eval()
 
 
+PARTS = {"llama": 3, "qwen2": 3, "gpt2": 1}  # queries, output projection, feed-forward block; GPT-2 fuses the first
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("shared", [0, 5])
 def test_read_logits_are_those_of_the_whole_pass(name, shared):
@@ -29,13 +32,18 @@ def test_read_logits_are_those_of_the_whole_pass(name, shared):
     ids_BT = torch.randint(50, (3, 12))
     ids_BT[:, :5] = ids_BT[0, :5]
     sizes = []
-    handle = last_block(model).register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].numel() // 16))
+    handles = [
+        part.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].numel() // 16))
+        for part in last_parts(model)
+    ]
     with torch.inference_mode():
         read_R = read_logits(model, ids_BT, None, LINE, PLACE, shared)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         whole_BT = model(input_ids=ids_BT).logits[:, :, 0]  # also shows that no hook is left behind
     assert torch.allclose(read_R, whole_BT[LINE, PLACE], atol=1e-6)
-    assert sizes == ([0, 6] if shared else [6])  # tokens that entered the last block
+    parts = PARTS[name]
+    assert sizes == ([0] * parts if shared else []) + [6] * parts  # tokens that entered the parts of the last layer
 
 
 def test_mode_is_put_back_and_mask_is_used():
@@ -51,7 +59,7 @@ def test_mode_is_put_back_and_mask_is_used():
 def test_mixtures_of_experts_are_left_alone():
     config = MixtralConfig(**WIDE, num_key_value_heads=2, num_local_experts=2)
     model = random_classifier(config)
-    assert last_block(model) is None
+    assert [type(part).__name__ for part in last_parts(model)] == ["Linear", "Linear"]
     ids_BT = torch.randint(50, (3, 12))
     with torch.inference_mode():
         whole_BT = model(input_ids=ids_BT).logits[:, :, 0]
