@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForTokenClassification
 
 from rlhf_e2h.models import ModelShape, new_llama
-from rlhf_e2h.processes import wait_for_all
+from rlhf_e2h.processes import leave
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
@@ -73,6 +73,4 @@ if __name__ == "__main__":
         kept = checkpoints if stop or checkpoints.is_dir() else None
         accelerator = start_accelerator()  # one for each training: under DeepSpeed it keeps its first engine
         train(accelerator, Path(place), kept, int(stop or 6))
-    # Not `end_training()`: torch 2.13's gloo threads let go of the last collective's tensors a little after it is over,
-    # and one that does so while Python ends aborts the process. Behind a barrier, which has no tensors, they have.
-    wait_for_all()
+    leave(0)

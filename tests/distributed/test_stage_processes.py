@@ -1,10 +1,12 @@
 """SFT, reward model and DPO started by `e2h run --launch` in two CPU processes, against one process."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from accelerate import Accelerator
-from launching import cpu_launch, e2h, must, write_recipe
+from launching import cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
@@ -88,6 +90,26 @@ def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
     must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "ppo", "--launch", launch))
     folder = next((tmp_path / "runs").glob("ppo/*/done.json")).parent
     assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
+
+
+LEAVING = """
+import atexit
+from rlhf_e2h.processes import leave
+class Late:
+    def __del__(self): print("taken apart")
+late = Late()
+atexit.register(print, "told")
+print("done", end=" ")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize(("processes", "said"), [("1", "done told\ntaken apart\n"), ("2", "done told\n")])
+def test_one_of_many_processes_ends_before_python_is_taken_apart(processes, said):
+    """A thread of gloo that wants Python's lock after that would abort it; what asked to be told of the end is told."""
+    command = [sys.executable, "-c", LEAVING]
+    done = subprocess.run(command, env=environment(WORLD_SIZE=processes), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, said, "")
 
 
 def test_processes_that_would_each_train_alone_are_stopped(monkeypatch):
