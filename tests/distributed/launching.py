@@ -50,6 +50,16 @@ STAGES = {
             "checkpoint_every": 1,
         },
     },
+    "4_grpo": {
+        "stage": "grpo",
+        "policy": "${base}",
+        "data": "@prepare",
+        "reward_model": "@prm",
+        "problems": 8,
+        "generations": 4,
+        "max_new_tokens": 10,
+        "training": {**TRAINING, "micro_batch_size": 2, "epochs": 2},
+    },
     "5_dpo": {
         "stage": "dpo",
         "policy": "${base}",

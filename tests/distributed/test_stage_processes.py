@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from accelerate import Accelerator
 from launching import cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
@@ -90,6 +91,24 @@ def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
     must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "ppo", "--launch", launch))
     folder = next((tmp_path / "runs").glob("ppo/*/done.json")).parent
     assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
+def test_grpo_runs_in_two_processes(place, tmp_path, launch):
+    """8 problems x 4 completions x 2 epochs: 8 updates of 8. What is sampled depends on the number of processes."""
+    pytest.importorskip("deepspeed")
+    for stage in ("prepare", "prm"):
+        run(place / "recipe", tmp_path / "runs", stage)
+    must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "grpo", "--launch",
+             cpu_launch(launch, tmp_path)))  # fmt: skip
+    folder = next((tmp_path / "runs").glob("grpo/*/done.json")).parent
+    steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if "train/reward" in row]
+    assert steps == list(range(1, 9))  # one process reports
+    before, after = (load_file(path / "model.safetensors") for path in (place / "base", folder))
+    assert before.keys() == after.keys()
+    assert all(before[name].shape == after[name].shape for name in before)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 LEAVING = """
