@@ -63,6 +63,22 @@ def test_sft_in_two_processes_is_sft_in_one(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_sft_in_two_processes_is_bit_for_bit_that_in_one_where_batches_divide(place, tmp_path):
+    """36 solutions in batches of 12: nothing is repeated, what differs in the test above is the uneven batch."""
+    found = []
+    for runs, launch in (("one", []), ("two", ["--launch", cpu_launch("ddp_cpu", tmp_path)])):
+        task = [place / "recipe", f"runs={tmp_path / runs}"]
+        batch = ["sft.training.batch_size=12", "sft.training.micro_batch_size=6"]
+        must(e2h("run", *task, "--only", "prepare"))
+        must(e2h("run", *task, *batch, "--only", "sft", *launch))
+        found.append(finished(tmp_path / runs, "sft"))
+    (_, done, weights), (_, other, others) = found
+    assert done["results"]["loss"] == pytest.approx(other["results"]["loss"], abs=1e-6)  # the mean of both processes
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
 def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
     pytest.importorskip("deepspeed")
