@@ -32,13 +32,13 @@ from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
 from reward_models.score import Scorer
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.models import LoraSettings, ModelShape, load_policy, new_llama
+from rlhf_e2h.models import LoraSettings, ModelShape, load_policy, new_llama, with_lora
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.share_base import share_base
 from rlhf_e2h.rl.sources import RewardSources
-from rlhf_e2h.rl.value_model import value_from_reward_model
+from rlhf_e2h.rl.value_model import train_parts, value_from_reward_model
 
 BASE = Path(__file__).parents[1] / "rlhf_e2h" / "assets" / "base"
 PEER = Path(__file__).parent / "peers" / "trl_ppo.py"
@@ -181,55 +181,82 @@ MEMORY_MODES = ("separate", "separate_lora", "share_base")
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of two PPO steps above that of an idle process, each mode in a process of its own."""
     found: dict[str, Any] = {}
+    # freed tensors go back to the system at once, so that a process holds what lives
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hidden = arguments.hidden or 512
         make_models(folder, ModelShape(hidden, arguments.layers, 3 * hidden, hidden // 32), full=False)
         for mode in MEMORY_MODES:
             command = [sys.executable, __file__, "--memory-of", mode, "--folder", name]
-            command += ["--rollouts", str(arguments.rollouts), "--new-tokens", str(arguments.new_tokens)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            for option in ("rollouts", "new_tokens", "micro_batch"):
+                command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             found[mode] = json.loads(done.stdout.splitlines()[-1])
+            print(mode, found[mode], file=sys.stderr, flush=True)
     base = found["separate"]["peak_mib"]
     return {"hidden": hidden, **found, "ratio": {m: round(found[m]["peak_mib"] / base, 3) for m in MEMORY_MODES}}
 
 
 def memory_of(mode: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """What one process needs at most, in MiB above what it needs with all libraries loaded and no model."""
+    """MiB of one process above what it holds with all libraries loaded and no model: the peak, and by phase."""
     accelerator = Accelerator()
     _warm_libraries()
-    start = _resident_mib()
+    before = _forget_peak()
     settings = PPOSettings(
         steps=2,
         rollouts=arguments.rollouts,
         minibatches=2,
-        micro_batch=4,
-        forward_batch=8,
+        micro_batch=arguments.micro_batch,
+        forward_batch=2 * arguments.micro_batch,
         generation_batch=arguments.rollouts,
         max_new_tokens=arguments.new_tokens,
         checkpoint_every=0,
     )
-    policy, tokenizer = load_policy(folder / "policy")
-    parameters = sum(p.numel() for p in policy.parameters())
-    lora = LoraSettings(rank=8)
-    reference: Any = None
-    value: Any
-    if mode == "share_base":
-        policy, value = share_base(policy, lora)
-    else:
-        value = value_from_reward_model(folder / "prm", tokenizer, zero_head=False)
-        reference, _ = load_policy(folder / "policy")
-        if mode == "separate_lora":
-            from rlhf_e2h.models import with_lora
-            from rlhf_e2h.rl.value_model import train_parts
-
-            policy, value = with_lora(policy, lora), train_parts(value, False, lora)
+    policy, reference, value, tokenizer = memory_models(mode, folder)
+    weights = sum(p.numel() for p in policy.parameters()) * 4 / 2**20
     scorer = Scorer.from_pretrained(folder / "prm", accelerator.device)
     problems = make_problems(dict.fromkeys(range(1, 6), 10), seed=11)
     rows = [{**problem, "prompt": SECTIONS.prompt(problem["problem"])} for problem in problems]
     rewards = RewardSources({}, None, scorer)
-    train_ppo(policy, reference, value, tokenizer, rows, rewards, settings, accelerator)
-    return {"peak_mib": round(_peak_mib() - start, 1), "weights_mib": round(parameters * 4 / 2**20, 1)}
+    peaks = {"loading": _peak_mib() - before}
+
+    def phase(name: str) -> None:
+        peaks[name] = max(peaks.get(name, 0.0), _peak_mib() - before)
+        _forget_peak()
+
+    def reward(completions: Any) -> Any:
+        phase("rollout")
+        found = rewards(completions)
+        phase("reward")
+        return found
+
+    def on_step(step: int, metrics: dict[str, float], _: Any) -> None:
+        phase("evaluation and update")
+
+    _forget_peak()
+    train_ppo(policy, reference, value, tokenizer, rows, reward, settings, accelerator, on_step)
+    found = {
+        "peak_mib": max(peaks.values()),
+        "policy_weights_mib": weights,
+        "held_mib": _forget_peak() - before,
+        **peaks,
+    }
+    return {name: round(size, 1) for name, size in found.items()}
+
+
+def memory_models(mode: str, folder: Path) -> tuple[Any, Any, Any, Any]:
+    """(policy, reference, value model, tokenizer) of a mode; the reward model is one of its own in all."""
+    policy, tokenizer = load_policy(folder / "policy")
+    lora = LoraSettings(rank=8)
+    if mode == "share_base":
+        policy, value = share_base(policy, lora)
+        return policy, None, value, tokenizer
+    trained = value_from_reward_model(folder / "prm", tokenizer, zero_head=False)
+    reference, _ = load_policy(folder / "policy")
+    if mode == "separate_lora":
+        return with_lora(policy, lora), reference, train_parts(trained, False, lora), tokenizer
+    return policy, reference, trained, tokenizer
 
 
 def _warm_libraries() -> None:
@@ -242,15 +269,16 @@ def _warm_libraries() -> None:
     optimizer.step()
 
 
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _forget_peak() -> float:
+    """MiB of memory of this process; the mark of its peak is set back to that."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_mib()
 
 
 def _peak_mib() -> float:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not `ru_maxrss`: that of a new process begins with the peak of the one that started it
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
@@ -263,6 +291,7 @@ def main() -> None:
     parser.add_argument("--forward-batch", type=int, default=64)
     parser.add_argument("--peer-forward-batch", type=int, default=0, help="0: all rollouts at once")
     parser.add_argument("--new-tokens", type=int, default=90)
+    parser.add_argument("--micro-batch", type=int, default=4, help="of --memory")
     parser.add_argument("--repeats", type=int, default=5)
     clock = "wall" if torch.cuda.is_available() else "cpu"  # processor time: other people's work changes it little
     parser.add_argument("--clock", choices=("wall", "cpu"), default=clock)

@@ -237,4 +237,6 @@ def quiet_libraries() -> None:
 
 
 def entry() -> None:
-    sys.exit(main())
+    from rlhf_e2h.processes import leave
+
+    leave(main())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rlhf_e2h.config import ConfigError
 
@@ -87,6 +88,21 @@ def wait_for_all() -> None:
     torch = sys.modules.get("torch")  # what was never loaded has started no group
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. One of several is ended before Python takes itself apart.
+
+    torch 2.13's gloo threads ask for Python's lock when they let go of the tensors of a collective. One that asks after
+    Python has begun to end aborts the process ("terminate called without an active exception", now and then on a
+    busy machine), and the launcher then stops the other processes, the one that writes the results among them.
+    """
+    if world_size() == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def whole_model(trainer: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from rlhf_e2h.config import setting
@@ -126,7 +127,14 @@ def fit(trainer: Any, run: StageRun, description: str) -> dict[str, float]:
         output = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder))
     forget_divided_loading()
     run.spend(trainer.state.num_input_tokens_seen, trainer.state.total_flos)
-    return output.metrics
+    return {**output.metrics, "train_loss": _over_processes(trainer.accelerator, output.metrics["train_loss"])}
+
+
+def _over_processes(accelerator: Any, loss: float) -> float:
+    """The mean of all processes: transformers has not yet averaged what came after the last line of the log."""
+    if world_size() == 1:
+        return loss
+    return float(accelerator.reduce(torch.tensor(loss, device=accelerator.device), "mean"))
 
 
 def _total_steps(trainer: Any) -> int:

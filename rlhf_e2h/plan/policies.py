@@ -1,4 +1,4 @@
-"""Plans of the stages that optimise a policy: PPO, DPO and ReST-EM."""
+"""Plans of the stages that optimise a policy: PPO, GRPO, DPO and ReST-EM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from rlhf_e2h.plan.common import (
 )
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.plan.memory import Form, Trained, Update, decoding, logit_bytes, state, transient_bytes, update_phases
+from rlhf_e2h.plan.memory import (
+    LOGITS_TILE,
+    Form,
+    Trained,
+    Update,
+    decoding,
+    logit_bytes,
+    state,
+    transient_bytes,
+    update_phases,
+)
 from rlhf_e2h.recipe import Recipe, StageSpec
 
 
@@ -78,6 +88,49 @@ def ppo_phases(
     if rewards["reward model"]:
         reader = critic if config.value_init != "policy" else policy
         scored = {"activations": config.reward_batch_tokens * transient_bytes(reader, False)}
+        phases["reward"] = {**held, **scored}
+    return {**phases, **update_phases(update, form)}
+
+
+def plan_grpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
+    """As PPO without a value model; TRL's trainer takes several optimiser steps (`iterations`) on what it sampled."""
+    config, model = spec.config, model_of(recipe, spec.config.policy)
+    solution = min(numbers.solution, config.max_new_tokens)
+    length = numbers.prompt + solution
+    found = data.problems(recipe, config.data, "train", config.levels, config.problems, numbers)
+    read = trained_rows(config.training, found * config.generations * config.iterations) * length
+    tokens = read / config.iterations
+    prompts = tokens / length / config.generations
+    head = read * solution / length
+    flops = sampling_flops(model, prompts, config.generations, numbers.prompt, solution)
+    flops += training_flops(model, read, length, head, config.training.gradient_checkpointing)
+    # once a completion: where it is trained on more than once, what it was sampled with; and the reference
+    once_more = int(config.iterations > 1) + int(config.beta > 0)
+    flops += once_more * forward_flops(model, tokens, length, head / config.iterations)
+    rewards = {}
+    for name in ("reward_model", "outcome_model"):
+        rewards[name.replace("_", " ")], more = scored_by(recipe, getattr(config, name), tokens, length)
+        flops += more
+    phases = partial(grpo_phases, config, model, rewards, numbers.prompt)
+    return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)
+
+
+def grpo_phases(config: Any, model: Architecture, rewards: dict[str, int], prompt: int, form: Form) -> Phases:
+    settings, trained = config.training, Trained(model, adapters=adapters_of(model, config.lora))
+    rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
+    frozen = {name: 4.0 * size for name, size in rewards.items() if size}
+    if config.beta and not config.lora.rank:
+        frozen["reference"] = 4.0 * model.parameters / (form.processes if form.divides_weights else 1)
+    length = prompt + config.max_new_tokens
+    update = Update(
+        (trained,), rows, length, count, settings.bf16, settings.gradient_checkpointing,
+        logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
+    )  # fmt: skip
+    held = {**state((trained,), form, settings.bf16), **frozen, "gradients": 0.0}
+    # all completions of an update are sampled together
+    phases = {"rollout": {**held, **decoding(model, rows * count, prompt, config.max_new_tokens, settings.bf16)}}
+    if rewards["reward model"]:
+        scored = {"activations": config.reward_batch_tokens * transient_bytes(model, False)}
         phases["reward"] = {**held, **scored}
     return {**phases, **update_phases(update, form)}
 

@@ -18,7 +18,7 @@ from rlhf_e2h.plan.common import (
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
 from rlhf_e2h.plan.memory import Form, Parts, Trained, decoding, transient_bytes
-from rlhf_e2h.plan.policies import plan_dpo, plan_ppo, plan_rest
+from rlhf_e2h.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_rest
 from rlhf_e2h.recipe import Recipe, StageSpec
 
 MODEL_FREE = ("prepare", "icl", "grade", "report")  # stages without a model's work, or next to none
@@ -126,6 +126,7 @@ _PLANS: dict[str, Callable[[Recipe, StageSpec, Numbers], StagePlan | None]] = {
     "rerank": _rerank,
     "evaluate": _evaluate,
     "ppo": plan_ppo,
+    "grpo": plan_grpo,
     "dpo": plan_dpo,
     "rest": plan_rest,
 }

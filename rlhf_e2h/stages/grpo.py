@@ -9,6 +9,7 @@ al. 2024 (arXiv 2402.14740). Writes a model folder and metrics.jsonl.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
+from rlhf_e2h.processes import whole_model
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
 from rlhf_e2h.rl.step_rewards import check_scheme
 from rlhf_e2h.rl.terms import RewardTerms
@@ -80,14 +82,20 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     policy = open_policy(run.path(config.policy))
     prompts = open_prompts(config, run, policy, config.max_new_tokens)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # before there is a trainer that would choose this process's GPU
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" else None
         reward = SummedReward(open_sources(config, run, checker, device), config, policy.tokenizer.eos_token_id)
         trainer = _trainer(config, run, policy.model, policy.tokenizer, prompts, reward)
         metrics = fit(trainer, run, f"{config.algorithm.upper()}: training")
+    model = whole_model(trainer)
     if run.is_main:
-        save_policy(trainer.accelerator.unwrap_model(trainer.model), policy.tokenizer, run.out)
+        save_policy(model, policy.tokenizer, run.out)
     run.finish(steps=trainer.state.global_step, loss=metrics["train_loss"], reward=reward.last_mean)
 
 

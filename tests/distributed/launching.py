@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -49,6 +50,16 @@ STAGES = {
             "checkpoint_every": 1,
         },
     },
+    "4_grpo": {
+        "stage": "grpo",
+        "policy": "${base}",
+        "data": "@prepare",
+        "reward_model": "@prm",
+        "problems": 8,
+        "generations": 4,
+        "max_new_tokens": 10,
+        "training": {**TRAINING, "micro_batch_size": 2, "epochs": 2},
+    },
     "5_dpo": {
         "stage": "dpo",
         "policy": "${base}",
@@ -87,8 +98,10 @@ def cpu_launch(name: str, folder: Path, **changes: object) -> Path:
     """`launch/NAME.yaml` for two CPU processes."""
     config = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
     config |= {"use_cpu": True, "num_processes": 2, "main_process_port": free_port(), **changes}
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(config))
+    with file.open("x") as out:  # a launcher reads it seconds after its start: not to be written again before that
+        out.write(yaml.safe_dump(config))
     return file
 
 
@@ -102,6 +115,35 @@ def e2h(*arguments: object, timeout: float = 900, **more: str) -> subprocess.Com
     return subprocess.run(command, env=environment(**more), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
+def finish(*launchers: subprocess.Popen, logs: list[Path], timeout: float = 300) -> None:
+    """Wait until all have ended well; if one fails, or time is up, stop the others and show what each wrote."""
+    deadline = time.monotonic() + timeout
+    codes = [one.poll() for one in launchers]  # None: still at work
+    while None in codes and not any(codes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        codes = [one.poll() for one in launchers]
+    for one in launchers:
+        _stop(one)
+    said = "\n".join(f"{log}:\n{_errors(log.read_text())}" for log in logs)
+    assert not any(codes), f"ended with {codes}\n{said}"
+    assert None not in codes, f"not finished after {timeout:.0f} s\n{said}"
+
+
+def _stop(launcher: subprocess.Popen, patience: float = 10) -> None:
+    """End a launcher and its workers: it stops them when asked, but is deaf while it waits for other launchers."""
+    launcher.terminate()
+    try:
+        launcher.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
+
+
+def _errors(text: str) -> str:
+    """What ranks say, without what their launcher adds; or the end of it all."""
+    said = [line for line in text.splitlines() if line.startswith("[rank")]
+    return "\n".join(said[-40:]) or text[-3000:]
+
+
 def must(done: subprocess.CompletedProcess) -> None:
-    said = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
-    assert done.returncode == 0, "\n".join(said[-40:]) or done.stderr[-4000:]
+    assert done.returncode == 0, _errors(done.stderr)

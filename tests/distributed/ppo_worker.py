@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForTokenClassification
 
 from rlhf_e2h.models import ModelShape, new_llama
+from rlhf_e2h.processes import leave
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
@@ -72,4 +73,4 @@ if __name__ == "__main__":
         kept = checkpoints if stop or checkpoints.is_dir() else None
         accelerator = start_accelerator()  # one for each training: under DeepSpeed it keeps its first engine
         train(accelerator, Path(place), kept, int(stop or 6))
-    accelerator.end_training()
+    leave(0)

@@ -4,12 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ppo_worker
 import pytest
 import torch
-from launching import cpu_launch, environment, free_port
+from launching import cpu_launch, environment, finish, free_port
 from safetensors.torch import load_file
 
 from rlhf_e2h.rl.distributed import start_accelerator
@@ -23,18 +24,13 @@ def start(name: str, place: Path, port: int, *folders: Path | str, **changes: ob
     file = cpu_launch(name, place, main_process_port=port, **changes)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     command += [str(ROOT / "tests/distributed/ppo_worker.py"), *map(str, folders)]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(launcher: subprocess.Popen) -> None:
-    _, errors = launcher.communicate(timeout=900)
-    said = [line for line in errors.splitlines() if line.startswith("[rank")]
-    assert launcher.returncode == 0, "\n".join(said) or errors[-3000:]
+    with (place / "errors.log").open("w") as errors:  # no pipe: one that nobody reads is full at some time
+        return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=errors)
 
 
 def launch(name: str, place: Path, port: int, *folders: Path | str) -> None:
     """The worker in two processes, to its end."""
-    finish(start(name, place, port, *folders))
+    finish(start(name, place, port, *folders), logs=[place / "errors.log"])
 
 
 def result(folder: Path):
@@ -91,12 +87,29 @@ def test_deepspeed_gives_the_single_process_curve_whatever_wrote_the_checkpoint(
 @pytest.mark.slow
 def test_two_nodes_on_one_machine(one_process, tmp_path):
     """Two launchers of one process each that meet on loopback."""
-    port = free_port()
+    port, nodes = free_port(), [tmp_path / "node0", tmp_path / "node1"]
     launchers = [
-        start("ddp_cpu", tmp_path, port, tmp_path / "two", num_machines=2, machine_rank=rank, num_processes=2,
+        start("ddp_cpu", node, port, tmp_path / "two", num_machines=2, machine_rank=rank, num_processes=2,
               main_process_ip="127.0.0.1")
-        for rank in (0, 1)
+        for rank, node in enumerate(nodes)
     ]  # fmt: skip
-    for launcher in launchers:
-        finish(launcher)
+    finish(*launchers, logs=[node / "errors.log" for node in nodes])
     compare(result(one_process / "one"), result(tmp_path / "two"), losses=1e-4, weights=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [("raise SystemExit(3)", r"ended with \[None, 3\]"), ("time.sleep(600)", "not finished after 3 s")],
+)
+def test_a_process_that_fails_or_waits_for_ever_ends_the_wait_with_what_all_said(second, message, tmp_path):
+    programs = ["print('I wait', file=sys.stderr, flush=True); time.sleep(600)", f"time.sleep(1); {second}"]
+    logs = [tmp_path / "0", tmp_path / "1"]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", f"import sys, time; {program}"], stderr=log.open("w"))
+        for program, log in zip(programs, logs, strict=True)
+    ]
+    started = time.monotonic()
+    with pytest.raises(AssertionError, match=f"(?s){message}.*I wait"):
+        finish(*processes, logs=logs, timeout=3 if "600" in second else 60)
+    assert time.monotonic() - started < 30
+    assert None not in [process.returncode for process in processes]

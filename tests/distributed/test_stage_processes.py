@@ -1,10 +1,13 @@
 """SFT, reward model and DPO started by `e2h run --launch` in two CPU processes, against one process."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+import torch
 from accelerate import Accelerator
-from launching import cpu_launch, e2h, must, write_recipe
+from launching import cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
@@ -60,6 +63,22 @@ def test_sft_in_two_processes_is_sft_in_one(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_sft_in_two_processes_is_bit_for_bit_that_in_one_where_batches_divide(place, tmp_path):
+    """36 solutions in batches of 12: nothing is repeated, what differs in the test above is the uneven batch."""
+    found = []
+    for runs, launch in (("one", []), ("two", ["--launch", cpu_launch("ddp_cpu", tmp_path)])):
+        task = [place / "recipe", f"runs={tmp_path / runs}"]
+        batch = ["sft.training.batch_size=12", "sft.training.micro_batch_size=6"]
+        must(e2h("run", *task, "--only", "prepare"))
+        must(e2h("run", *task, *batch, "--only", "sft", *launch))
+        found.append(finished(tmp_path / runs, "sft"))
+    (_, done, weights), (_, other, others) = found
+    assert done["results"]["loss"] == pytest.approx(other["results"]["loss"], abs=1e-6)  # the mean of both processes
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
 def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
     pytest.importorskip("deepspeed")
@@ -88,6 +107,44 @@ def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
     must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "ppo", "--launch", launch))
     folder = next((tmp_path / "runs").glob("ppo/*/done.json")).parent
     assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
+def test_grpo_runs_in_two_processes(place, tmp_path, launch):
+    """8 problems x 4 completions x 2 epochs: 8 updates of 8. What is sampled depends on the number of processes."""
+    pytest.importorskip("deepspeed")
+    for stage in ("prepare", "prm"):
+        run(place / "recipe", tmp_path / "runs", stage)
+    must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "grpo", "--launch",
+             cpu_launch(launch, tmp_path)))  # fmt: skip
+    folder = next((tmp_path / "runs").glob("grpo/*/done.json")).parent
+    steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if "train/reward" in row]
+    assert steps == list(range(1, 9))  # one process reports
+    before, after = (load_file(path / "model.safetensors") for path in (place / "base", folder))
+    assert before.keys() == after.keys()
+    assert all(before[name].shape == after[name].shape for name in before)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+LEAVING = """
+import atexit
+from rlhf_e2h.processes import leave
+class Late:
+    def __del__(self): print("taken apart")
+late = Late()
+atexit.register(print, "told")
+print("done", end=" ")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize(("processes", "said"), [("1", "done told\ntaken apart\n"), ("2", "done told\n")])
+def test_one_of_many_processes_ends_before_python_is_taken_apart(processes, said):
+    """A thread of gloo that wants Python's lock after that would abort it; what asked to be told of the end is told."""
+    command = [sys.executable, "-c", LEAVING]
+    done = subprocess.run(command, env=environment(WORLD_SIZE=processes), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, said, "")
 
 
 def test_processes_that_would_each_train_alone_are_stopped(monkeypatch):

@@ -14,10 +14,12 @@ from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
+from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.stages import grpo as grpo_stage
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.tracking import Tracker
-from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.training import TrainingSettings, fit
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
 SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)
@@ -85,9 +87,28 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
     train_ppo(policy, reference, value, tokenizer, prompts, reward_fn, settings, accelerator)
 
 
+def grpo(folder: Path, shape: ModelShape, variant: str) -> None:
+    run = StageRun("grpo", "grpo", folder, 0, folder, Tracker(folder), {})
+    policy, tokenizer = new_llama(shape, "procedural", 0)
+    training = TrainingSettings(max_steps=2, batch_size=ROWS, micro_batch_size=ROWS, learning_rate=1e-6)
+    config = grpo_stage.Config(
+        "", "", outcome="none", terms=RewardTerms(format_penalty=1.0), generations=ROWS // 2,
+        max_new_tokens=LENGTH - PROMPT, training=training,
+    )  # fmt: skip
+    row = {"prompt": text(PROMPT), "problem_id": "0", "problem": "", "level": 1}
+    reward = grpo_stage.SummedReward(
+        lambda completions: [Reward() for _ in completions], config, tokenizer.eos_token_id
+    )
+    fit(grpo_stage._trainer(config, run, policy, tokenizer, [row] * (2 * ROWS), reward), run, "GRPO")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    stage, variant, place = {"sft": sft, "reward": reward, "ppo": ppo}[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    stage, variant, place = (
+        {"sft": sft, "reward": reward, "ppo": ppo, "grpo": grpo}[sys.argv[1]],
+        sys.argv[2],
+        Path(sys.argv[3]),
+    )
     place = place / os.environ.get("RANK", "0")
     for name in ("warm", "out"):
         (place / name).mkdir(parents=True)

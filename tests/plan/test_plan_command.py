@@ -95,3 +95,25 @@ def test_mistakes_are_one_sentence(arguments, message, capsys, monkeypatch):
     launches = [] if "--launches" in arguments else ["--launches", str(ROOT / "launch")]
     assert main(["plan", str(ROOT / "recipes/quickstart"), *launches, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has_one(monkeypatch, capsys):
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+
+    def grpo(*overrides):
+        command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
+        main([*command, "--tokens", "50,100", "new_tokens=100", *overrides])
+        found = stage(json.loads(capsys.readouterr().out), "grpo")
+        return found, found["memory"]["single"]["parts"]
+
+    (once, parts), (again, longer) = grpo(), grpo("grpo.beta=0.1", "grpo.iterations=2")
+    # 4 problems x 4 completions of 50 + 100 tokens, sampled once however often they are trained on
+    assert once["tokens"] == again["tokens"] == 4 * 4 * 150
+    # 259 bytes and marks, tied; 2 layers of 4 x 64 x 64 + 3 x 64 x 128 and two norms, and the last norm
+    weights = 259 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+    assert parts["weights"] == longer["reference"] == 4 * weights and parts["optimiser"] == 8 * weights
+    assert "reference" not in parts
+    # a forward pass is a third of training: training once more costs 3, old log-probabilities and the reference 2
+    layers = 2 * (2 * (4 * 64 * 64 + 3 * 64 * 128) + 4 * 150 * 64)
+    forward = 4 * 4 * (150 * layers + 100 * 2 * 259 * 64)
+    assert again["flops"] - once["flops"] == pytest.approx(5 * forward)

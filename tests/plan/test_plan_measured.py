@@ -33,6 +33,7 @@ def planned(stage: str, variant: str) -> float:
     updates = {
         "sft": Update(tuned, rows, LENGTH, count, False, again, fused, rows * LENGTH),
         "reward": Update((Trained(model, True),), ROWS, LENGTH),
+        "grpo": Update(tuned, ROWS, LENGTH, 1, False, False, fused, ROWS * LENGTH),
     }
     if stage == "ppo":
         models = (Trained(model, adapters=adapters), Trained(model, True, head_only=variant == "lora"))
@@ -77,6 +78,7 @@ def test_a_rank_of_two_under_zero3_needs_less_than_one_process(variant, goal, tm
         ("reward", "plain"),
         ("ppo", "plain"),
         ("ppo", "lora"),
+        ("grpo", "plain"),
     ],
 )
 def test_a_real_process_needs_what_was_planned(stage, variant, tmp_path):
