@@ -17,13 +17,13 @@ def merging_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def test_character_tokens():
+def test_tokens_of_the_small_world():
     tokenizer = procedural_tokenizer()
     text = "a=1+2=3\n\nb=3*2=6\n\n# Answer\n\n6"
     ids = tokenizer(text)["input_ids"]
-    # 7 characters, 1 token for the blank line, 7 characters, 1, then "# Answer" "\n\n" "6"
-    assert step_tokens(tokenizer, [ids], [text], [[7, 16, 29]]) == [[6, 14, 18]]
-    assert tokenizer.convert_ids_to_tokens([ids[i] for i in (6, 14, 18)]) == ["3", "6", "6"]
+    # "a" "=" "1+2=" "3", 1 token for the blank line, "b" "=" "3*2=" "6", 1, then "# Answer" "\n\n" "6"
+    assert step_tokens(tokenizer, [ids], [text], [[7, 16, 29]]) == [[3, 8, 12]]
+    assert tokenizer.convert_ids_to_tokens([ids[i] for i in (3, 8, 12)]) == ["3", "6", "6"]
 
 
 def test_empty_steps_sit_on_the_token_before_them():

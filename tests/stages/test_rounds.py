@@ -26,8 +26,8 @@ PREPARE = {
     "validation_per_level": [1] * 5,
     "test_per_level": [1] * 5,
 }
-TRAINING = {"learning_rate": 1e-3, "warmup_ratio": 0.0, "batch_size": 8, "micro_batch_size": 8, "max_length": 96}
-DECODING = {"n": 6, "max_new_tokens": 40, "temperature": 1.5}
+TRAINING = {"learning_rate": 1e-3, "warmup_ratio": 0.0, "batch_size": 8, "micro_batch_size": 8, "max_length": 144}
+DECODING = {"n": 6, "max_new_tokens": 80, "temperature": 1.5}  # one token of 102 ends a text
 DPO = {"stage": "dpo", "problems": 8, "rounds": 2, "margin": 0.0, "margin_unlabelled": 0.0}
 # a model of no training writes no answers, so here the shipped one samples
 REST = {"stage": "rest", "policy": "asset:base", "problems": 8, "rounds": 2, "threshold": 0.0, "max_kept": 2}
@@ -40,7 +40,7 @@ def models(tmp_path_factory):
     """Folders of a tiny policy that ends its texts now and then, and of a tiny reward model with a random head."""
     folder = tmp_path_factory.mktemp("models")
     torch.set_num_threads(1)
-    shape = ModelShape(hidden=16, layers=1, intermediate=32, heads=2, max_positions=128)
+    shape = ModelShape(hidden=16, layers=1, intermediate=32, heads=2, max_positions=160)
     policy, tokenizer = new_llama(shape, "procedural", seed=0)
     save_policy(policy, tokenizer, folder / "policy")
     reward = new_model(folder / "policy", StepContract("prm"))
