@@ -74,9 +74,11 @@ def dots(
         colour = MARKER[SERIES[index % len(SERIES)]]
         axes.plot([row["value"] for row in points], y, "o", color=colour, label=group)
         axes.hlines(y, [row["low"] for row in points], [row["high"] for row in points], color=colour, linewidth=1.4)
+    top = max(lines.values(), default=0.0)
     for name, value in lines.items():
         axes.axvline(value, color=MARKER["muted"], linestyle="--", linewidth=1)
-        axes.text(value, -0.72, name, color=MARKER["muted"], ha="center", va="bottom")
+        side = "left" if value == top else "right"  # names of lines close to each other stay apart
+        axes.text(value, -0.72, f" {name} ", color=MARKER["muted"], ha=side, va="bottom")
     axes.set_ylim(len(names) - 0.4, -0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel(x)
