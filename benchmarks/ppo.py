@@ -149,10 +149,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         def on_step(step: int, metrics: dict[str, float], _: Any) -> None:
             mine = {"seconds": sum(metrics[key] for key in metrics if key.startswith("time/"))}
             mine["cpu"] = time.process_time() - marks[-1]
-            theirs = peer.step() if peer else {"seconds": float("nan"), "cpu": float("nan")}
+            theirs = peer.step() if peer else None
             print(f"iteration {step}: ours {mine}, TRL {theirs}", file=sys.stderr, flush=True)
             if step:
-                for who, row in (("ours", mine), ("trl", theirs)):
+                for who, row in (("ours", mine), ("trl", theirs)) if theirs else (("ours", mine),):
                     times[who].append(row["cpu" if arguments.clock == "cpu" else "seconds"])
                     times[f"{who}_wall"].append(row["seconds"])
                 laps.append({key: value for key, value in metrics.items() if key.startswith(("time/", "rollout/tok"))})
@@ -162,13 +162,14 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         if peer:
             peer.close()
     means = {key: statistics.mean(lap[key] for lap in laps) for key in laps[0]}
-    ratios = [theirs / mine for mine, theirs in zip(times["ours"], times["trl"], strict=True)]
+    pairs = zip(times["ours"], times["trl"], strict=True) if arguments.peer_python else []
+    ratios = [theirs / mine for mine, theirs in pairs]
     return {
         "lengths": arguments.lengths,
         "clock": arguments.clock,
         "ours_s": statistics.median(times["ours"]),
-        "trl_s": statistics.median(times["trl"]),
-        "ratio": statistics.median(ratios),
+        "trl_s": statistics.median(times["trl"]) if ratios else None,
+        "ratio": statistics.median(ratios) if ratios else None,
         "ratios": sorted(round(ratio, 2) for ratio in ratios),
         "wall": {who: [round(t, 2) for t in times[f"{who}_wall"]] for who in ("ours", "trl")},
         **means,
