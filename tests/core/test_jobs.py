@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,9 @@ def test_processes_end_with_the_one_that_started_them(recipe, tmp_path, sent):
     (recipe / "3_sample.yaml").write_text((recipe / "3_sample.yaml").read_text().replace("n: 2", "n: 2000"))
     runs = tmp_path / "runs"
     command = [sys.executable, "-m", "rlhf_e2h", "run", str(recipe), f"runs={runs}", "jobs=2", "threads=1"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    # a test run that was started in the background passes on that Ctrl-C is ignored
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed) as process:
         child = _process_of_stage(process, runs, "sample")
         process.send_signal(sent)
         process.wait(timeout=60)
