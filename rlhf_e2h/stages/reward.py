@@ -26,6 +26,7 @@ from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
 from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.plan import spent
+from rlhf_e2h.processes import forget_divided_loading
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
@@ -117,6 +118,7 @@ def main(config: Config, run: StageRun) -> None:
             run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics,
             order,
         )  # fmt: skip
+    forget_divided_loading()
     if dynamics:
         dynamics.finish([*training, *validation])
     if result.get("tokens"):
