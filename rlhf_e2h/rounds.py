@@ -6,6 +6,7 @@ also in a run that was never killed, so that both come out the same.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from rlhf_e2h.bank import Decoding, Row, sample
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
 from rlhf_e2h.models import Policy, open_policy, save_policy
+from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 
 
@@ -40,8 +42,14 @@ class Rounds:
         """The policy with which round `number` begins."""
         return open_policy(self._folder(number - 1) if number else self.start)
 
-    def is_done(self, number: int) -> bool:
-        return (self._folder(number) / "config.json").is_file()
+    def begin(self, number: int) -> bool:
+        """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
+        folder = self._folder(number)
+        if (folder / "config.json").is_file():
+            self._replay(folder.name)
+            return False
+        self._mark()
+        return True
 
     def judged(
         self,
@@ -56,13 +64,16 @@ class Rounds:
         """Samples of round `number` with `rm` and `correct`, from the scratch folder if they are there."""
         file = self.run.scratch / f"judged_{number}.jsonl"
         if file.is_file():
+            self._replay(file.stem)
             return read_jsonl(file)
+        self._mark()
         total, what = len(problems) * decoding.n, f"{self.title} {number + 1}: sampling"
         with self.run.progress(total, what, "solutions") as bar:
             rows = sample(self.policy(number), problems, decoding, seed, bar.advance, self.run.spend)
         known = {problem["problem_id"]: problem for problem in problems}
         rows = judged(rows, known, labels, reward_model, aggregation)
         if self.run.is_main:
+            self._record(file.stem)
             write_jsonl(file, rows)
         return rows
 
@@ -73,6 +84,7 @@ class Rounds:
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             save_policy(model, tokenizer, partial)
+            self._record(folder.name)
             os.replace(partial, folder)
             # the next round's trainer must not take this round's checkpoint for its own
             shutil.rmtree(self.run.scratch / "trainer", ignore_errors=True)
@@ -82,6 +94,29 @@ class Rounds:
         """Make the model of round `number` the stage's output."""
         if self.run.is_main:
             shutil.copytree(self._folder(number), self.run.out, dirs_exist_ok=True)
+
+    def _mark(self) -> None:
+        self._before = self.run.tokens, self.run.flops, len(self._rows())
+
+    def _record(self, name: str) -> None:
+        """Keep what has been logged and spent since the mark; written before what it belongs to, so never missing."""
+        tokens, flops, rows = self._before
+        spent = {"tokens": self.run.tokens - tokens, "flops": self.run.flops - flops}
+        write_json(self.run.scratch / f"{name}.json", {**spent, "rows": self._rows()[rows:]})
+
+    def _replay(self, name: str) -> None:
+        """Log and spend it again, so that metrics.jsonl and the costs are those of a run that was never killed."""
+        file = self.run.scratch / f"{name}.json"
+        if not file.is_file():  # left by a version that kept none
+            return
+        record = json.loads(file.read_text(encoding="utf-8"))
+        for row in record["rows"]:
+            self.run.log({key: value for key, value in row.items() if key != "step"}, row.get("step"))
+        self.run.spend(record["tokens"], record["flops"])
+
+    def _rows(self) -> list[Row]:
+        """What this run has logged; only the main process has a file of it."""
+        return read_jsonl(self.run.out / "metrics.jsonl") if self.run.is_main else []
 
     def _folder(self, number: int) -> Path:
         return self.run.scratch / f"round_{number}"

@@ -92,7 +92,7 @@ def main(config: Config, run: StageRun) -> None:
         if run.is_main:
             write_jsonl(run.out / f"pairs_{number}.jsonl", chosen)
             run.log({**summary(rows), **pair_counts(chosen)}, step=number)
-        if not rounds.is_done(number):
+        if rounds.begin(number):
             policy = rounds.policy(number)
             reference = open_policy(start).model if number and config.reference == "first" else None
             rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)

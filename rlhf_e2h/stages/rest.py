@@ -75,7 +75,7 @@ def main(config: Config, run: StageRun) -> None:
         if run.is_main:
             write_jsonl(run.out / f"kept_{number}.jsonl", kept)
             run.log({**summary(rows), **kept_counts(kept)}, step=number)
-        if not rounds.is_done(number):
+        if rounds.begin(number):
             start = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
             policy = rounds.policy(number) if start is None else open_policy(run.path(start))
             known = {problem["problem_id"]: problem for problem in problems}

@@ -76,6 +76,13 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+def logged(folder):
+    """metrics.jsonl without what the clock says."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    clock = ("runtime", "_per_second", "step_time")
+    return [{name: value for name, value in row.items() if not name.endswith(clock)} for row in rows]
+
+
 def differ(a, b):
     return any(not torch.equal(a[name], b[name]) for name in a)
 
@@ -109,6 +116,9 @@ def test_a_killed_round_goes_on_to_the_same_weights(tmp_path, models, monkeypatc
             run(tmp_path, models, stage, runs=tmp_path / "runs", **settings)
     killed, _ = run(tmp_path, models, stage, runs=tmp_path / "runs", **settings)
     assert not differ(weights(whole), weights(killed))
+    again = json.loads((killed / "done.json").read_text())
+    assert [again[name] for name in ("tokens", "flops")] == [done[name] for name in ("tokens", "flops")]
+    assert logged(killed) == logged(whole)
     record = "pairs" if stage is DPO else "kept"
     for number in range(2):
         assert read_jsonl(whole / f"{record}_{number}.jsonl") == read_jsonl(killed / f"{record}_{number}.jsonl")
