@@ -26,6 +26,8 @@ HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the load reports and progress bars of `transformers`: an expected new head is no news."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # where DeepSpeed is installed, it warns that it found no other
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

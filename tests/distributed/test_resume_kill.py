@@ -78,25 +78,21 @@ def test_a_killed_sft_stage_ends_with_the_same_weights(recipe, tmp_path):
     compared(recipe, tmp_path, ("sft",), "sft/*/_partial/trainer/checkpoint-*")
 
 
-@pytest.mark.slow
 def test_a_killed_reward_stage_ends_with_the_same_weights(recipe, tmp_path):
     compared(recipe, tmp_path, ("prm",), "prm/*/checkpoints/checkpoint-*")
 
 
-@pytest.mark.slow
 def test_a_killed_ppo_stage_ends_with_the_same_weights(recipe, tmp_path):
     longer = ("ppo.ppo.steps=8", "ppo.eval_every=2", "ppo.keep=best", "ppo.ppo.kl_target=0.05")
     compared(recipe, tmp_path, ("prm", "ppo"), "ppo/*/_partial/checkpoints/step_*", *longer)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["round_0", "trainer/checkpoint-*", "judged_*.jsonl"])
 def test_a_killed_dpo_stage_ends_with_the_same_weights(recipe, tmp_path, place):
     often = ("dpo.training.checkpoint_every=3", "dpo.training.epochs=4")
     compared(recipe, tmp_path, ("prm", "dpo"), f"dpo/*/_partial/{place}", *often)
 
 
-@pytest.mark.slow
 def test_a_killed_rest_stage_ends_with_the_same_weights(recipe, tmp_path):
     (recipe / "6_rest.yaml").write_text(
         'stage: rest\npolicy: "${base}"\ndata: "@prepare"\nreward_model: "@prm"\nproblems: 12\nrounds: 2\n'
