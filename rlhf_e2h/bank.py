@@ -50,13 +50,15 @@ def sample(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
     spend: Callable[[float, float], None] | None = None,
+    first_row: int = 0,
 ) -> list[Row]:
     """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other.
 
-    `spend` gets the tokens and the floating-point operations of it.
+    `spend` gets the tokens and the floating-point operations of it. Where `problems` are a part of more, `first_row` is
+    the number of their first solution among those of all, so that the parts are what would be sampled at once.
     """
     sampling = Sampling(
-        decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size
+        decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size, first_row
     )
     prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
     with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reward_models.score import Scorer
 from rlhf_e2h.bank import Row, aggregate_steps, grade, score
 from rlhf_e2h.checker import answer_classes
@@ -14,10 +16,15 @@ from rlhf_e2h.data.firewall import Label
 
 
 def judged(
-    rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], model: Path, aggregation: str
+    rows: Sequence[Row],
+    problems: Mapping[str, Row],
+    labels: Mapping[str, Label],
+    model: Path,
+    aggregation: str,
+    device: torch.device | None = None,
 ) -> list[Row]:
     """Rows with `rm` (aggregated reward-model score in [0, 1]) and `correct` (True, False, or None without label)."""
-    scored = score(rows, problems, Scorer.from_pretrained(model), "rm")
+    scored = score(rows, problems, Scorer.from_pretrained(model, device), "rm")
     verdicts = {(row["problem_id"], row["sample_id"]): row["correct"] for row in grade(rows, labels)}
     return [
         {**row, "rm": value, "correct": verdicts.get((row["problem_id"], row["sample_id"]))}

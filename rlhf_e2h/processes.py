@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rlhf_e2h.config import ConfigError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
 
 def world_size() -> int:
@@ -36,6 +36,18 @@ def device_arguments() -> dict[str, Any]:
     # `use_cpu` would switch DeepSpeed off; without it, processes on a CPU have to be told how to find each other
     together = {"ddp_backend": "gloo"} if world_size() > 1 else {}
     return {"use_cpu": not launched_with_deepspeed(), **together}
+
+
+def join() -> PartialState:
+    """This process among those started together, before there is a trainer: its number, their count, its device.
+
+    Trainers make the same from their arguments, so theirs are those of these.
+    """
+    from transformers import TrainingArguments
+
+    state = TrainingArguments(report_to="none", **device_arguments()).distributed_state
+    assert state is not None
+    return state
 
 
 def check_together(accelerator: Accelerator) -> None:

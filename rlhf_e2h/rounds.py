@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.bank import Decoding, Row, sample
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
-from rlhf_e2h.models import Policy, open_policy, save_policy
+from rlhf_e2h.models import Policy, open_policy, sampling_dtype, save_policy
+from rlhf_e2h.processes import join
+from rlhf_e2h.rl.distributed import gather_json
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 
@@ -35,12 +38,23 @@ def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[R
 class Rounds:
     """The rounds of one stage: `policy(n)` samples in round n, `keep(n, ...)` is what that round trained."""
 
-    def __init__(self, run: StageRun, start: Path, title: str) -> None:
+    def __init__(
+        self,
+        run: StageRun,
+        start: Path,
+        title: str,
+        decoding: Decoding,
+        labels: Mapping[str, Label],
+        reward_model: Path,
+        aggregation: str,
+    ) -> None:
         self.run, self.start, self.title = run, start, title
+        self.decoding, self.labels = decoding, labels
+        self.reward_model, self.aggregation = reward_model, aggregation
 
-    def policy(self, number: int) -> Policy:
+    def policy(self, number: int, dtype: str = "float32") -> Policy:
         """The policy with which round `number` begins."""
-        return open_policy(self._folder(number - 1) if number else self.start)
+        return open_policy(self._folder(number - 1) if number else self.start, dtype)
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
@@ -51,31 +65,36 @@ class Rounds:
         self._mark()
         return True
 
-    def judged(
-        self,
-        number: int,
-        problems: Sequence[Row],
-        decoding: Decoding,
-        seed: int,
-        labels: Mapping[str, Label],
-        reward_model: Path,
-        aggregation: str,
-    ) -> list[Row]:
+    def judged(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
         """Samples of round `number` with `rm` and `correct`, from the scratch folder if they are there."""
         file = self.run.scratch / f"judged_{number}.jsonl"
         if file.is_file():
             self._replay(file.stem)
             return read_jsonl(file)
         self._mark()
-        total, what = len(problems) * decoding.n, f"{self.title} {number + 1}: sampling"
-        with self.run.progress(total, what, "solutions") as bar:
-            rows = sample(self.policy(number), problems, decoding, seed, bar.advance, self.run.spend)
-        known = {problem["problem_id"]: problem for problem in problems}
-        rows = judged(rows, known, labels, reward_model, aggregation)
+        rows = self._sampled(number, problems, seed)
         if self.run.is_main:
             self._record(file.stem)
             write_jsonl(file, rows)
         return rows
+
+    def _sampled(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
+        """Each process samples and scores solutions of its share of the problems; all get those of all."""
+        place, decoding = join(), self.decoding
+        start, end = (len(problems) * (place.process_index + i) // place.num_processes for i in (0, 1))
+        own, spent = problems[start:end], []
+        policy = self.policy(number, sampling_dtype())
+        torch.nn.Module.to(policy.model, place.device)  # where there are several processes it was not put on its GPU
+        with self.run.progress(len(own) * decoding.n, f"{self.title} {number + 1}: sampling", "solutions") as bar:
+            rows = sample(
+                policy, own, decoding, seed, bar.advance, lambda *cost: spent.append(cost), start * decoding.n
+            )
+        known = {problem["problem_id"]: problem for problem in own}
+        rows = judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device)
+        parts = gather_json(place, [rows, spent])
+        for cost in (cost for _, costs in parts for cost in costs):
+            self.run.spend(*cost)
+        return [row for part, _ in parts for row in part]
 
     def keep(self, number: int, model: Any, tokenizer: Any) -> None:
         """Save what round `number` trained, adapters merged; it is there completely or not at all."""

@@ -166,7 +166,7 @@ def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     trained = Trained(model, adapters=adapters_of(model, config.lora))
     phases = partial(sampling_trainer_phases, config, trained, {}, 1, numbers)
     tokens = found * (numbers.prompt + n * solution) + read
-    return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=False)
+    return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
 
 
 def _sampled(

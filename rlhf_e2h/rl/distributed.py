@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import InitProcessGroupKwargs, gather, pad_across_processes
 
 from rlhf_e2h.environment import forget_accelerate_state
 
@@ -43,15 +43,15 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
     return accelerator
 
 
-def gather_json(accelerator: Accelerator, value: Any) -> list[Any]:
+def gather_json(place: Accelerator | PartialState, value: Any) -> list[Any]:
     """The JSON values of all processes, in order of rank, on every process.
 
     Floats survive exactly: JSON writes the shortest text that reads back as the same double.
     """
-    if accelerator.num_processes == 1:
+    if place.num_processes == 1:
         return [value]
-    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(accelerator.device)
-    sizes = accelerator.gather(torch.tensor([len(data)], device=accelerator.device)).tolist()
-    padded = accelerator.pad_across_processes(data, dim=0).unsqueeze(0)
-    rows = accelerator.gather(padded).cpu()
-    return [json.loads(bytes(row[:size].tolist()).decode()) for row, size in zip(rows, sizes, strict=True)]
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(place.device)
+    sizes = gather(torch.tensor([len(data)], device=place.device)).tolist()
+    padded = pad_across_processes(data, dim=0).unsqueeze(0)
+    rows = gather(padded).cpu().numpy()
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]

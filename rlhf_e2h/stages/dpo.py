@@ -71,18 +71,11 @@ def main(config: Config, run: StageRun) -> None:
     start, data = run.path(config.policy), run.path(config.data)
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
-    rounds = Rounds(run, start, "DPO")
+    reward_model = run.path(config.reward_model)
+    rounds = Rounds(run, start, "DPO", config.decoding, labels, reward_model, config.aggregation)
     for number in range(config.rounds):
         problems = problems_of_round(pool, config.problems, number)
-        rows = rounds.judged(
-            number,
-            problems,
-            config.decoding,
-            run.seed * 1009 + number,
-            labels,
-            run.path(config.reward_model),
-            config.aggregation,
-        )
+        rows = rounds.judged(number, problems, run.seed * 1009 + number)
         chosen = pairs(rows, {problem["problem_id"]: problem for problem in problems}, config)
         if not chosen:
             raise ConfigError(

@@ -57,18 +57,11 @@ def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
-    rounds = Rounds(run, run.path(config.policy), "ReST")
+    start, reward_model = run.path(config.policy), run.path(config.reward_model)
+    rounds = Rounds(run, start, "ReST", config.decoding, labels, reward_model, config.aggregation)
     for number in range(config.rounds):
         problems = problems_of_round(pool, config.problems, number)
-        rows = rounds.judged(
-            number,
-            problems,
-            config.decoding,
-            run.seed * 1013 + number,
-            labels,
-            run.path(config.reward_model),
-            config.aggregation,
-        )
+        rows = rounds.judged(number, problems, run.seed * 1013 + number)
         kept = [row for group in by_problem(rows).values() for row in keep(group, config.threshold)[: config.max_kept]]
         if not kept:
             raise ConfigError(f"{run.name}: round {number + 1} keeps no solution; lower threshold or sample more")
@@ -76,8 +69,8 @@ def main(config: Config, run: StageRun) -> None:
             write_jsonl(run.out / f"kept_{number}.jsonl", kept)
             run.log({**summary(rows), **kept_counts(kept)}, step=number)
         if rounds.begin(number):
-            start = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
-            policy = rounds.policy(number) if start is None else open_policy(run.path(start))
+            other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
+            policy = rounds.policy(number) if other is None else open_policy(run.path(other))
             known = {problem["problem_id"]: problem for problem in problems}
             texts = [_text(row, known) for row in kept]
             title = f"ReST {number + 1}"

@@ -62,15 +62,27 @@ STAGES = {
     },
     "5_dpo": {
         "stage": "dpo",
-        "policy": "${base}",
+        "policy": "@sft",
         "data": "@prepare",
         "reward_model": "@prm",
-        "problems": 12,
+        "problems": 25,  # an uneven share for each of two processes
         "rounds": 2,
         "margin": -1.0,
         "margin_unlabelled": -1.0,
-        "decoding": {"n": 4, "max_new_tokens": 40},
-        "training": {**TRAINING, "batch_size": 4, "micro_batch_size": 2, "epochs": 2},
+        "decoding": {"n": 16, "max_new_tokens": 120},
+        "training": {**TRAINING, "batch_size": 4, "micro_batch_size": 2, "epochs": 2, "learning_rate": 1e-4},
+    },
+    "5_rest": {
+        "stage": "rest",
+        "policy": "@sft",
+        "data": "@prepare",
+        "reward_model": "@prm",
+        "levels": [4, 5],
+        "problems": 23,
+        "rounds": 2,
+        "threshold": 0.0,
+        "decoding": {"n": 16, "max_new_tokens": 120},
+        "training": {**TRAINING, "batch_size": 4, "micro_batch_size": 2, "epochs": 2, "learning_rate": 1e-4},
     },
 }
 

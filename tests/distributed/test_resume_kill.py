@@ -90,16 +90,12 @@ def test_a_killed_ppo_stage_ends_with_the_same_weights(recipe, tmp_path):
 @pytest.mark.parametrize("place", ["round_0", "trainer/checkpoint-*", "judged_*.jsonl"])
 def test_a_killed_dpo_stage_ends_with_the_same_weights(recipe, tmp_path, place):
     often = ("dpo.training.checkpoint_every=3", "dpo.training.epochs=4")
-    compared(recipe, tmp_path, ("prm", "dpo"), f"dpo/*/_partial/{place}", *often)
+    compared(recipe, tmp_path, ("sft", "prm", "dpo"), f"dpo/*/_partial/{place}", *often)
 
 
 def test_a_killed_rest_stage_ends_with_the_same_weights(recipe, tmp_path):
-    (recipe / "6_rest.yaml").write_text(
-        'stage: rest\npolicy: "${base}"\ndata: "@prepare"\nreward_model: "@prm"\nproblems: 12\nrounds: 2\n'
-        "levels: [4, 5]\nthreshold: 0.0\ndecoding: {n: 8, max_new_tokens: 120}\n"
-        "training: {batch_size: 4, epochs: 2, learning_rate: 1.0e-3, max_length: 256, checkpoint_every: 2}\n"
-    )
-    compared(recipe, tmp_path, ("prm", "rest"), "rest/*/_partial/trainer/checkpoint-*")
+    often = ("rest.training.checkpoint_every=2", "rest.problems=12")
+    compared(recipe, tmp_path, ("sft", "prm", "rest"), "rest/*/_partial/trainer/checkpoint-*", *often)
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path, caplog):

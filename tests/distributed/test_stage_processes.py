@@ -1,4 +1,4 @@
-"""SFT, reward model and DPO started by `e2h run --launch` in two CPU processes, against one process."""
+"""SFT, reward model, DPO and ReST-EM started by `e2h run --launch` in two CPU processes, against one process."""
 
 import json
 import subprocess
@@ -94,9 +94,16 @@ def test_a_reward_model_in_two_processes_is_one_in_one(place, tmp_path, launch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
-def test_two_rounds_of_dpo_in_two_processes_are_those_of_one(place, tmp_path, launch):
+@pytest.mark.parametrize(("stage", "record"), [("dpo", "pairs"), ("rest", "kept")])
+def test_two_rounds_in_two_processes_are_those_of_one(place, tmp_path, stage, record, launch):
+    """Each process samples for its share of the problems: the first round's solutions are those of one process."""
     pytest.importorskip("deepspeed")
-    compared(place, tmp_path, "dpo", launch, needs=("prm",), tolerance=5e-2)
+    compared(place, tmp_path, stage, launch, needs=("sft", "prm"), tolerance=5e-2)
+    one, two = (
+        read_jsonl(next(runs.glob(f"{stage}/*/{record}_0.jsonl"))) for runs in (place / "one", tmp_path / "two")
+    )
+    texts = ("chosen", "rejected") if stage == "dpo" else ("text",)
+    assert one and [[row[name] for name in texts] for row in one] == [[row[name] for name in texts] for row in two]
 
 
 @pytest.mark.slow
