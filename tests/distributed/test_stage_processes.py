@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import cpu_launch, e2h, environment, must, write_recipe
+from launching import FSDP_ON_CPU, cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
@@ -45,7 +45,8 @@ def compared(place, tmp_path, stage, launch, needs=(), tolerance=1e-3):
     two = tmp_path / "two"
     for earlier in ("prepare", *needs):
         run(recipe, two, earlier)
-    must(e2h("run", recipe, f"runs={two}", "--only", stage, "--launch", cpu_launch(launch, tmp_path)))
+    more = FSDP_ON_CPU if launch == "fsdp" else {}
+    must(e2h("run", recipe, f"runs={two}", "--only", stage, "--launch", cpu_launch(launch, tmp_path), **more))
     (losses, done, weights), (others, other, found) = finished(place / "one", stage), finished(two, stage)
     assert losses and losses.keys() == others.keys()  # and each step once: one process reports
     assert list(losses.values()) == pytest.approx(list(others.values()), abs=tolerance)
@@ -83,6 +84,15 @@ def test_sft_in_two_processes_is_bit_for_bit_that_in_one_where_batches_divide(pl
 def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
     pytest.importorskip("deepspeed")
     compared(place, tmp_path, "sft", launch, tolerance=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "needs", "tolerance"), [("sft", (), 2e-2), ("prm", (), 2e-2), ("dpo", ("prm",), 5e-2)]
+)
+def test_trainers_under_fsdp_train_what_one_process_trains(place, tmp_path, stage, needs, tolerance):
+    """Accelerate's FSDP, made to run on CPUs; a stage that asks for it and does not get it stops, so it did run."""
+    compared(place, tmp_path, stage, "fsdp", needs, tolerance)
 
 
 @pytest.mark.slow
