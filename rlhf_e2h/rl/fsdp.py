@@ -11,6 +11,7 @@ last micro-batch instead; until then each process would hold the gradients of th
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -25,13 +26,18 @@ from reward_models.model import layer_stack
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Divide a model in place: each of its layers, and the rest. Its parameters are others afterwards."""
+    """Divide a model, the same on every process, in place: each of its layers, and the rest.
+
+    Its parameters are others afterwards.
+    """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy()
     if accelerator.mixed_precision == "bf16":
         # Autocast would keep a bf16 copy of each gathered matrix until the backward pass. Layers that are gathered in
         # bf16 need none; their inputs stay float32, as under autocast, and so do embeddings, head and gradients.
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    # the value model's logits are a view, of which FSDP warns that they must not be changed in place; nobody does
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor", UserWarning)
     for layer in layer_stack(model):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
