@@ -52,7 +52,11 @@ def shard_frozen(model: nn.Module, accelerator: Accelerator) -> None:
 
 @contextlib.contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Inside, a divided model has all its weights, and its forward passes wait for no other process."""
+    """Inside, a divided model has all its weights, and its forward passes wait for no other process.
+
+    Processes may make different numbers of passes. FSDP notes them and gathers ahead by its notes in the next backward
+    pass, but not beyond the pass that this belongs to: before that stands the model itself, which is whole by then.
+    """
     parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.unshard()
@@ -63,7 +67,6 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(True, recurse=False)
             part.reshard()
-        cast(FSDPModule, model).reset_iter_state()  # no backward pass follows on what was done inside
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -160,24 +160,6 @@ def test_ppo_with_adapters_evaluates_and_keeps_what_one_process_keeps(place, tmp
 
 
 @pytest.mark.slow
-def test_a_shared_base_under_fsdp_is_refused_in_one_sentence(place, tmp_path):
-    for stage in ("prepare", "prm"):
-        run(place / "recipe", place / "one", stage)
-    done = e2h(
-        "run",
-        place / "recipe",
-        f"runs={place / 'one'}",
-        *SHARED,
-        "--only",
-        "ppo",
-        "--launch",
-        cpu_launch("fsdp", tmp_path),
-    )
-    assert done.returncode != 0
-    assert "ppo: share_base does not run under FSDP" in done.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3", "fsdp"])
 def test_grpo_runs_in_two_processes(place, tmp_path, launch):
     """8 problems x 4 completions x 2 epochs: 8 updates of 8. What is sampled depends on the number of processes."""
