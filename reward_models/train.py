@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,7 @@ def train(
         on_epoch=(lambda epoch: on_epoch(epoch, scorer)) if on_epoch else None,
         order=order(rows.sources) if order else None,
     )
+    _check_launch(trainer)
     _check_adapters(trainer, settings)
     steps, loss = _run(trainer, out, run_identity(base, records, held_out, contract, settings))
     scorer.model = save_model(trainer, base, contract, settings, out)
@@ -142,6 +144,16 @@ def _check_selection(held_out: Sequence[Stepwise], kind: str, settings: TrainSet
         classes = {label for record in held_out for label in record.labels or []}
     if settings.patience and not {0, 1} <= classes:
         raise ValueError(f"early stopping watches {SELECTION[kind]}, but validation labels are only {classes - {None}}")
+
+
+def _check_launch(trainer: StepTrainer) -> None:
+    """Accelerate turns FSDP into DDP without a word where there is no GPU."""
+    found = trainer.accelerator.distributed_type.value
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and found != "FSDP":
+        raise ValueError(
+            f"the launch file asks for FSDP, but Accelerate uses {found}: its FSDP needs several processes, each "
+            "with a GPU; without GPUs launch with DDP or ZeRO-3"
+        )
 
 
 def _check_adapters(trainer: StepTrainer, settings: TrainSettings) -> None:

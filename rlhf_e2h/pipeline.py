@@ -108,14 +108,13 @@ def _check_models(todo: list[tuple[StageSpec, int]]) -> None:
 def check_launch(todo: list[tuple[StageSpec, int]], launch: str) -> None:
     """Say before the first stage what would stop a later one under this launch file."""
     file = _launch_file(launch)
-    deepspeed = read_yaml(file).get("deepspeed_config") or {} if file.suffix == ".yaml" else {}
-    if deepspeed.get("zero_stage") != 3:
+    if file.suffix != ".yaml" or read_yaml(file).get("distributed_type") != "FSDP":
         return
     for spec, _ in todo:
-        if spec.kind == "ppo" and (spec.config.eval_every or spec.config.lora.rank):
+        if spec.kind == "ppo" and spec.config.share_base:
             raise ConfigError(
-                f"{spec.name}: eval_every and lora do not run under ZeRO-3 ({launch}); set {spec.name}.eval_every=0 "
-                f"and {spec.name}.keep=last, or launch with zero2.yaml"
+                f"{spec.name}: share_base does not run under FSDP ({launch}); set {spec.name}.share_base=false, or "
+                "launch with zero3.yaml"
             )
 
 

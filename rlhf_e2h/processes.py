@@ -27,6 +27,10 @@ def launched_with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
+def launched_with_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def device_arguments() -> dict[str, Any]:
     """What `TrainingArguments` has to be told about the machine."""
     import torch
@@ -56,8 +60,7 @@ def check_together(accelerator: Accelerator) -> None:
     Raises:
         ConfigError: fewer processes train together than were started, or FSDP was asked for and is not used.
     """
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if fsdp and accelerator.distributed_type.value != "FSDP":
+    if launched_with_fsdp() and accelerator.distributed_type.value != "FSDP":
         raise ConfigError(
             f"the launch file asks for FSDP, but Accelerate uses {accelerator.distributed_type.value}: its FSDP needs "
             "GPUs; on CPUs take launch/ddp_cpu.yaml or launch/zero3.yaml"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,11 +25,12 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
     # Without cpu=True, processes without a GPU would each train alone, and all write to the same folder.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        cpu=cpu and not deepspeed,
-        mixed_precision="bf16" if bf16 else "no",
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu and deepspeed else None,
-    )
+    with _without_fsdp():
+        accelerator = Accelerator(
+            cpu=cpu and not deepspeed,
+            mixed_precision="bf16" if bf16 else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu and deepspeed else None,
+        )
     if deepspeed:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -41,6 +44,19 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
             f"({accelerator.distributed_type}); check the launch file"
         )
     return accelerator
+
+
+@contextlib.contextmanager
+def _without_fsdp() -> Iterator[None]:
+    """Accelerate's FSDP would divide the model a second time, and only on GPUs; PPO has its own, see `fsdp.py`."""
+    asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = asked
+            # transformers would load weights in one process and leave them empty in the others, for Accelerate to fill
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def gather_json(place: Accelerator | PartialState, value: Any) -> list[Any]:

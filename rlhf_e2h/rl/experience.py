@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_e2h.rl.actor_critic import RolloutBatch, reference_logprobs
+from rlhf_e2h.rl.sharding import whole_weights
 from rlhf_e2h.rl.share_base import without_adapters
 from rlhf_e2h.rl.trainer import Trainer
 
@@ -44,19 +45,21 @@ def evaluate(trainer: Trainer, batch: RolloutBatch, sampled: Tensor) -> tuple[Te
 def evaluate_reference(trainer: Trainer, batch: RolloutBatch, logprobs: Tensor) -> Tensor:
     """(B, T) log-probabilities under the reference; `logprobs` themselves where there is none."""
     adapted: Any = trainer.bare.policy
-    context: Any = contextlib.nullcontext()
+    contexts = contextlib.ExitStack()
     model: nn.Module = adapted
     if trainer.reference is not None:
         model = trainer.reference
     elif hasattr(adapted, "disable_adapter"):  # a PEFT model; importing PEFT to ask its class would take a second
-        context = without_adapters(adapted)
+        # whole, because DeepSpeed's hooks know the passes of the engine only, and this one is beside it
+        contexts.enter_context(whole_weights(adapted, trainer.accelerator))
+        contexts.enter_context(without_adapters(adapted))
     else:
         return logprobs  # no reference: KL is 0
 
     def outputs(rows: Tensor) -> tuple[Tensor, ...]:
         return (reference_logprobs(model, batch, rows, trainer.settings.temperature),)
 
-    with context, trainer.accelerator.autocast():
+    with contexts, trainer.accelerator.autocast():
         return _divide(trainer, batch, outputs, 1)[0]
 
 

@@ -31,6 +31,7 @@ from rlhf_e2h.rl.advantages import explained_variance, gae, masked_mean, masked_
 from rlhf_e2h.rl.distributed import gather_json
 from rlhf_e2h.rl.engines import Engine
 from rlhf_e2h.rl.experience import Experience, evaluate, evaluate_reference
+from rlhf_e2h.rl.fsdp import plain
 from rlhf_e2h.rl.guards import kl_guard, stop_if_not_finite
 from rlhf_e2h.rl.kl import kl_estimate
 from rlhf_e2h.rl.losses import importance_weights, policy_loss, sampler_mismatch, value_loss
@@ -52,7 +53,7 @@ class PPOResult:
 
     steps: int  # PPO steps that are done, those of an earlier, resumed run included
     stopped: str | None = None  # why training ended early
-    # under ZeRO-3, where `policy` holds a part only: all weights, on the main process
+    # under ZeRO-3 and FSDP, where `policy` holds a part only: all weights, on the main process
     policy_weights: dict[str, Tensor] | None = None
 
 
@@ -70,7 +71,7 @@ def train_ppo(
     engine: Engine | None = None,
     choose: Callable[[int], Sequence[int]] | None = None,
 ) -> PPOResult:
-    """Train `policy` and `value_model` in place (under ZeRO-3 see `PPOResult.policy_weights`).
+    """Train `policy` and `value_model` in place (under ZeRO-3 and FSDP see `PPOResult.policy_weights`).
 
     Args:
         reference: where KL is measured to. None: the policy without its adapter if it is a PEFT model, else no KL.
@@ -116,7 +117,7 @@ def train_ppo(
             log.warning("PPO stopped after step %d: %s", result.steps, result.stopped)
             break
     if weights_are_divided(accelerator):
-        result.policy_weights = whole_copy(trainer.model, trainer.bare.policy, accelerator)
+        result.policy_weights = whole_copy(trainer.bare.policy, accelerator)
     return result
 
 
@@ -270,7 +271,8 @@ def _clip_gradients(trainer: Trainer) -> Tensor:
     norms = [
         trainer.accelerator.clip_grad_norm_(group, limit) if group else torch.zeros(()) for group in trainer.groups
     ]
-    return torch.stack([torch.as_tensor(norm, dtype=torch.float32).to(trainer.accelerator.device) for norm in norms])
+    whole = [plain(norm) if isinstance(norm, Tensor) else torch.tensor(norm) for norm in norms]
+    return torch.stack([norm.to(trainer.accelerator.device, torch.float32) for norm in whole])
 
 
 class _Clock:

@@ -29,7 +29,7 @@ def sample_step(trainer: Trainer, engine: Engine | None, rows: Sequence[Mapping[
         batch_size=settings.generation_batch,
         first_row=first * settings.samples_per_prompt,
     )
-    with accelerator.autocast(), whole_weights(trainer.model, policy, accelerator):
+    with accelerator.autocast(), whole_weights(policy, accelerator):
         if accelerator.is_main_process or not engine.one_for_all:
             engine.update(policy)
         if engine.one_for_all:

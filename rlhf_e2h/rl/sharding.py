@@ -1,4 +1,4 @@
-"""What differs where DeepSpeed divides states, gradients or weights among processes. Nothing here runs without it."""
+"""What differs where DeepSpeed or FSDP divides states, gradients or weights among processes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_e2h.processes import launched_with_fsdp
+from rlhf_e2h.rl import fsdp
+from rlhf_e2h.rl.actor_critic import ActorCritic
+from rlhf_e2h.rl.checkpoint import load_optimizer, optimizer_tensors, trainable
+from rlhf_e2h.rl.share_base import SharedValue
+
 
 def uses_deepspeed(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
 def weights_are_divided(accelerator: Accelerator) -> bool:
-    """ZeRO-3: a parameter is whole only inside `whole_weights`."""
+    """ZeRO-3 and FSDP: a parameter is whole only inside `whole_weights`."""
     if not uses_deepspeed(accelerator):
-        return False
+        return uses_fsdp(accelerator)
     return int(accelerator.state.deepspeed_plugin.zero_stage) == 3
 
 
-def configure(accelerator: Accelerator, micro_batch: int, accumulation: int, max_grad_norm: float) -> None:
-    """Tell Accelerate, and DeepSpeed if it is used, what our batch is made of; there is no data loader to ask.
+def uses_fsdp(accelerator: Accelerator) -> bool:
+    """Whether the launch file asks for FSDP; one process alone has nobody to divide with."""
+    return launched_with_fsdp() and accelerator.num_processes > 1
 
-    Raises:
-        ValueError: a launch form under which PPO does not run.
-    """
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise ValueError("PPO does not run under FSDP; use launch/zero2.yaml or launch/zero3.yaml, or launch/ddp.yaml")
+
+def configure(accelerator: Accelerator, micro_batch: int, accumulation: int, max_grad_norm: float) -> None:
+    """Tell Accelerate, and DeepSpeed if it is used, what our batch is made of; there is no data loader to ask."""
     accelerator.gradient_accumulation_steps = accumulation
     accelerator.step = 0  # micro-batches are counted from here; what an earlier training left would shift every update
     if uses_deepspeed(accelerator):
@@ -42,9 +47,40 @@ def configure(accelerator: Accelerator, micro_batch: int, accumulation: int, max
         config["gradient_clipping"] = max_grad_norm
 
 
+def divide(module: ActorCritic, accelerator: Accelerator) -> None:
+    """Under FSDP, divide policy and value model. Their parameters are others afterwards: make the optimiser after it.
+
+    Raises:
+        ValueError: `share_base`, which FSDP cannot divide.
+    """
+    if not uses_fsdp(accelerator):
+        return
+    if isinstance(module.value_model, SharedValue):
+        raise ValueError(
+            "share_base does not run under FSDP, which gathers the policy's weights for its own passes only, not for "
+            "those of the value model; use launch/zero2.yaml or launch/ddp.yaml, or set share_base: false"
+        )
+    for part in (module.policy, module.value_model):
+        fsdp.shard(part, accelerator)
+
+
+def prepare_training(
+    module: ActorCritic, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> tuple[Any, Any]:
+    """Module and optimiser in what Accelerate puts around them."""
+    if not uses_fsdp(accelerator):
+        return accelerator.prepare(module, optimizer)
+    # evaluation_mode: autocast around the forward pass, but no DDP around what is divided already
+    engine = accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
+    return engine, accelerator.prepare_optimizer(optimizer)
+
+
 def prepare_reference(reference: PreTrainedModel, accelerator: Accelerator) -> Any:
-    """The frozen reference where it is needed: on the device, or divided like the rest under ZeRO-3."""
+    """The frozen reference where it is needed: on the device, or divided like the rest under ZeRO-3 and FSDP."""
     reference.eval().requires_grad_(False)
+    if uses_fsdp(accelerator):
+        fsdp.shard_frozen(reference, accelerator)
+        return reference
     if weights_are_divided(accelerator):
         from trl.models.utils import prepare_deepspeed
 
@@ -53,18 +89,23 @@ def prepare_reference(reference: PreTrainedModel, accelerator: Accelerator) -> A
 
 
 @contextlib.contextmanager
-def whole_weights(engine: nn.Module, part: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Inside, `part` (of the module that `engine` trains) has all its weights on every process.
+def whole_weights(part: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Inside, `part` (policy or value model in training) has all its weights on every process.
 
-    They are gathered once, and DeepSpeed's hooks are off: token after token would otherwise gather layer after layer,
-    and processes whose completions end early would leave the others waiting.
+    They are gathered once, and the hooks that gather are off: token after token would otherwise gather layer after
+    layer, and processes whose completions end early would leave the others waiting.
     """
+    if uses_fsdp(accelerator):
+        with fsdp.gathered(part):
+            yield
+        return
     if not weights_are_divided(accelerator):
         yield
         return
     import deepspeed
     from trl.models.utils import add_hooks, remove_hooks
 
+    engine = accelerator.deepspeed_engine_wrapped.engine
     with deepspeed.zero.GatheredParameters(list(part.parameters())):
         remove_hooks(engine)
         try:
@@ -73,22 +114,50 @@ def whole_weights(engine: nn.Module, part: nn.Module, accelerator: Accelerator) 
             add_hooks(engine)
 
 
-def whole_copy(engine: nn.Module, part: nn.Module, accelerator: Accelerator) -> dict[str, Tensor]:
-    """All weights of `part` on the CPU of the main process; empty on the others. Every process must call it."""
-    with whole_weights(engine, part, accelerator):
-        if not accelerator.is_main_process:
+def whole_copy(part: nn.Module, accelerator: Accelerator, trained: bool = False) -> dict[str, Tensor]:
+    """All weights of `part`, or only the `trained` ones, on the CPU of the main process; empty on the others.
+
+    Every process must call it. Names are those of `state_dict`. Weights that are not divided are not copied.
+    """
+    main = accelerator.is_main_process
+    if uses_fsdp(accelerator):
+        return fsdp.whole(trainable(part) if trained else part.state_dict(), main)
+    with whole_weights(part, accelerator):
+        if not main:
             return {}
-        return {name: tensor.detach().cpu().clone() for name, tensor in part.state_dict().items()}
+        tensors = trainable(part) if trained else part.state_dict()
+        copied = weights_are_divided(accelerator)
+        return {name: value.detach().cpu().clone() if copied else value.detach() for name, value in tensors.items()}
+
+
+def whole_moments(module: nn.Module, optimizer: Any, accelerator: Accelerator) -> dict[str, Tensor]:
+    """Adam's state as `parameter:slot`, the same under every launch form; on the main process, else empty.
+
+    Every process must call it.
+    """
+    if uses_deepspeed(accelerator):
+        return _engine_moments(module, optimizer)
+    moments, main = optimizer_tensors(module, optimizer.optimizer), accelerator.is_main_process
+    if uses_fsdp(accelerator):
+        return fsdp.whole(moments, main)
+    return moments if main else {}
+
+
+def load_whole_moments(module: nn.Module, optimizer: Any, saved: dict[str, Tensor], accelerator: Accelerator) -> None:
+    """Put the `whole_moments` of any launch form back; every process has read all of them."""
+    if uses_deepspeed(accelerator):
+        _load_engine_moments(module, optimizer, saved)
+        return
+    if uses_fsdp(accelerator):
+        parameters = trainable(module)
+        saved = {key: fsdp.like(value, parameters[key.rsplit(":", 1)[0]]) for key, value in saved.items()}
+    load_optimizer(saved, module, optimizer.optimizer)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def engine_moments(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-    """Adam's state of DeepSpeed's divided optimiser, whole, as `parameter:slot`; on the main process's CPU, else empty.
-
-    Every process must call it. The same form as without DeepSpeed, so a run may go on under another launch file.
-    """
+def _engine_moments(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     steps = _flat_states(optimizer)
@@ -109,8 +178,7 @@ def engine_moments(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     return found
 
 
-def load_engine_moments(model: nn.Module, optimizer: Any, saved: dict[str, Tensor]) -> None:
-    """Put `engine_moments` (or the state of an undivided Adam) back into DeepSpeed's optimiser."""
+def _load_engine_moments(model: nn.Module, optimizer: Any, saved: dict[str, Tensor]) -> None:
     zero = optimizer.optimizer
     count = int(next(value for key, value in saved.items() if key.endswith(":step")))
     integer = type(zero.optimizer).__name__ == "DeepSpeedCPUAdam"  # it counts in Python

@@ -19,21 +19,19 @@ from rlhf_e2h.rl.checkpoint import (
     OPTIMIZER,
     last_checkpoint,
     load_moments,
-    load_optimizer,
     load_weights,
-    optimizer_tensors,
     save_checkpoint,
-    trainable,
 )
 from rlhf_e2h.rl.kl import AdaptiveKL, FixedKL, kl_controller
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sharding import (
     configure,
-    engine_moments,
-    load_engine_moments,
+    divide,
+    load_whole_moments,
     prepare_reference,
-    uses_deepspeed,
-    whole_weights,
+    prepare_training,
+    whole_copy,
+    whole_moments,
 )
 from rlhf_e2h.rl.share_base import trained_parameters
 
@@ -76,14 +74,15 @@ def prepare(
     disable_dropout(module)
     module.train()
     size_buckets(accelerator, module)
-    groups = trained_parameters(policy, value_model)
-    if not groups[0]:
-        raise ValueError("the policy has no parameter that requires a gradient; switch LoRA on or unfreeze it")
     kl = kl_controller(settings.kl_coef, settings.kl_target, settings.kl_horizon)
     found = find_checkpoint(checkpoints, settings) if checkpoints else None
     if found:
         load_weights(found[0], module)  # before weights may be divided among processes
         kl.coefficient = found[1]["kl_coef"]
+    divide(module, accelerator)
+    groups = trained_parameters(policy, value_model)
+    if not groups[0]:
+        raise ValueError("the policy has no parameter that requires a gradient; switch LoRA on or unfreeze it")
     rates = [settings.learning_rate, settings.value_learning_rate or settings.learning_rate]
     optimizer = torch.optim.AdamW(
         [{"params": group, "lr": rate} for group, rate in zip(groups, rates, strict=True) if group],
@@ -92,13 +91,10 @@ def prepare(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    model, optimizer = accelerator.prepare(module, optimizer)
-    if found:
-        bare, moments = accelerator.unwrap_model(model), load_moments(found[0])
-        if moments and uses_deepspeed(accelerator):
-            load_engine_moments(bare, optimizer, moments)
-        elif moments:
-            load_optimizer(moments, bare, optimizer.optimizer)
+    model, optimizer = prepare_training(module, optimizer, accelerator)
+    moments = load_moments(found[0]) if found else {}
+    if moments:
+        load_whole_moments(accelerator.unwrap_model(model), optimizer, moments, accelerator)
     whole = None if reference is None else prepare_reference(reference, accelerator)
     peaks = [rate for group, rate in zip(groups, rates, strict=True) if group]
     steps = found[1]["step"] if found else 0
@@ -112,15 +108,13 @@ def save(trainer: Trainer, root: Path, steps: int) -> None:
     """Write a checkpoint; every process must call it. It is the same under every launch form, so that a run may go on
     under another one."""
     accelerator, bare = trainer.accelerator, trainer.bare
-    divided = uses_deepspeed(accelerator)
-    moments = engine_moments(bare, trainer.optimizer) if divided else {}
-    with whole_weights(trainer.model, bare, accelerator):
-        if accelerator.is_main_process:
-            if not divided:
-                moments = optimizer_tensors(bare, trainer.optimizer.optimizer)
-            tensors = {"model.safetensors": trainable(bare), OPTIMIZER: moments}
-            state = {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)}
-            save_checkpoint(root, steps, tensors, state)
+    tensors = {
+        "model.safetensors": whole_copy(bare, accelerator, trained=True),
+        OPTIMIZER: whole_moments(bare, trainer.optimizer, accelerator),
+    }
+    if accelerator.is_main_process:
+        state = {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)}
+        save_checkpoint(root, steps, tensors, state)
     accelerator.wait_for_everyone()
 
 

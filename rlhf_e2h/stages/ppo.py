@@ -26,7 +26,6 @@ from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, open_engine
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
-from rlhf_e2h.rl.sharding import weights_are_divided
 from rlhf_e2h.rl.share_base import drop_value_adapter, share_base
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
@@ -115,32 +114,32 @@ def main(config: Config, run: StageRun) -> None:
     if config.gradient_checkpointing:
         for model in (policy.model, value_model):
             model.gradient_checkpointing_enable()
-    if weights_are_divided(accelerator) and (config.eval_every or config.lora.rank):
-        raise ConfigError(f"{run.name}: eval_every and lora do not run under ZeRO-3 yet; use launch/zero2.yaml")
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
         rewards = open_sources(config, run, checker, accelerator.device)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
-        watcher = Watcher(
-            config, run, policy, rewards, bar, _validation(config, run, checker, policy, rewards), value_model
-        )
+        validation = _validation(config, run, checker, policy, rewards)
+        watcher = Watcher(config, run, policy, rewards, bar, validation, value_model, accelerator)
         engine = stack.enter_context(contextlib.closing(open_engine(config.engine, policy.model, policy.tokenizer)))
         result = train_ppo(
             policy.model, reference, value_model, policy.tokenizer, prompts, watcher.reward, settings, accelerator,
             watcher.on_step, run.scratch / "checkpoints", engine, choose_rows,
         )  # fmt: skip
     watcher.spend()
-    watcher.restore_best()
     if run.is_main:
-        if (
-            result.policy_weights is not None
-        ):  # ZeRO-3: this process holds a part of the policy, and these are the whole
-            policy.model = with_lora(open_policy(run.path(config.policy)).model, config.lora)
+        if result.policy_weights is not None:  # ZeRO-3, FSDP: the policy here is a part of one, and these are the whole
+            policy.model = _start(config, open_policy(run.path(config.policy)).model)
             policy.model.load_state_dict(result.policy_weights)
+        watcher.restore_best()
         if config.share_base:
             drop_value_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
+
+
+def _start(config: Config, base: Any) -> Any:
+    """What is trained of a base: adapters, or all of it."""
+    return share_base(base, config.lora)[0] if config.share_base else with_lora(base, config.lora)
 
 
 def _sampler(

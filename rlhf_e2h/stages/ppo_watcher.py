@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from reward_models.records import read_jsonl, write_jsonl
@@ -14,9 +15,11 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.rl.checkpoint import trainable
+from rlhf_e2h.rl.distributed import gather_json
 from rlhf_e2h.rl.ppo import Metrics
 from rlhf_e2h.rl.rewards import Completion, Reward
 from rlhf_e2h.rl.rollout import Rollouts, generate
+from rlhf_e2h.rl.sharding import whole_copy, whole_weights
 from rlhf_e2h.rl.sources import RewardSources, panel
 from rlhf_e2h.runs import StageRun
 
@@ -47,9 +50,10 @@ class Watcher:
         bar: Any,
         validation: Validation | None,
         value_model: Any,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.run, self.policy, self.rewards, self.bar = config, run, policy, rewards, bar
-        self.value_model = value_model
+        self.value_model, self.accelerator = value_model, accelerator
         self.settings = config.ppo
         self.validation = validation
         self.history: list[dict[str, Any]] | None = None  # metrics of every step; None before the first
@@ -101,17 +105,24 @@ class Watcher:
             self.run.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
 
     def _evaluate(self, validation: Validation) -> Metrics:
-        rollouts = generate(
-            self.policy.model,
-            self.policy.tokenizer,
-            [row["prompt"] for row in validation.rows],
-            temperature=0.0,
-            max_new_tokens=self.settings.max_new_tokens,
-            batch_size=self.settings.generation_batch,
-        )
-        triples = zip(validation.rows, rollouts.texts, rollouts.finished, strict=True)
-        completions = [Completion(*triple) for triple in triples]
-        return panel(completions, validation.judge(completions))
+        """Each process solves a share of the problems. All get the same panel, so that they keep and stop together."""
+        accelerator = self.accelerator
+        ends = [len(validation.rows) * (accelerator.process_index + k) // accelerator.num_processes for k in (0, 1)]
+        rows = validation.rows[slice(*ends)]
+        with accelerator.autocast(), whole_weights(self.policy.model, accelerator):
+            rollouts = generate(
+                self.policy.model,
+                self.policy.tokenizer,
+                [row["prompt"] for row in rows],
+                temperature=0.0,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=self.settings.generation_batch,
+            )
+        own = [Completion(*triple) for triple in zip(rows, rollouts.texts, rollouts.finished, strict=True)]
+        judged = [(one.text, one.finished, asdict(r)) for one, r in zip(own, validation.judge(own), strict=True)]
+        found = [item for part in gather_json(accelerator, judged) for item in part]
+        completions = [Completion(row, *item[:2]) for row, item in zip(validation.rows, found, strict=True)]
+        return panel(completions, [Reward(**item[2]) for item in found])
 
     def _evaluations(self) -> list[dict[str, Any]]:
         return [row for row in self.history or [] if "eval/accuracy_easy" in row]
@@ -123,16 +134,18 @@ class Watcher:
         return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.config.patience
 
     def _save_best(self) -> None:
-        if self.config.keep == "best" and self.run.is_main:
-            tensors = {
-                name: tensor.detach().cpu().contiguous() for name, tensor in trainable(self.policy.model).items()
-            }
+        if self.config.keep != "best":
+            return
+        weights = whole_copy(self.policy.model, self.accelerator, trained=True)
+        if self.run.is_main:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
             partial = self.run.scratch / ".best.safetensors"
             save_file(tensors, partial)
             partial.replace(self.run.scratch / "best.safetensors")
 
     def restore_best(self) -> None:
-        if self.config.keep != "best" or not self.run.is_main:
+        """Put the best weights into the policy, which has to be whole."""
+        if self.config.keep != "best":
             return
         best = load_file(self.run.scratch / "best.safetensors")
         with torch.no_grad():

@@ -12,6 +12,9 @@ import yaml
 from rlhf_e2h.models import ModelShape, new_llama, save_policy
 
 ROOT = Path(__file__).parents[2]
+FSDP_ON_CPU = {
+    "PYTHONPATH": f"{ROOT / 'tests/fsdp_on_cpu'}:{ROOT}"
+}  # the FSDP of Hugging Face's trainers, without GPUs
 SHAPE = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
 TRAINING = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "max_length": 128}
 STAGES = {

@@ -52,7 +52,9 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
     history = []
 
     def on_step(step, metrics, rollouts):
-        history.append({"step": step, "processes": accelerator.num_processes, **metrics, "texts": rollouts.texts[:4]})
+        held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in policy.parameters())
+        started = {"processes": accelerator.num_processes, "held": held}
+        history.append({"step": step, **started, **metrics, "texts": rollouts.texts[:4]})
         return step + 1 == steps
 
     result = train_ppo(

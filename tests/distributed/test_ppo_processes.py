@@ -15,15 +15,17 @@ from safetensors.torch import load_file
 
 from rlhf_e2h.rl.distributed import start_accelerator
 
-ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).parent / "ppo_worker.py"
 CURVES = ("loss/policy_avg", "loss/value_avg", "objective/kl", "objective/scores", "val/ratio", "policy/entropy_avg")
 
 
-def start(name: str, place: Path, port: int, *folders: Path | str, **changes: object) -> subprocess.Popen:
+def start(
+    name: str, place: Path, port: int, *folders: Path | str, worker: Path = WORKER, **changes: object
+) -> subprocess.Popen:
     """Start the worker under `launch/NAME.yaml`, moved to the CPU; one folder after the other."""
     file = cpu_launch(name, place, main_process_port=port, **changes)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-    command += [str(ROOT / "tests/distributed/ppo_worker.py"), *map(str, folders)]
+    command += [str(worker), *map(str, folders)]
     with (place / "errors.log").open("w") as errors:  # no pipe: one that nobody reads is full at some time
         return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=errors)
 
@@ -69,19 +71,50 @@ def test_two_processes_give_the_single_process_curve_also_when_they_go_on_from_i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
-def test_deepspeed_gives_the_single_process_curve_whatever_wrote_the_checkpoint(one_process, tmp_path, name):
-    """Uninterrupted; gone on with from a checkpoint of one process; and one process going on from DeepSpeed's."""
-    pytest.importorskip("deepspeed")
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp"])
+def test_dividing_gives_the_single_process_curve_whatever_wrote_the_checkpoint(one_process, tmp_path, name):
+    """Uninterrupted; gone on with from a checkpoint of one process; and one process going on from it."""
+    if name != "fsdp":
+        pytest.importorskip("deepspeed")
     shutil.copytree(one_process / "stopped", tmp_path / "resumed")
     stopped = tmp_path / "stopped"
     launch(name, tmp_path, free_port(), tmp_path / "two", tmp_path / "resumed", f"{stopped}:4")
     history, policy = result(one_process / "one")
     compare((history, policy), result(tmp_path / "two"), losses=1e-3, weights=1e-3)
     compare((history[4:], policy), result(tmp_path / "resumed"), losses=1e-3, weights=1e-3)
+    if name in ("zero3", "zero3_offload", "fsdp"):  # and not silently something that divides nothing
+        assert result(tmp_path / "two")[0][-1]["held"] <= 0.51 * history[-1]["held"]
     assert (stopped / "checkpoints/step_000004/optimizer.safetensors").is_file()
     ppo_worker.train(start_accelerator(), stopped, stopped / "checkpoints")
     compare((history[4:], policy), result(stopped), losses=1e-3, weights=1e-3, processes=1)
+
+
+GATHERING = """
+import torch
+from rlhf_e2h.models import ModelShape, new_llama
+from rlhf_e2h.processes import leave
+from rlhf_e2h.rl import fsdp
+from rlhf_e2h.rl.distributed import start_accelerator
+accelerator = start_accelerator()
+model, _ = new_llama(ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256), "procedural", 0)
+before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+fsdp.shard(model, accelerator)
+with fsdp.gathered(model):
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    if accelerator.is_main_process:  # and not the other one: nothing may wait for it
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+assert all(2 * weight.to_local().numel() <= weight.numel() for weight in model.parameters())
+model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+assert all(weight.grad.shape == before[name].shape for name, weight in model.named_parameters())
+leave(0)
+"""
+
+
+@pytest.mark.slow
+def test_fsdp_gathers_once_also_before_the_first_pass(tmp_path):
+    """A sampler beside the model, vLLM for one, takes its weights before the model has computed anything."""
+    (tmp_path / "worker.py").write_text(GATHERING)
+    finish(start("fsdp", tmp_path, free_port(), worker=tmp_path / "worker.py"), logs=[tmp_path / "errors.log"])
 
 
 @pytest.mark.slow

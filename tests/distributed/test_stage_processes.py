@@ -1,13 +1,14 @@
 """SFT, reward model, DPO and ReST-EM started by `e2h run --launch` in two CPU processes, against one process."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import cpu_launch, e2h, environment, must, write_recipe
+from launching import FSDP_ON_CPU, cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
@@ -27,8 +28,8 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(recipe, runs, stage):
-    run_recipe(load_recipe(recipe, [f"runs={runs}"]), only=stage)
+def run(recipe, runs, stage, *overrides):
+    run_recipe(load_recipe(recipe, [f"runs={runs}", *overrides]), only=stage)
 
 
 def finished(runs, stage):
@@ -45,7 +46,8 @@ def compared(place, tmp_path, stage, launch, needs=(), tolerance=1e-3):
     two = tmp_path / "two"
     for earlier in ("prepare", *needs):
         run(recipe, two, earlier)
-    must(e2h("run", recipe, f"runs={two}", "--only", stage, "--launch", cpu_launch(launch, tmp_path)))
+    more = FSDP_ON_CPU if launch == "fsdp" else {}
+    must(e2h("run", recipe, f"runs={two}", "--only", stage, "--launch", cpu_launch(launch, tmp_path), **more))
     (losses, done, weights), (others, other, found) = finished(place / "one", stage), finished(two, stage)
     assert losses and losses.keys() == others.keys()  # and each step once: one process reports
     assert list(losses.values()) == pytest.approx(list(others.values()), abs=tolerance)
@@ -86,6 +88,15 @@ def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "needs", "tolerance"), [("sft", (), 2e-2), ("prm", (), 2e-2), ("dpo", ("prm",), 5e-2)]
+)
+def test_trainers_under_fsdp_train_what_one_process_trains(place, tmp_path, stage, needs, tolerance):
+    """Accelerate's FSDP, made to run on CPUs; a stage that asks for it and does not get it stops, so it did run."""
+    compared(place, tmp_path, stage, "fsdp", needs, tolerance)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
 def test_a_reward_model_in_two_processes_is_one_in_one(place, tmp_path, launch):
     pytest.importorskip("deepspeed")
@@ -116,15 +127,55 @@ def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
     assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
 
 
+def kept(runs):
+    """(metrics of each step, weights) of the ppo stage"""
+    folder = next(runs.glob("ppo/*/done.json")).parent
+    return read_jsonl(folder / "metrics.jsonl"), load_file(folder / "model.safetensors")
+
+
+ADAPTED = ["ppo.eval_every=1", "ppo.keep=best", "ppo.lora.rank=4", "ppo.ppo.learning_rate=1e-2"]
+SHARED = [*ADAPTED, "ppo.value_init=policy", "ppo.share_base=true"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    ("launch", "settings"),
+    [("zero3", ADAPTED), ("fsdp", ADAPTED), ("ddp_cpu", SHARED), ("zero2", SHARED), ("zero3", SHARED)],
+    ids=["zero3", "fsdp", "shared-ddp_cpu", "shared-zero2", "shared-zero3"],
+)
+def test_ppo_with_adapters_evaluates_and_keeps_what_one_process_keeps(place, tmp_path, launch, settings):
+    """Evaluation, the best weights, adapters and the reference without them, where nobody holds the whole policy."""
+    if launch.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    for stage in ("prepare", "prm"):
+        run(place / "recipe", place / "one", stage)
+    for runs in ("one", "two"):
+        shutil.copytree(place / "one", tmp_path / runs)
+    run(place / "recipe", tmp_path / "one", "ppo", *settings)
+    launcher = ["--launch", cpu_launch(launch, tmp_path)]
+    must(e2h("run", place / "recipe", f"runs={tmp_path / 'two'}", *settings, "--only", "ppo", *launcher))
+    (steps, weights), (others, other) = (kept(tmp_path / runs) for runs in ("one", "two"))
+    compared_names = ["objective/kl", *(name for name in steps[0] if name.startswith("eval/"))]
+    assert {"eval/accuracy_easy", "eval/rm_level_1"} <= set(compared_names)
+    for one, two in zip(steps, others, strict=True):
+        assert [one[name] for name in compared_names] == pytest.approx([two[name] for name in compared_names], abs=1e-4)
+    assert steps[-1]["objective/kl"] > 1e-4  # the reference is the base without adapters
+    base = load_file(place / "base/model.safetensors")
+    assert weights.keys() == other.keys() == base.keys()
+    assert all(weights[name].allclose(other[name], atol=1e-3) for name in weights)
+    assert max(float((weights[name] - base[name]).abs().max()) for name in base) > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3", "fsdp"])
 def test_grpo_runs_in_two_processes(place, tmp_path, launch):
     """8 problems x 4 completions x 2 epochs: 8 updates of 8. What is sampled depends on the number of processes."""
     pytest.importorskip("deepspeed")
     for stage in ("prepare", "prm"):
         run(place / "recipe", tmp_path / "runs", stage)
-    must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "grpo", "--launch",
-             cpu_launch(launch, tmp_path)))  # fmt: skip
+    more = FSDP_ON_CPU if launch == "fsdp" else {}
+    task = [place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "grpo"]
+    must(e2h("run", *task, "--launch", cpu_launch(launch, tmp_path), **more))
     folder = next((tmp_path / "runs").glob("grpo/*/done.json")).parent
     steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if "train/reward" in row]
     assert steps == list(range(1, 9))  # one process reports

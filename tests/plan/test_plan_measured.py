@@ -53,16 +53,20 @@ def measured(tmp_path: Path, stage: str, variant: str, *launcher: str) -> list[i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "goal"), [("bf16", 0.65), ("states", 0.9)])
-def test_a_rank_of_two_under_zero3_needs_less_than_one_process(variant, goal, tmp_path):
-    """In bf16 a rank holds half of 16 bytes a weight. In float32 DeepSpeed keeps a second copy, and less is won."""
-    pytest.importorskip("deepspeed")
-    config = yaml.safe_load((ROOT / "launch/zero3.yaml").read_text()) | {"use_cpu": True, "num_processes": 2}
-    (tmp_path / "zero3.yaml").write_text(yaml.safe_dump(config))
+@pytest.mark.parametrize(
+    ("launch", "variant", "goal"),
+    [("zero3", "bf16", 0.65), ("zero3", "states", 0.9), ("fsdp", "bf16", 0.65), ("fsdp", "states", 0.65)],
+)
+def test_a_rank_of_two_needs_less_than_one_process(launch, variant, goal, tmp_path):
+    """A rank holds half of 16 bytes a weight. In float32 DeepSpeed keeps a second copy, and less is won."""
+    if launch == "zero3":
+        pytest.importorskip("deepspeed")
+    config = yaml.safe_load((ROOT / f"launch/{launch}.yaml").read_text()) | {"use_cpu": True, "num_processes": 2}
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(config))
     launcher = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
     one = measured(tmp_path / "one", "ppo", variant)
-    two = measured(tmp_path / "two", "ppo", variant, *launcher, str(tmp_path / "zero3.yaml"))
-    print(f"{variant}: one process {one[0] / 1e6:.0f} MB, ranks {[round(size / 1e6) for size in two]} MB")
+    two = measured(tmp_path / "two", "ppo", variant, *launcher, str(tmp_path / "launch.yaml"))
+    print(f"{launch} {variant}: one process {one[0] / 1e6:.0f} MB, ranks {[round(size / 1e6) for size in two]} MB")
     assert len(two) == 2
     assert max(two) <= goal * one[0]
 

@@ -154,7 +154,7 @@ def test_launch_file_of_the_readme_suits_every_stage(name: str, monkeypatch: pyt
     for launch in set(re.findall(rf"e2h run recipes/{name} --launch (\S+)", text)):
         check_launch(todo, launch)
     if "ppo" in recipe.stages:
-        recipe.stages["ppo"].config.eval_every = 10
-        with pytest.raises(ConfigError, match=r"ppo: eval_every and lora do not run under ZeRO-3"):
-            check_launch(todo, "launch/zero3.yaml")
-        check_launch(todo, "launch/zero2.yaml")
+        recipe.stages["ppo"].config.share_base = True
+        with pytest.raises(ConfigError, match=r"ppo: share_base does not run under FSDP"):
+            check_launch(todo, "launch/fsdp.yaml")
+        check_launch(todo, "launch/zero3.yaml")

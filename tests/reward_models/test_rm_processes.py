@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import words_task
+from conftest import FAST, words_task
 from safetensors.torch import load_file
 
 from reward_models.records import write_jsonl
+from reward_models.train import train
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -46,7 +47,8 @@ def train_under(launch, base, folder):
     records = [str(folder / name) for name in ("train.jsonl", "held_out.jsonl")]
     command += ["reward_models", "train", str(base), records[0], str(out), "--kind", "prm", "--validation", records[1]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    environment["PYTHONPATH"] = str(ROOT)
+    # Accelerate's FSDP is for GPUs; what is found here first makes it run without
+    environment["PYTHONPATH"] = f"{ROOT / 'tests/fsdp_on_cpu'}:{ROOT}" if launch == "fsdp" else str(ROOT)
     done = subprocess.run(
         [*command, *SETTINGS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000
     )
@@ -73,3 +75,10 @@ def test_two_processes_train_what_one_trains(launch, base, alone):
     assert second["validation"]["step_auc"] == pytest.approx(first["validation"]["step_auc"], abs=0.02)
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+
+
+def test_fsdp_that_was_asked_for_and_is_not_there_is_refused(base, tmp_path, monkeypatch):
+    """Accelerate would train with DDP without a word, each process with the whole model."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="asks for FSDP, but Accelerate uses NO"):
+        train(base, words_task(16, 1), "prm", tmp_path / "out", FAST)

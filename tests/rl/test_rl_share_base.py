@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from rlhf_e2h.models import LoraSettings
@@ -5,6 +8,7 @@ from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
+from rlhf_e2h.rl.sharding import divide
 from rlhf_e2h.rl.share_base import share_base, trained_parameters
 
 PROMPTS = [{"prompt": f"# Question\n\n{i}+1=?\n\n# Solution\n\n"} for i in range(5)]
@@ -56,3 +60,12 @@ def test_policy_loss_does_not_reach_the_value_adapter(tiny):
     out.values.sum().backward()
     assert all(p.grad is None for p in policy_parameters)
     assert all(p.grad is not None for p in value_parameters)
+
+
+def test_fsdp_refuses_a_shared_base(tiny, monkeypatch):
+    module = ActorCritic(*share_base(tiny[0], LoraSettings(rank=4)))
+    divide(module, SimpleNamespace(num_processes=2))  # nobody asks for FSDP
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    divide(module, SimpleNamespace(num_processes=1))
+    with pytest.raises(ValueError, match="share_base does not run under FSDP"):
+        divide(module, SimpleNamespace(num_processes=2))
