@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_e2h.rl.actor_critic import RolloutBatch, reference_logprobs
-from rlhf_e2h.rl.share_base import without_adapters
+from rlhf_e2h.rl.share_base import as_reference
 from rlhf_e2h.rl.trainer import Trainer
 
 
@@ -49,7 +49,7 @@ def evaluate_reference(trainer: Trainer, batch: RolloutBatch, logprobs: Tensor) 
     if trainer.reference is not None:
         model = trainer.reference
     elif hasattr(adapted, "disable_adapter"):  # a PEFT model; importing PEFT to ask its class would take a second
-        context = without_adapters(adapted)
+        context = as_reference(adapted)
     else:
         return logprobs  # no reference: KL is 0
 
