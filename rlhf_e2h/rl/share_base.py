@@ -133,18 +133,13 @@ def add_frozen(policy: Any, name: str, saved: SavedAdapter) -> None:
     """
     from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-    trained = {key: parameter.requires_grad for key, parameter in policy.named_parameters()}
     config = LoraConfig(r=saved.rank, lora_alpha=saved.alpha, target_modules=saved.targets, task_type="CAUSAL_LM")  # type: ignore[arg-type]
-    try:
-        policy.add_adapter(name, config)
-        room = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
-        if {key: value.shape for key, value in room.items()} != {key: v.shape for key, v in saved.weights.items()}:
-            policy.delete_adapter(name)
-            raise CannotShareError(f"{saved.folder} adapts other layers than this base has")
-        set_peft_model_state_dict(policy, saved.weights, adapter_name=name)
-    finally:
-        for key, parameter in policy.named_parameters():
-            parameter.requires_grad_(trained.get(key, False))
+    policy.add_adapter(name, config)  # not the active one, so it needs no gradient
+    room = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
+    if {key: value.shape for key, value in room.items()} != {key: v.shape for key, v in saved.weights.items()}:
+        policy.delete_adapter(name)
+        raise CannotShareError(f"{saved.folder} adapts other layers than this base has")
+    set_peft_model_state_dict(policy, saved.weights, adapter_name=name)
 
 
 @torch.no_grad()

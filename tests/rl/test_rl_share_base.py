@@ -133,6 +133,7 @@ def test_policy_starts_as_its_adapter_which_stays_the_reference(saved):
     assert torch.allclose(AutoModelForCausalLM.from_pretrained(saved / "ppo")(IDS).logits, moved, atol=1e-5)
     assert read_adapter(saved / "ppo").fingerprint == read_adapter(saved / "sft").fingerprint
     assert read_adapter(saved / "ppo").base == str(saved / "base")
+    assert all(file.is_file() for file in (saved / "ppo/adapter").iterdir())
 
 
 def solutions(prefix):
