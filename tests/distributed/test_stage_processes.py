@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import cpu_launch, e2h, environment, must, write_recipe
+from launching import STAGES, cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
@@ -107,6 +107,28 @@ def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
     must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "ppo", "--launch", launch))
     folder = next((tmp_path / "runs").glob("ppo/*/done.json")).parent
     assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2"])
+def test_ppo_on_one_base_in_two_processes_is_that_in_one(tmp_path, launch):
+    """Policy, value model, reference and reward model as adapters, layers computed again in the backward pass."""
+    lora = {"lora": {"rank": 2}}
+    prm = {"lora_rank": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-2, "epochs": 4}
+    ppo = {**STAGES["4_ppo"], "policy": "@sft", **lora, "share_base": True, "gradient_checkpointing": True}
+    recipe = write_recipe(tmp_path, sft=lora, prm={"training": prm}, ppo=ppo)
+    rows = []
+    for runs, launched in (("one", ()), ("two", ("--launch", cpu_launch(launch, tmp_path)))):
+        for stage in ("prepare", "sft", "prm"):
+            run(recipe, tmp_path / runs, stage)
+        done = e2h("run", recipe, f"runs={tmp_path / runs}", "--only", "ppo", *launched)
+        must(done)
+        assert "beside the shared base" not in done.stderr
+        rows.append(read_jsonl(next((tmp_path / runs).glob("ppo/*/metrics.jsonl"))))
+    assert [row["step"] for row in rows[1]] == [0, 1, 2]
+    for name in ("loss/policy_avg", "loss/value_avg", "objective/kl", "step_rewards/score_mean", "critic/value_mean"):
+        assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], abs=1e-3), name
+    assert abs(rows[0][0]["critic/value_mean"]) > 1e-2  # as the reward model
 
 
 @pytest.mark.slow
