@@ -13,6 +13,7 @@ from reward_models.settings import TrainSettings
 from rlhf_e2h.models import LoraSettings, save_policy, with_lora
 from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch
 from rlhf_e2h.rl.adapter_switch import Active, adapted_layers, checkpoint_gradients
+from rlhf_e2h.rl.engines import plain_weights
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
@@ -127,10 +128,14 @@ def test_policy_starts_as_its_adapter_which_stays_the_reference(saved):
     assert (moved - merged).abs().max() > 0.1
     with pytest.raises(ValueError, match=r"set lora\.rank to 4 or more"):
         shared(saved, rank=3)
-    # what is saved is the policy's adapter alone, on the same base
+    # what is saved, and what an engine gets, is the policy's adapter alone, on the same base
+    share_reward(policy, "reward_adapter", read_adapter(saved / "prm"))
+    sent = {name: weight.clone() for name, weight in plain_weights(policy)}
     keep_policy_adapter(policy)
     save_policy(policy, load_tokenizer(saved / "sft"), saved / "ppo")
-    assert torch.allclose(AutoModelForCausalLM.from_pretrained(saved / "ppo")(IDS).logits, moved, atol=1e-5)
+    written = AutoModelForCausalLM.from_pretrained(saved / "ppo")
+    assert torch.allclose(written(IDS).logits, moved, atol=1e-5)
+    assert all(torch.allclose(sent[name], weight, atol=1e-6) for name, weight in written.named_parameters())
     assert read_adapter(saved / "ppo").fingerprint == read_adapter(saved / "sft").fingerprint
     assert read_adapter(saved / "ppo").base == str(saved / "base")
     assert all(file.is_file() for file in (saved / "ppo/adapter").iterdir())
