@@ -28,15 +28,18 @@ from accelerate import Accelerator
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as hf_logging
 
+from reward_models.adapters import fingerprint, read_adapter, save_adapter
 from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
+from reward_models.prepare import prepare_model
 from reward_models.score import Scorer
+from reward_models.settings import TrainSettings
 from rlhf_e2h.data.procedural import make_problems
 from rlhf_e2h.models import LoraSettings, ModelShape, load_policy, new_llama, with_lora
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
-from rlhf_e2h.rl.share_base import share_base
+from rlhf_e2h.rl.share_base import share_base, share_reward
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.value_model import train_parts, value_from_reward_model
 
@@ -61,6 +64,16 @@ def make_models(folder: Path, shape: ModelShape | None, full: bool) -> None:
     if full:  # an end of sequence that no logit stands for: nothing ever ends before the limit
         tokenizer.add_special_tokens({"eos_token": "<never>"})
         tokenizer.save_pretrained(folder / "policy")
+
+
+def make_adapter(folder: Path) -> None:
+    """prm_lora/adapter: a reward model as LoRA training on policy/ keeps it, with random numbers in it."""
+    prm = prepare_model(folder / "policy", StepContract("prm"), TrainSettings(lora_rank=8))
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in prm.named_parameters():
+        if "lora_B" in name or ".modules_to_save.default.weight" in name:
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+    save_adapter(prm, folder / "prm_lora")
 
 
 class Peer:
@@ -176,7 +189,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-MEMORY_MODES = ("separate", "separate_lora", "share_base")
+MEMORY_MODES = ("separate", "separate_lora", "share_base", "share_all")  # the last with the reward model too
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -188,6 +201,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         hidden = arguments.hidden or 512
         make_models(folder, ModelShape(hidden, arguments.layers, 3 * hidden, hidden // 32), full=False)
+        make_adapter(folder)
         for mode in MEMORY_MODES:
             command = [sys.executable, __file__, "--memory-of", mode, "--folder", name]
             for option in ("rollouts", "new_tokens", "micro_batch"):
@@ -214,9 +228,8 @@ def memory_of(mode: str, folder: Path, arguments: argparse.Namespace) -> dict[st
         max_new_tokens=arguments.new_tokens,
         checkpoint_every=0,
     )
-    policy, reference, value, tokenizer = memory_models(mode, folder)
+    policy, reference, value, scorer, tokenizer = memory_models(mode, folder, accelerator.device)
     weights = sum(p.numel() for p in policy.parameters()) * 4 / 2**20
-    scorer = Scorer.from_pretrained(folder / "prm", accelerator.device)
     problems = make_problems(dict.fromkeys(range(1, 6), 10), seed=11)
     rows = [{**problem, "prompt": SECTIONS.prompt(problem["problem"])} for problem in problems]
     rewards = RewardSources({}, None, scorer)
@@ -246,18 +259,25 @@ def memory_of(mode: str, folder: Path, arguments: argparse.Namespace) -> dict[st
     return {name: round(size, 1) for name, size in found.items()}
 
 
-def memory_models(mode: str, folder: Path) -> tuple[Any, Any, Any, Any]:
-    """(policy, reference, value model, tokenizer) of a mode; the reward model is one of its own in all."""
+def memory_models(mode: str, folder: Path, device: torch.device) -> tuple[Any, Any, Any, Scorer, Any]:
+    """(policy, reference, value model, scorer, tokenizer) of a mode."""
     policy, tokenizer = load_policy(folder / "policy")
     lora = LoraSettings(rank=8)
+    if mode == "share_all":
+        saved = read_adapter(folder / "prm_lora")
+        saved.check_base(fingerprint(policy), "policy")
+        policy, value = share_base(policy, lora)
+        reward = share_reward(policy, "reward_adapter", saved)
+        value.start_from(reward, zero_head=False)
+        return policy, None, value, Scorer(reward, tokenizer, StepContract("prm")), tokenizer
     if mode == "share_base":
         policy, value = share_base(policy, lora)
-        return policy, None, value, tokenizer
+        return policy, None, value, Scorer.from_pretrained(folder / "prm", device), tokenizer
     trained = value_from_reward_model(folder / "prm", tokenizer, zero_head=False)
     reference, _ = load_policy(folder / "policy")
     if mode == "separate_lora":
-        return with_lora(policy, lora), reference, train_parts(trained, False, lora), tokenizer
-    return policy, reference, trained, tokenizer
+        policy, trained = with_lora(policy, lora), train_parts(trained, False, lora)
+    return policy, reference, trained, Scorer.from_pretrained(folder / "prm", device), tokenizer
 
 
 def _warm_libraries() -> None:

@@ -22,16 +22,17 @@ from reward_models.model import layer_stack
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the model's own mode afterwards."""
-    if not any(module.training for module in model.modules()):  # switching is dearer than looking
+    """Evaluation mode inside, each part in its own mode again afterwards (parts may be those of another model)."""
+    training = [module for module in model.modules() if module.training]
+    if not training:  # switching is dearer than looking
         yield
         return
-    training = model.training
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def read_logits(
@@ -131,7 +132,13 @@ def last_parts(model: nn.Module) -> list[nn.Module]:
     if type(block).__name__.endswith("MLP"):
         parts.append(block)
     found = [part for part in parts if isinstance(part, nn.Module)]
-    return [part for part in found if len(inspect.signature(part.forward).parameters) == 1]
+    return [part for part in found if _inputs(part) == 1]
+
+
+def _inputs(part: nn.Module) -> int:
+    """Named parameters of `forward`; PEFT's layers, which may stand in the place of others, take any more besides."""
+    kinds = [parameter.kind for parameter in inspect.signature(part.forward).parameters.values()]
+    return sum(kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD) for kind in kinds)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import BitsAndBytesConfig
 
+from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.contract import StepContract
 from reward_models.model import HEAD_NAMES, freeze, new_model, quiet
 from reward_models.settings import TrainSettings
@@ -51,8 +52,11 @@ def _with_lora(model: Any, settings: TrainSettings) -> Any:
 def save_model(
     trainer: StepTrainer, base: str | Path, contract: StepContract, settings: TrainSettings, out: Path
 ) -> Any:
-    """Save the model, adapters merged, and return it. Sharded weights are gathered by the Trainer."""
+    """Save the model and return it: adapters merged, and unmerged in `adapter/`. Sharded weights are gathered by the
+    Trainer."""
     if not settings.lora_rank:
+        if trainer.accelerator.is_main_process:
+            forget_adapter(out)
         with quiet():
             trainer.save_model(str(out))
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing in it that training.json lacks
@@ -62,6 +66,8 @@ def save_model(
         state = get_peft_model_state_dict(adapted)
         adapted = _with_lora(new_model(base, contract), settings)
         set_peft_model_state_dict(adapted, state)
+    if trainer.accelerator.is_main_process:
+        save_adapter(adapted, out, base)
     merged = adapted.merge_and_unload()
     merged.config.pad_token_id = adapted.config.pad_token_id
     if trainer.accelerator.is_main_process:

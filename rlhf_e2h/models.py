@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from reward_models.adapters import forget_adapter, save_adapter
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.hub import explained
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
@@ -141,8 +142,10 @@ def sampling_dtype() -> str:
 
 
 def save_policy(model: Any, tokenizer: Tokenizer, out: Path) -> None:
-    """Save as safetensors; LoRA adapters are merged first, so that every policy folder is a plain model."""
+    """Save as safetensors: a plain model. A LoRA adapter is merged into it, and kept as it was in `adapter/`."""
+    forget_adapter(out)
     if hasattr(model, "merge_and_unload"):
+        save_adapter(model, out)
         model = model.merge_and_unload()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

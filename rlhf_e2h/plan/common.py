@@ -73,6 +73,16 @@ def adapters_of(model: Architecture, lora: Any) -> int:
     return model.lora_parameters(lora.rank) if lora.rank else 0
 
 
+def lora_origin(recipe: Recipe, reference: str) -> tuple[str, int]:
+    """(what an sft or reward stage trained with LoRA, its rank); any other model is its own origin, with rank 0."""
+    spec = recipe.stages[reference[1:].split("/")[0]] if reference.startswith("@") else None
+    if spec and spec.kind == "sft" and spec.config.lora.rank:
+        return spec.config.policy, spec.config.lora.rank
+    if spec and spec.kind == "reward" and spec.config.training.lora_rank:
+        return spec.config.base, spec.config.training.lora_rank
+    return reference, 0
+
+
 def micro_batches(batch: int, micro: int | None, processes: int) -> tuple[int, int]:
     """(rows at once, micro-batches) of one process."""
     share = max(1, batch // processes)

@@ -11,6 +11,7 @@ from rlhf_e2h.plan.common import (
     Phases,
     StagePlan,
     adapters_of,
+    lora_origin,
     micro_batches,
     model_of,
     scored_by,
@@ -51,17 +52,35 @@ def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     once = training_flops(policy, tokens, length, rollouts * solution, checkpointing)
     once += training_flops(critic, tokens, length, 0, checkpointing and not config.value_head_only)
     flops += ppo.epochs * once
-    rewards = {}
+    frozen = {}
     for name in ("reward_model", "outcome_model"):
-        rewards[name.replace("_", " ")], more = scored_by(recipe, getattr(config, name), tokens, length)
+        frozen[name.replace("_", " ")], more = scored_by(recipe, getattr(config, name), tokens, length)
         flops += more
-    phases = partial(ppo_phases, config, policy, critic, rewards, numbers)
+    if config.share_base:
+        frozen |= _frozen_adapters(recipe, config, policy)
+    phases = partial(ppo_phases, config, policy, critic, frozen, numbers)
     return StagePlan(spec.name, spec.kind, policy.name, tokens, flops, phases, trains=True)
 
 
+def _frozen_adapters(recipe: Recipe, config: Any, policy: Architecture) -> dict[str, int]:
+    """Weights of what `share_base` holds as frozen adapters in the place of whole models.
+
+    A reward model shares the base if a stage of the recipe trains it with LoRA on what the policy was trained on.
+    """
+    base, rank = lora_origin(recipe, config.policy)
+    found = {"reference": policy.lora_parameters(rank)} if rank else {}
+    for name in ("reward_model", "outcome_model"):
+        if reference := getattr(config, name):
+            origin, rank = lora_origin(recipe, reference)
+            if rank and origin == base:
+                found[name.replace("_", " ")] = policy.lora_parameters(rank) + policy.hidden
+    return found
+
+
 def ppo_phases(
-    config: Any, policy: Architecture, critic: Architecture, rewards: dict[str, int], numbers: Numbers, form: Form
+    config: Any, policy: Architecture, critic: Architecture, others: dict[str, int], numbers: Numbers, form: Form
 ) -> Phases:
+    """`others`: weights of what is not trained, but for a reference that is a whole model."""
     ppo = config.ppo
     models = (
         Trained(policy, adapters=adapters_of(policy, config.lora)),
@@ -70,7 +89,7 @@ def ppo_phases(
     rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
     has_reference = not config.lora.rank and ppo.kl_coef != 0
     share = form.processes if form.divides_weights else 1
-    frozen = {name: 4.0 * size for name, size in rewards.items() if size}
+    frozen = {name: 4.0 * size for name, size in others.items() if size}
     if has_reference:
         frozen["reference"] = 4.0 * policy.parameters / share
     length = numbers.prompt + ppo.max_new_tokens
@@ -85,7 +104,7 @@ def ppo_phases(
     prompts = max(1, ppo.prompts_per_step // form.processes)
     together = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
     phases = {"rollout": {**held, **decoding(policy, together, numbers.prompt, ppo.max_new_tokens, config.bf16)}}
-    if rewards["reward model"]:
+    if others["reward model"]:
         reader = critic if config.value_init != "policy" else policy
         scored = {"activations": config.reward_batch_tokens * transient_bytes(reader, False)}
         phases["reward"] = {**held, **scored}

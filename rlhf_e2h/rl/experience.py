@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_e2h.rl.actor_critic import RolloutBatch, reference_logprobs
 from rlhf_e2h.rl.sharding import whole_weights
-from rlhf_e2h.rl.share_base import without_adapters
+from rlhf_e2h.rl.share_base import as_reference
 from rlhf_e2h.rl.trainer import Trainer
 
 
@@ -52,7 +52,7 @@ def evaluate_reference(trainer: Trainer, batch: RolloutBatch, logprobs: Tensor) 
     elif hasattr(adapted, "disable_adapter"):  # a PEFT model; importing PEFT to ask its class would take a second
         # whole, because DeepSpeed's hooks know the passes of the engine only, and this one is beside it
         contexts.enter_context(whole_weights(adapted, trainer.accelerator))
-        contexts.enter_context(without_adapters(adapted))
+        contexts.enter_context(as_reference(adapted))
     else:
         return logprobs  # no reference: KL is 0
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_e2h.bank import Row
@@ -26,7 +27,7 @@ from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, open_engine
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
-from rlhf_e2h.rl.share_base import drop_value_adapter, share_base
+from rlhf_e2h.rl.share_base import keep_policy_adapter, share_base
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.rl.value_model import train_parts, value_from_policy, value_from_reward_model
@@ -34,6 +35,7 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.stages.sample import choose
+from rlhf_e2h.stages.shared_models import open_base, share_models
 
 VERSION = 1
 
@@ -64,7 +66,8 @@ class Config:
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
     value_head_only: bool = False  # train only the value model's head: cheaper, less exact
     lora: LoraSettings = field(default_factory=LoraSettings)  # of policy and value model
-    # policy, value model and reference as adapters of one base, held once; needs lora and value_init: policy
+    # policy, value model, reference and, where they were trained on the same base, reward models as adapters of one
+    # base that is held once; needs lora
     share_base: bool = False
     bf16: bool = False  # autocast
     gradient_checkpointing: bool = False
@@ -87,9 +90,8 @@ class Config:
             )
         if self.reward_model is None and self.value_init != "policy":
             raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
-        if self.share_base and (self.value_init != "policy" or self.lora.rank < 1 or self.gradient_checkpointing):
-            # checkpointing computes layers again when another adapter is active
-            raise ValueError("share_base needs lora.rank above 0, value_init: policy and no gradient_checkpointing")
+        if self.share_base and self.lora.rank < 1:
+            raise ValueError("share_base needs lora.rank above 0: policy and value model are adapters of one base")
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
                 f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
@@ -100,23 +102,25 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
-    policy = open_policy(run.path(config.policy))
+    path = run.path(config.policy)
+    policy, start = open_base(path) if config.share_base else (open_policy(path), None)
     settings = dataclasses.replace(config.ppo, seed=run.seed)
     prompts = open_prompts(config, run, policy, settings.max_new_tokens)
     choose_rows = _sampler(config, run, prompts, settings)
-    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(run.path(config.policy)).model
+    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(path).model
     value_model: Any
+    scorers = None
     if config.share_base:
-        policy.model, value_model = share_base(policy.model, config.lora)
+        value_model, scorers = share_models(config, run, policy, start, accelerator.device)
     else:
         value_model = _value_model(config, run, policy)
         policy.model = with_lora(policy.model, config.lora)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing and not config.share_base:
         for model in (policy.model, value_model):
             model.gradient_checkpointing_enable()
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
-        rewards = open_sources(config, run, checker, accelerator.device)
+        rewards = open_sources(config, run, checker, accelerator.device, scorers)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
         validation = _validation(config, run, checker, policy, rewards)
         watcher = Watcher(config, run, policy, rewards, bar, validation, value_model, accelerator)
@@ -128,18 +132,24 @@ def main(config: Config, run: StageRun) -> None:
     watcher.spend()
     if run.is_main:
         if result.policy_weights is not None:  # ZeRO-3, FSDP: the policy here is a part of one, and these are the whole
-            policy.model = _start(config, open_policy(run.path(config.policy)).model)
-            policy.model.load_state_dict(result.policy_weights)
+            policy.model = _start(config, path)
+            # those of the other adapters of a shared base are left out
+            policy.model.load_state_dict({name: result.policy_weights[name] for name in policy.model.state_dict()})
         watcher.restore_best()
         if config.share_base:
-            drop_value_adapter(policy.model)
+            keep_policy_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 
 
-def _start(config: Config, base: Any) -> Any:
-    """What is trained of a base: adapters, or all of it."""
-    return share_base(base, config.lora)[0] if config.share_base else with_lora(base, config.lora)
+def _start(config: Config, path: Path) -> Any:
+    """The policy as it was before training: all of it, or with its adapter."""
+    if not config.share_base:
+        return with_lora(open_policy(path).model, config.lora)
+    base, start = open_base(path)
+    model, _ = share_base(base.model, config.lora, start)
+    keep_policy_adapter(model)
+    return model
 
 
 def _sampler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,15 @@ class Watcher:
         self.last: tuple[Sequence[Completion], list[Reward]] = ((), [])
 
     def reward(self, completions: Sequence[Completion]) -> list[Reward]:
-        rewards = self.rewards(completions)
+        with self._whole_base():
+            rewards = self.rewards(completions)
         self.last = (completions, rewards)
         return rewards
+
+    def _whole_base(self) -> contextlib.AbstractContextManager[None]:
+        """For a reward model on the shared base, which reads it outside what DeepSpeed looks after."""
+        shared = self.config.share_base
+        return whole_weights(self.policy.model, self.accelerator) if shared else contextlib.nullcontext()
 
     def on_step(self, step: int, metrics: Metrics, rollouts: Rollouts) -> bool:
         if self.history is None:
@@ -119,7 +126,8 @@ class Watcher:
                 batch_size=self.settings.generation_batch,
             )
         own = [Completion(*triple) for triple in zip(rows, rollouts.texts, rollouts.finished, strict=True)]
-        judged = [(one.text, one.finished, asdict(r)) for one, r in zip(own, validation.judge(own), strict=True)]
+        with self._whole_base():
+            judged = [(one.text, one.finished, asdict(r)) for one, r in zip(own, validation.judge(own), strict=True)]
         found = [item for part in gather_json(accelerator, judged) for item in part]
         completions = [Completion(row, *item[:2]) for row, item in zip(validation.rows, found, strict=True)]
         return panel(completions, [Reward(**item[2]) for item in found])

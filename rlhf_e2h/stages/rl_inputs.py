@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -64,13 +65,22 @@ def open_prompts(config: RewardConfig, run: StageRun, policy: Policy, max_new_to
 
 
 def open_sources(
-    config: RewardConfig, run: StageRun, checker: CheckerPool | None, device: torch.device
+    config: RewardConfig,
+    run: StageRun,
+    checker: CheckerPool | None,
+    device: torch.device,
+    loaded: Mapping[str, Scorer] | None = None,
 ) -> RewardSources:
-    """Reward models on `device`, labels through the firewall, and the terms of the config."""
+    """Reward models on `device`, labels through the firewall, and the terms of the config.
+
+    `loaded` has reward models, by the config's name for them, that need not be loaded again.
+    """
 
     def load(reference: str | None) -> Scorer | None:
         if reference is None:
             return None
+        if loaded and reference in loaded:
+            return loaded[reference]
         return Scorer.from_pretrained(run.path(reference), device, max_tokens_per_batch=config.reward_batch_tokens)
 
     data = run.path(config.data)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import FSDP_ON_CPU, cpu_launch, e2h, environment, must, write_recipe
+from launching import FSDP_ON_CPU, STAGES, cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
@@ -89,7 +89,8 @@ def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "needs", "tolerance"), [("sft", (), 2e-2), ("prm", (), 2e-2), ("dpo", ("prm",), 5e-2)]
+    ("stage", "needs", "tolerance"),
+    [("sft", (), 2e-2), ("prm", (), 2e-2), ("dpo", ("sft", "prm"), 5e-2), ("rest", ("sft", "prm"), 5e-2)],
 )
 def test_trainers_under_fsdp_train_what_one_process_trains(place, tmp_path, stage, needs, tolerance):
     """Accelerate's FSDP, made to run on CPUs; a stage that asks for it and does not get it stops, so it did run."""
@@ -164,6 +165,28 @@ def test_ppo_with_adapters_evaluates_and_keeps_what_one_process_keeps(place, tmp
     assert weights.keys() == other.keys() == base.keys()
     assert all(weights[name].allclose(other[name], atol=1e-3) for name in weights)
     assert max(float((weights[name] - base[name]).abs().max()) for name in base) > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
+def test_ppo_on_one_base_in_two_processes_is_that_in_one(tmp_path, launch):
+    """Policy, value model, reference and reward model as adapters, layers computed again in the backward pass."""
+    lora = {"lora": {"rank": 2}}
+    prm = {"lora_rank": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-2, "epochs": 4}
+    ppo = {**STAGES["4_ppo"], "policy": "@sft", **lora, "share_base": True, "gradient_checkpointing": True}
+    recipe = write_recipe(tmp_path, sft=lora, prm={"training": prm}, ppo=ppo)
+    rows = []
+    for runs, launched in (("one", ()), ("two", ("--launch", cpu_launch(launch, tmp_path)))):
+        for stage in ("prepare", "sft", "prm"):
+            run(recipe, tmp_path / runs, stage)
+        done = e2h("run", recipe, f"runs={tmp_path / runs}", "--only", "ppo", *launched)
+        must(done)
+        assert "beside the shared base" not in done.stderr
+        rows.append(read_jsonl(next((tmp_path / runs).glob("ppo/*/metrics.jsonl"))))
+    assert [row["step"] for row in rows[1]] == [0, 1, 2]
+    for name in ("loss/policy_avg", "loss/value_avg", "objective/kl", "step_rewards/score_mean", "critic/value_mean"):
+        assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], abs=1e-3), name
+    assert abs(rows[0][0]["critic/value_mean"]) > 1e-2  # as the reward model
 
 
 @pytest.mark.slow

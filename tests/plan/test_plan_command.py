@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_e2h.cli import main
+from rlhf_e2h.plan.architecture import known
 from rlhf_e2h.plan.command import make_plan
 from rlhf_e2h.plan.launches import read_forms
 from rlhf_e2h.plan.printing import show
@@ -117,3 +118,23 @@ def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has
     layers = 2 * (2 * (4 * 64 * 64 + 3 * 64 * 128) + 4 * 150 * 64)
     forward = 4 * 4 * (150 * layers + 100 * 2 * 259 * 64)
     assert again["flops"] - once["flops"] == pytest.approx(5 * forward)
+
+
+def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_base(monkeypatch):
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def parts(*overrides):
+        found = stage(planned("qwen2.5-math-1.5b", 1, 80e9, "ppo.value_init=policy", *overrides), "ppo")
+        return found["memory"]["single"]["parts"]
+
+    separate, shared = parts(), parts("ppo.share_base=true")
+    whole = known("Qwen/Qwen2.5-Math-1.5B")
+    adapter = 4 * whole.lora_parameters(32)
+    assert separate["reward model"] == 4 * whole.scorer_parameters and "reference" not in separate
+    assert shared["reward model"] == adapter + 4 * whole.hidden and shared["reference"] == adapter
+    # the value model is an adapter and a head too
+    assert separate["weights"] - shared["weights"] == 4 * (whole.scorer_parameters - whole.hidden)
+    # trained in full, or from another base, a reward model is held beside the base
+    for override in ("prm.training.lora_rank=0", "prm.base=Qwen/Qwen2.5-Math-1.5B-Instruct"):
+        assert parts("ppo.share_base=true", override)["reward model"] == separate["reward model"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reward_models.score import Scorer
 from rlhf_e2h.cli import main
 from rlhf_e2h.coding.sandbox import SandboxUnavailable, run_program
 from rlhf_e2h.config import ConfigError
@@ -132,6 +133,18 @@ def test_programs_in_tiny(tmp_path: Path) -> None:
     for row in table:
         if row["decoding"] in ("mean", "best_of_n") and row["samples"] == 1:  # best of one is one drawn at random
             assert row["all average"] == pytest.approx(table[2]["all average"])
+
+
+@pytest.mark.slow
+def test_all_models_of_ppo_on_one_base_in_tiny(
+    math_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the recipe's README offers: SFT and PRM are adapters on one base, and no whole reward model is loaded."""
+    for stage in ("prepare", "prm800k", "sft_easy", "prm"):
+        run_tiny("qwen2.5-math-1.5b", tmp_path, "--only", stage)
+    monkeypatch.setattr(Scorer, "from_pretrained", None)
+    done = run_tiny("qwen2.5-math-1.5b", tmp_path, "--only", "ppo", "ppo.share_base=true")
+    assert done["ppo"]["results"]["objective/kl"] < 1 and not caplog.messages
 
 
 @pytest.mark.slow

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForTokenClassification, GPT2Config, LlamaConfig, MixtralConfig, Qwen2Config
 
-from reward_models.forward import last_parts, read_logits
+from reward_models.forward import evaluating, last_parts, read_logits
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 50}
 WIDE = {**SIZES, "intermediate_size": 32}
@@ -25,10 +26,23 @@ def random_classifier(config):
 PARTS = {"llama": 3, "qwen2": 3, "gpt2": 1}  # queries, output projection, feed-forward block; GPT-2 fuses the first
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def with_adapters(model):
+    """LoRA that adds something in every layer."""
+    config = LoraConfig(r=2, target_modules="all-linear", exclude_modules=["score", "classifier"])
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "llama with adapters"])
 @pytest.mark.parametrize("shared", [0, 5])
 def test_read_logits_are_those_of_the_whole_pass(name, shared):
+    name, _, adapters = name.partition(" ")
     model = random_classifier(CONFIGS[name])
+    if adapters:
+        model = with_adapters(model)
     ids_BT = torch.randint(50, (3, 12))
     ids_BT[:, :5] = ids_BT[0, :5]
     sizes = []
@@ -54,6 +68,17 @@ def test_mode_is_put_back_and_mask_is_used():
         assert model.training
         whole = model.eval()(input_ids=ids_BT, attention_mask=mask_BT).logits[0, 5]
     assert torch.allclose(masked, whole, atol=1e-6)
+
+
+def test_parts_are_put_back_in_their_own_modes():
+    """The trunk may be that of a policy in training, and parts of a model need not be in one mode."""
+    model = random_classifier(CONFIGS["llama"])
+    model.model.layers[1].train()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match="out of memory"), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError("out of memory")
+    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
 
 
 def test_mixtures_of_experts_are_left_alone():

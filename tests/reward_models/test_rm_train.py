@@ -3,14 +3,23 @@
 import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import FAST, LEARN, words_task
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoConfig, BertConfig, BertForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForTokenClassification,
+)
 
+from reward_models.adapters import CannotShareError, fingerprint, read_adapter
 from reward_models.contract import KEY, StepContract
 from reward_models.dataset import LengthSampler, build_rows
 from reward_models.forward import keeps_texts_apart
@@ -137,6 +146,47 @@ def test_lora_merges_into_a_plain_checkpoint(base, tmp_path):
     assert loaded > 0.5
 
 
+def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path):
+    """PEFT itself opens it, and `base.json` names the base by its weights, wherever they lie and whatever class."""
+    for name in "ab":
+        train(base, words_task(48, 1), "prm", tmp_path / name, replace(FAST, lora_rank=4))
+    files = [{file.name: file.read_bytes() for file in (tmp_path / name / "adapter").iterdir()} for name in "ab"]
+    assert files[0] == files[1] and set(files[0]) == {"adapter_config.json", "adapter_model.safetensors", "base.json"}
+    saved = read_adapter(tmp_path / "a")
+    assert saved.targets == sorted(saved.targets)  # PEFT's set has another order in each process
+    assert (saved.rank, saved.alpha, saved.base) == (4, 32, str(base.resolve()))
+    copy = shutil.copytree(base, tmp_path / "elsewhere")
+    assert saved.fingerprint == fingerprint(AutoModelForCausalLM.from_pretrained(copy))
+    merged = AutoModelForTokenClassification.from_pretrained(tmp_path / "a")
+    assert saved.fingerprint != fingerprint(merged)
+    ids = torch.arange(5, 25)[None]
+    plain = new_model(base, StepContract("prm"))
+    adapted = PeftModel.from_pretrained(plain, tmp_path / "a/adapter")
+    assert saved.fingerprint == fingerprint(adapted)
+    logits = merged(ids).logits
+    assert logits.abs().max() > 0.1
+    assert torch.allclose(adapted(ids).logits, logits, atol=1e-5)
+
+
+def test_an_adapter_that_cannot_be_shared_says_why(base, tmp_path):
+    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, epochs=1, lora_rank=4))
+    config = tmp_path / "adapter/adapter_config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"use_dora": false', '"use_dora": true'))
+    with pytest.raises(CannotShareError, match=r"no plain LoRA adapter \(use_dora\)"):
+        read_adapter(tmp_path)
+    config.write_text(text)
+    with pytest.raises(CannotShareError, match="whose weights are not those of other"):
+        read_adapter(tmp_path).check_base("another", "other")
+    (tmp_path / "adapter/base.json").unlink()
+    with pytest.raises(CannotShareError, match=r"has no base\.json"):
+        read_adapter(tmp_path)
+    # weights that were trained in full have no adapter, not even that of earlier ones
+    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, epochs=1))
+    with pytest.raises(CannotShareError, match="not trained with LoRA"):
+        read_adapter(tmp_path)
+
+
 def test_batches_without_padding_train_the_same(base, tmp_path):
     """Texts of unequal length in one row must not see each other, in the plain attention and in the fused one."""
     records, losses = words_task(48, 1), {}
@@ -190,6 +240,12 @@ def test_qlora_trains_on_4_bit_weights_or_says_what_is_missing(base, tmp_path):
     saved = load_file(tmp_path / "model.safetensors")
     assert saved["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
     assert not [name for name in saved if "lora" in name or "quant" in name]
+    # the adapter is one on the unquantised base, as the merged weights are
+    adapted = PeftModel.from_pretrained(new_model(base, StepContract("prm")), tmp_path / "adapter")
+    assert read_adapter(tmp_path).fingerprint == fingerprint(adapted)
+    ids = torch.arange(5, 25)[None]
+    merged = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-5)
 
 
 def test_frozen_parts_stay_as_they_were(base, tmp_path):

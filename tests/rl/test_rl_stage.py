@@ -9,12 +9,14 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from reward_models.adapters import fingerprint, read_adapter
 from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
 from reward_models.records import read_jsonl
+from reward_models.score import Scorer
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import FirewallError
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
+from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.runs import run_stage
 from rlhf_e2h.store import Store
@@ -59,6 +61,22 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def chain(models, tmp_path_factory):
+    """Folders of a policy and of a reward model, both trained with LoRA on models/policy by the real stages."""
+    recipe = tmp_path_factory.mktemp("chain")
+    (recipe / "recipe.yaml").write_text(yaml.safe_dump({"name": "chain", "runs": str(models / "runs")}))
+    base = str(models / "policy")
+    sft = {"stage": "sft", "policy": base, "data": "@prepare", "lora": {"rank": 2, "alpha": 8}}
+    sft |= {"training": {"learning_rate": 3e-2, "epochs": 6, "batch_size": 8, "micro_batch_size": 8, "max_length": 128}}
+    prm = {"stage": "reward", "kind": "prm", "base": base, "data": "@prepare", "reference_solutions": True}
+    prm |= {"held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora_rank": 3}}
+    for name, stage in (("1_prepare", PREPARE), ("2_sft", sft), ("3_prm", prm)):
+        (recipe / f"{name}.yaml").write_text(yaml.safe_dump(stage))
+    store = Store(load_recipe(recipe))
+    return {spec.name: store.finished(spec, 0) or run_stage(store, spec, 0) for spec in store.recipe.stages.values()}
+
+
 def run_ppo(tmp_path, models, name="ppo", runs=None, **settings):
     """(folder of the finished stage, its completion record); the prepare stage is run once for all tests"""
     recipe = tmp_path / "recipe"
@@ -99,8 +117,11 @@ def test_easy_stage_trains_and_reads_easy_labels_only(tmp_path, models):
     assert all(row["outcome"] is None for row in rollouts if row["level"] > 3)
 
 
-def test_killed_stage_goes_on_and_ends_with_the_same_weights(tmp_path, models, monkeypatch):
-    whole, _ = run_ppo(tmp_path, models, keep="best")
+@pytest.mark.parametrize("shares", [False, True])
+def test_killed_stage_goes_on_and_ends_with_the_same_weights(tmp_path, models, chain, monkeypatch, shares):
+    settings = {**shared_settings(chain), "gradient_checkpointing": True} if shares else {}
+    settings["keep"] = "best"
+    whole, _ = run_ppo(tmp_path, models, **settings)
     shutil.copytree(models / "runs/prepare", tmp_path / "runs/prepare")
 
     from rlhf_e2h.stages import ppo_watcher
@@ -115,12 +136,74 @@ def test_killed_stage_goes_on_and_ends_with_the_same_weights(tmp_path, models, m
     with monkeypatch.context() as patch:
         patch.setattr(ppo_watcher.Watcher, "on_step", killed_in_the_second_step)
         with pytest.raises(KeyboardInterrupt):
-            run_ppo(tmp_path, models, runs=tmp_path / "runs", keep="best")
-    killed, _ = run_ppo(tmp_path, models, runs=tmp_path / "runs", keep="best")
+            run_ppo(tmp_path, models, runs=tmp_path / "runs", **settings)
+    killed, _ = run_ppo(tmp_path, models, runs=tmp_path / "runs", **settings)
     a, b = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     logs = [read_jsonl(folder / "metrics.jsonl") for folder in (whole, killed)]
     assert [row["objective/rlhf_reward"] for row in logs[0]] == [row["objective/rlhf_reward"] for row in logs[1]]
+
+
+def shared_settings(chain):
+    settings = {"policy": str(chain["sft"]), "reward_model": str(chain["prm"])}
+    return {**settings, "share_base": True, "lora": {"rank": 3}, "value_init": "reward"}
+
+
+def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, models, chain, monkeypatch, caplog):
+    """Nothing but the base is loaded; the policy starts as the SFT policy, the value model as the reward model."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "from_pretrained", None)
+        patch.setattr("rlhf_e2h.stages.ppo.value_from_reward_model", None)
+        opened = []
+        real = load_policy
+        patch.setattr("rlhf_e2h.models.load_policy", lambda path, dtype: opened.append(path) or real(path, dtype))
+        folder, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_every=0)
+    assert [str(path) for path in opened] == [str(models / "policy")] and not caplog.records
+    first = read_jsonl(folder / "metrics.jsonl")[0]
+    assert first["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+    base, sft, ppo = (AutoModelForCausalLM.from_pretrained(f) for f in (models / "policy", chain["sft"], folder))
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights = [model.state_dict()[name] for model in (base, sft, ppo)]
+    assert (weights[1] - weights[0]).norm() > 5 * (weights[2] - weights[1]).norm() > 0
+    assert read_adapter(folder).fingerprint == fingerprint(base)  # so that the next PPO may share the base too
+    # layers that are computed again change nothing
+    again, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_every=0, gradient_checkpointing=True)
+    a, b = (load_file(one / "adapter/adapter_model.safetensors") for one in (folder, again))
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+    last = [read_jsonl(one / "metrics.jsonl")[-1]["critic/value_mean"] for one in (folder, again)]
+    assert last[0] == pytest.approx(last[1], abs=1e-6)
+    # the same rewards and values as with models of their own, in the first step
+    alone, _ = run_ppo(tmp_path, models, **{**shared_settings(chain), "share_base": False}, eval_every=0)
+    separate = read_jsonl(alone / "metrics.jsonl")[0]
+    names = ["objective/scores", "critic/value_mean", "step_rewards/score_mean", "perf/flops"]
+    assert abs(first["critic/value_mean"]) > 1e-3
+    assert [first[name] for name in names] == pytest.approx([separate[name] for name in names], abs=1e-5)
+
+
+def test_a_reward_model_on_another_base_is_loaded_beside_it(tmp_path, models, chain, caplog):
+    """In one line that says why; but no value model can start from it."""
+    settings = {**shared_settings(chain), "reward_model": str(models / "prm")}
+    run_ppo(tmp_path, models, **{**settings, "value_init": "policy"}, eval_every=0)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 1 and "reward_model is loaded beside the shared base" in messages[0]
+    assert "prm has no adapter/; it was not trained with LoRA here" in messages[0]
+    with pytest.raises(ConfigError, match=r"needs a reward model on the same base, but .* set value_init: policy"):
+        run_ppo(tmp_path, models, **settings)
+    # a merged policy whose base is gone is a base itself, of which the reward model knows nothing
+    moved = shutil.copytree(chain["sft"], tmp_path / "moved")
+    config = json.loads((moved / "adapter/adapter_config.json").read_text())
+    (moved / "adapter/adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/gone"}))
+    with pytest.raises(ConfigError, match=r"policy, whose weights are not those of .*moved"):
+        run_ppo(tmp_path, models, **{**settings, "policy": str(moved), "reward_model": str(chain["prm"])})
+
+
+def test_both_reward_models_may_share_the_base(tmp_path, models, chain):
+    """One that is the other's copy gives a whole score of its own: the smallest of the step scores."""
+    copied = shutil.copytree(chain["prm"], tmp_path / "copied")
+    settings = {**shared_settings(chain), "outcome_model": str(copied), "outcome": "none", "empty_step_score": None}
+    folder, _ = run_ppo(tmp_path, models, **settings, value_head_only=True, eval_every=0)
+    for row in read_jsonl(folder / "rollouts.jsonl"):
+        assert row["outcome"] == pytest.approx(min(row["step_scores"]), abs=1e-6)
 
 
 def test_hard_labels_reward_a_baseline_that_says_so(tmp_path, models):
@@ -137,6 +220,7 @@ def test_hard_labels_reward_a_baseline_that_says_so(tmp_path, models):
     [
         {"lora": {"rank": 2}, "value_init": "reward_zero_head"},
         {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "eval_every": 1, "keep": "best"},
+        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "gradient_checkpointing": True},
         {"value_head_only": True, "outcome": "none", "eval_every": 0},
         {"gradient_checkpointing": True, "answer_step": False, "bf16": True, "value_init": "policy"},
     ],
@@ -154,6 +238,7 @@ def test_variants_run(tmp_path, models, settings):
         ({"reward_model": None, "outcome": "none"}, "nothing gives a reward"),
         ({"reward_model": None}, "needs reward_model; set value_init: policy"),
         ({"share_base": True}, "share_base needs lora.rank above 0"),
+        ({"share_base": True, "lora": {"rank": 2}}, "needs a reward model on the same base, but .* has no adapter/"),
         ({"keep": "best", "eval_every": 0}, "set eval_every"),
         ({"ppo": {"rollouts": 10}}, "do not divide by minibatches"),
         ({"ppo": {"learning_rat": 1}}, "did you mean 'learning_rate'"),
