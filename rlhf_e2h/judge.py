@@ -13,6 +13,7 @@ from reward_models.score import Scorer
 from rlhf_e2h.bank import Row, aggregate_steps, grade, score
 from rlhf_e2h.checker import answer_classes
 from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.models import DTYPES, sampling_dtype
 
 
 def judged(
@@ -24,7 +25,7 @@ def judged(
     device: torch.device | None = None,
 ) -> list[Row]:
     """Rows with `rm` (aggregated reward-model score in [0, 1]) and `correct` (True, False, or None without label)."""
-    scored = score(rows, problems, Scorer.from_pretrained(model, device), "rm")
+    scored = score(rows, problems, Scorer.from_pretrained(model, device, DTYPES[sampling_dtype()]), "rm")
     verdicts = {(row["problem_id"], row["sample_id"]): row["correct"] for row in grade(rows, labels)}
     return [
         {**row, "rm": value, "correct": verdicts.get((row["problem_id"], row["sample_id"]))}

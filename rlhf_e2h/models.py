@@ -137,7 +137,7 @@ def _placed(path: str | Path, dtype: str) -> tuple[PreTrainedModel, Tokenizer]:
 
 
 def sampling_dtype() -> str:
-    """Precision of a model that only samples: half of the weights and of the cache on a GPU, exact on a CPU."""
+    """Precision of a model that only samples or scores: half of the memory on a GPU, exact on a CPU."""
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 

@@ -19,7 +19,16 @@ from rlhf_e2h.runs import run_stage
 from rlhf_e2h.store import Store, looks_like_hub_id, stage_seed
 from rlhf_e2h.tracking import console
 
-DISTRIBUTED = ("sft", "reward", "ppo", "dpo", "rest", "grpo")  # stages that `--launch` starts on many processes
+DISTRIBUTED = (
+    "sft",
+    "sample",
+    "reward",
+    "rerank",
+    "ppo",
+    "dpo",
+    "rest",
+    "grpo",
+)  # stages that `--launch` starts on many processes
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = None) -> Path | None:

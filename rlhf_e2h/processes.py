@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rlhf_e2h.config import ConfigError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator, PartialState
+    from accelerate import Accelerator
 
 
 def world_size() -> int:
@@ -42,15 +43,22 @@ def device_arguments() -> dict[str, Any]:
     return {"use_cpu": not launched_with_deepspeed(), **together}
 
 
-def join() -> PartialState:
-    """This process among those started together, before there is a trainer: its number, their count, its device.
+def join() -> Any:
+    """This process among those that were started together, before there is a trainer: see `shares.Place`.
 
-    Trainers make the same from their arguments, so theirs are those of these.
+    Raises:
+        ConfigError: fewer processes see each other than were started.
     """
+    from reward_models.model import pick_device
+
+    if world_size() == 1:
+        return SimpleNamespace(num_processes=1, process_index=0, device=pick_device(None))
     from transformers import TrainingArguments
 
+    # made as trainers make it from their arguments, which then find it made
     state = TrainingArguments(report_to="none", **device_arguments()).distributed_state
-    assert state is not None
+    forget_divided_loading()
+    _check_count(state)
     return state
 
 
@@ -65,10 +73,14 @@ def check_together(accelerator: Accelerator) -> None:
             f"the launch file asks for FSDP, but Accelerate uses {accelerator.distributed_type.value}: its FSDP needs "
             "GPUs; on CPUs take launch/ddp_cpu.yaml or launch/zero3.yaml"
         )
-    if accelerator.num_processes != world_size():
+    _check_count(accelerator)
+
+
+def _check_count(place: Any) -> None:
+    if place.num_processes != world_size():
         raise ConfigError(
-            f"{world_size()} processes were started, but each sees {accelerator.num_processes} "
-            f"({accelerator.distributed_type.value}): they would train alone; check the launch file"
+            f"{world_size()} processes were started, but each sees {place.num_processes} "
+            f"({place.distributed_type.value}): they would train alone; check the launch file"
         )
 
 

@@ -22,9 +22,9 @@ from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
 from rlhf_e2h.models import Policy, open_policy, sampling_dtype, save_policy
 from rlhf_e2h.processes import join
-from rlhf_e2h.rl.distributed import gather_json
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.shares import Spend, divided, share
 
 
 def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
@@ -79,22 +79,18 @@ class Rounds:
         return rows
 
     def _sampled(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
-        """Each process samples and scores solutions of its share of the problems; all get those of all."""
         place, decoding = join(), self.decoding
-        start, end = (len(problems) * (place.process_index + i) // place.num_processes for i in (0, 1))
-        own, spent = problems[start:end], []
         policy = self.policy(number, sampling_dtype())
         torch.nn.Module.to(policy.model, place.device)  # where there are several processes it was not put on its GPU
-        with self.run.progress(len(own) * decoding.n, f"{self.title} {number + 1}: sampling", "solutions") as bar:
-            rows = sample(
-                policy, own, decoding, seed, bar.advance, lambda *cost: spent.append(cost), start * decoding.n
-            )
-        known = {problem["problem_id"]: problem for problem in own}
-        rows = judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device)
-        parts = gather_json(place, [rows, spent])
-        for cost in (cost for _, costs in parts for cost in costs):
-            self.run.spend(*cost)
-        return [row for part, _ in parts for row in part]
+        total = len(share(problems, place)[1]) * decoding.n
+        with self.run.progress(total, f"{self.title} {number + 1}: sampling", "solutions") as bar:
+
+            def work(own: Sequence[Row], first: int, spend: Spend) -> list[Row]:
+                rows = sample(policy, own, decoding, seed, bar.advance, spend, first * decoding.n)
+                known = {problem["problem_id"]: problem for problem in own}
+                return judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device)
+
+            return divided(problems, place, work, self.run.spend)
 
     def keep(self, number: int, model: Any, tokenizer: Any) -> None:
         """Save what round `number` trained, adapters merged; it is there completely or not at all."""

@@ -15,6 +15,7 @@ Parts = dict[str, float]  # bytes by what they hold
 # elements, at most, of DeepSpeed's gradient bucket and of the weights that ZeRO-3 keeps gathered; `size_buckets` of
 # processes.py makes them an eighth of a smaller model
 REDUCE_BUCKET, LIVE_WEIGHTS = 500_000_000, 1_000_000_000
+SCORING = 2.0  # bytes a weight of models that only sample or score: bf16, on a GPU
 LOGITS_TILE = 1024  # tokens whose logits TRL's fused head holds at once
 
 
@@ -32,6 +33,10 @@ class Form:
     @property
     def divides_weights(self) -> bool:
         return self.zero == 3 or self.kind == "fsdp"
+
+    def halves(self, bf16: bool) -> bool:
+        """Whether weights and gradients are bf16; elsewhere `bf16` is autocast."""
+        return bf16 and self.kind == "deepspeed"
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,7 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
     weights, trained = sum(m.weights for m in models), sum(m.trained for m in models)
     n = form.processes
     share = max(weights / 8, *(float(m.model.vocabulary * m.model.hidden) for m in models))
-    engine_half = form.kind == "deepspeed" and bf16
-    w, g = (2, 2) if engine_half else (4, 4)
+    w, g = (2, 2) if form.halves(bf16) else (4, 4)
     parts: Parts = {
         "weights": w * weights / (n if form.divides_weights else 1),
         "gradients": g * trained / (n if form.zero >= 2 or form.kind == "fsdp" else 1),
@@ -124,7 +128,7 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
         parts["gathered weights"] = w * min(LIVE_WEIGHTS, share)
     if form.kind == "fsdp":
         parts["gathered weights"] = w * 2 * max(m.model.layer_parameters for m in models)
-    if bf16 and not engine_half:
+    if bf16 and not form.halves(bf16):
         # autocast keeps a bf16 copy of each trained matrix until the backward pass is over
         parts["bf16 copies"] = 2.0 * sum(m.weights for m in models) / (n if form.divides_weights else 1)
     if form.offload_optimizer:

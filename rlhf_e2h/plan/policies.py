@@ -22,7 +22,9 @@ from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
 from rlhf_e2h.plan.memory import (
     LOGITS_TILE,
+    SCORING,
     Form,
+    Parts,
     Trained,
     Update,
     decoding,
@@ -54,7 +56,8 @@ def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     flops += ppo.epochs * once
     frozen = {}
     for name in ("reward_model", "outcome_model"):
-        frozen[name.replace("_", " ")], more = scored_by(recipe, getattr(config, name), tokens, length)
+        size, more = scored_by(recipe, getattr(config, name), tokens, length)
+        frozen[name.replace("_", " ")] = SCORING * size
         flops += more
     if config.share_base:
         frozen |= _frozen_adapters(recipe, config, policy)
@@ -62,25 +65,25 @@ def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     return StagePlan(spec.name, spec.kind, policy.name, tokens, flops, phases, trains=True)
 
 
-def _frozen_adapters(recipe: Recipe, config: Any, policy: Architecture) -> dict[str, int]:
-    """Weights of what `share_base` holds as frozen adapters in the place of whole models.
+def _frozen_adapters(recipe: Recipe, config: Any, policy: Architecture) -> Parts:
+    """Bytes of what `share_base` holds as frozen adapters in the place of whole models.
 
     A reward model shares the base if a stage of the recipe trains it with LoRA on what the policy was trained on.
     """
     base, rank = lora_origin(recipe, config.policy)
-    found = {"reference": policy.lora_parameters(rank)} if rank else {}
+    found = {"reference": 4.0 * policy.lora_parameters(rank)} if rank else {}
     for name in ("reward_model", "outcome_model"):
         if reference := getattr(config, name):
             origin, rank = lora_origin(recipe, reference)
             if rank and origin == base:
-                found[name.replace("_", " ")] = policy.lora_parameters(rank) + policy.hidden
+                found[name.replace("_", " ")] = 4.0 * (policy.lora_parameters(rank) + policy.hidden)
     return found
 
 
 def ppo_phases(
-    config: Any, policy: Architecture, critic: Architecture, others: dict[str, int], numbers: Numbers, form: Form
+    config: Any, policy: Architecture, critic: Architecture, others: Parts, numbers: Numbers, form: Form
 ) -> Phases:
-    """`others`: weights of what is not trained, but for a reference that is a whole model."""
+    """`others`: bytes of what is not trained, but for a reference that is a whole model."""
     ppo = config.ppo
     models = (
         Trained(policy, adapters=adapters_of(policy, config.lora)),
@@ -89,9 +92,9 @@ def ppo_phases(
     rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
     has_reference = not config.lora.rank and ppo.kl_coef != 0
     share = form.processes if form.divides_weights else 1
-    frozen = {name: 4.0 * size for name, size in others.items() if size}
+    frozen = {name: size for name, size in others.items() if size}
     if has_reference:
-        frozen["reference"] = 4.0 * policy.parameters / share
+        frozen["reference"] = (2.0 if form.halves(config.bf16) else 4.0) * policy.parameters / share
     length = numbers.prompt + ppo.max_new_tokens
     checkpointing = config.gradient_checkpointing
     update = Update(
@@ -100,13 +103,14 @@ def ppo_phases(
     )  # fmt: skip
     held = {**state(models, form, config.bf16), **frozen, "gradients": 0.0}
     if form.divides_weights:
-        held["gathered weights"] = max(held.get("gathered weights", 0.0), 4.0 * policy.parameters)
+        whole = (2.0 if config.bf16 else 4.0) * policy.parameters  # FSDP gathers in bf16 too
+        held["gathered weights"] = max(held.get("gathered weights", 0.0), whole)
     prompts = max(1, ppo.prompts_per_step // form.processes)
     together = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
     phases = {"rollout": {**held, **decoding(policy, together, numbers.prompt, ppo.max_new_tokens, config.bf16)}}
     if others["reward model"]:
         reader = critic if config.value_init != "policy" else policy
-        scored = {"activations": config.reward_batch_tokens * transient_bytes(reader, False)}
+        scored = {"activations": config.reward_batch_tokens * transient_bytes(reader, True)}
         phases["reward"] = {**held, **scored}
     return {**phases, **update_phases(update, form)}
 
@@ -137,7 +141,7 @@ def plan_grpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
 def grpo_phases(config: Any, model: Architecture, rewards: dict[str, int], prompt: int, form: Form) -> Phases:
     settings, trained = config.training, Trained(model, adapters=adapters_of(model, config.lora))
     rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
-    frozen = {name: 4.0 * size for name, size in rewards.items() if size}
+    frozen = {name: SCORING * size for name, size in rewards.items() if size}
     if config.beta and not config.lora.rank:
         frozen["reference"] = 4.0 * model.parameters / (form.processes if form.divides_weights else 1)
     length = prompt + config.max_new_tokens
@@ -149,7 +153,7 @@ def grpo_phases(config: Any, model: Architecture, rewards: dict[str, int], promp
     # all completions of an update are sampled together
     phases = {"rollout": {**held, **decoding(model, rows * count, prompt, config.max_new_tokens, settings.bf16)}}
     if rewards["reward model"]:
-        scored = {"activations": config.reward_batch_tokens * transient_bytes(model, False)}
+        scored = {"activations": config.reward_batch_tokens * transient_bytes(model, True)}
         phases["reward"] = {**held, **scored}
     return {**phases, **update_phases(update, form)}
 
@@ -203,5 +207,8 @@ def sampling_trainer_phases(
 ) -> Phases:
     decode, model = config.decoding, trained.model
     rows = max(1, decode.batch_size // decode.n) * min(decode.n, decode.batch_size)
-    sampling = {"weights": 4.0 * trained.weights, **decoding(model, rows, numbers.prompt, decode.max_new_tokens, False)}
+    sampling = {
+        "weights": SCORING * trained.weights,
+        **decoding(model, rows, numbers.prompt, decode.max_new_tokens, True),
+    }
     return {"sampling": sampling, **trainer_phases(config.training, trained, frozen, copies, form)}

@@ -17,7 +17,7 @@ from rlhf_e2h.plan.common import (
 )
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.plan.memory import Form, Parts, Trained, decoding, transient_bytes
+from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained, decoding, transient_bytes
 from rlhf_e2h.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_rest
 from rlhf_e2h.recipe import Recipe, StageSpec
 
@@ -76,7 +76,7 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
 
 
 def _inference(weights: float, parts: Parts, form: Form) -> Phases:
-    return {"inference": {"weights": 2.0 * weights, **parts}}  # stages that only sample or score run in bf16 on a GPU
+    return {"inference": {"weights": SCORING * weights, **parts}}
 
 
 def _sample(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:

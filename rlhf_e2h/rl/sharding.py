@@ -85,7 +85,9 @@ def prepare_reference(reference: PreTrainedModel, accelerator: Accelerator) -> A
         from trl.models.utils import prepare_deepspeed
 
         return prepare_deepspeed(reference, accelerator)
-    return reference.to(accelerator.device)
+    if uses_deepspeed(accelerator) and accelerator.mixed_precision == "bf16":
+        nn.Module.to(reference, torch.bfloat16)  # as DeepSpeed makes the policy
+    return nn.Module.to(reference, accelerator.device)
 
 
 @contextlib.contextmanager

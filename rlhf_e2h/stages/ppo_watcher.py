@@ -23,6 +23,7 @@ from rlhf_e2h.rl.rollout import Rollouts, generate
 from rlhf_e2h.rl.sharding import whole_copy, whole_weights
 from rlhf_e2h.rl.sources import RewardSources, panel
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.shares import share
 
 if TYPE_CHECKING:
     from rlhf_e2h.stages.ppo import Config
@@ -114,8 +115,7 @@ class Watcher:
     def _evaluate(self, validation: Validation) -> Metrics:
         """Each process solves a share of the problems. All get the same panel, so that they keep and stop together."""
         accelerator = self.accelerator
-        ends = [len(validation.rows) * (accelerator.process_index + k) // accelerator.num_processes for k in (0, 1)]
-        rows = validation.rows[slice(*ends)]
+        _, rows = share(validation.rows, accelerator)
         with accelerator.autocast(), whole_weights(self.policy.model, accelerator):
             rollouts = generate(
                 self.policy.model,

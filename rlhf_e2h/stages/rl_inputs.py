@@ -12,7 +12,7 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.models import Policy
+from rlhf_e2h.models import DTYPES, Policy, sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
@@ -81,7 +81,8 @@ def open_sources(
             return None
         if loaded and reference in loaded:
             return loaded[reference]
-        return Scorer.from_pretrained(run.path(reference), device, max_tokens_per_batch=config.reward_batch_tokens)
+        dtype = DTYPES[sampling_dtype()]
+        return Scorer.from_pretrained(run.path(reference), device, dtype, config.reward_batch_tokens)
 
     data = run.path(config.data)
     labels = {} if config.outcome == "none" else run.labels(data, config.outcome, splits=("train",))

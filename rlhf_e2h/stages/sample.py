@@ -5,16 +5,20 @@ A killed stage goes on with the chunk of problems at which it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank import Decoding, sample
+from rlhf_e2h.bank import Decoding, Row, sample
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import open_policy, sampling_dtype
+from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.shares import Spend, divided
 
 VERSION = 1
 OUTPUT = "samples.jsonl"
@@ -34,13 +38,15 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
+    place = join()
     policy = open_policy(run.path(config.policy), sampling_dtype())
+    torch.nn.Module.to(policy.model, place.device)  # where there are several processes it was not put on its GPU
     problems = choose(read_problems(run.path(config.data), config.split), config.levels, config.limit)
     if not problems:
         raise ConfigError(
             f"{run.name}: no {config.split} problems of levels {config.levels}; check `levels` and prepare"
         )
-    total = len(problems) * config.decoding.n
+    total = len(problems) * config.decoding.n // place.num_processes
     with run.progress(total, "sampling", "solutions") as bar:
 
         def chunks() -> Iterator[dict[str, Any]]:
@@ -48,15 +54,22 @@ def main(config: Config, run: StageRun) -> None:
                 part = run.scratch / f"part-{index:05d}.jsonl"
                 if part.is_file():
                     rows = read_jsonl(part)
-                    bar.advance(len(rows))
+                    bar.advance(len(rows) // place.num_processes)
                 else:
-                    chunk = problems[start : start + config.chunk]
-                    rows = sample(policy, chunk, config.decoding, run.seed * 100_003 + index, bar.advance, run.spend)
-                    write_jsonl(part, rows)
+                    seed, chunk = run.seed * 100_003 + index, problems[start : start + config.chunk]
+
+                    def work(own: Sequence[Row], first: int, spend: Spend, seed: int = seed) -> list[Row]:
+                        first_row = first * config.decoding.n
+                        return sample(policy, own, config.decoding, seed, bar.advance, spend, first_row)
+
+                    rows = divided(chunk, place, work, run.spend)
+                    if run.is_main:
+                        write_jsonl(part, rows)
                 yield from rows
 
         rows = list(chunks())
-    write_jsonl(run.out / OUTPUT, rows)
+    if run.is_main:
+        write_jsonl(run.out / OUTPUT, rows)
     finished = sum(row["finished"] for row in rows) / len(rows)
     run.finish(problems=len(problems), solutions=len(rows), finished=finished)
 

@@ -36,6 +36,15 @@ STAGES = {
         "held_out": 0.2,
         "training": {**TRAINING, "epochs": 2, "max_length": 256, "log_every": 1},
     },
+    "4_bank": {
+        "stage": "sample",
+        "policy": "${base}",
+        "data": "@prepare",
+        "limit": 13,  # an uneven share for each of two processes
+        "chunk": 9,
+        "decoding": {"n": 3, "max_new_tokens": 20},
+    },
+    "5_rerank": {"stage": "rerank", "samples": "@bank", "data": "@prepare", "reward_models": {"prm": "@prm"}},
     "4_ppo": {
         "stage": "ppo",
         "policy": "${base}",

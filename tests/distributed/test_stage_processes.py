@@ -64,6 +64,23 @@ def test_sft_in_two_processes_is_sft_in_one(place, tmp_path):
     assert other["tokens"] == pytest.approx(done["tokens"], rel=0.15)  # the shorter one repeats examples
 
 
+def test_samples_and_scores_of_two_processes_are_those_of_one(place, tmp_path):
+    """13 problems in chunks of 9 and 4, three solutions each: no chunk, and not the bank, divides by two."""
+    for stage in ("prepare", "prm"):
+        run(place / "recipe", place / "one", stage)
+    for runs, launch in (("one", []), ("two", ["--launch", cpu_launch("ddp_cpu", tmp_path)])):
+        shutil.copytree(place / "one", tmp_path / runs)
+        for stage in ("bank", "rerank"):
+            must(e2h("run", place / "recipe", f"runs={tmp_path / runs}", "--only", stage, *launch))
+    for stage, file in (("bank", "samples"), ("rerank", "scored_prm")):
+        one, two = (read_jsonl(next(tmp_path.glob(f"{runs}/{stage}/*/{file}.jsonl"))) for runs in ("one", "two"))
+        assert len(one) == 39 and [row["text"] for row in one] == [row["text"] for row in two]
+        costs = [json.loads(next(tmp_path.glob(f"{runs}/bank/*/done.json")).read_text()) for runs in ("one", "two")]
+        assert costs[0]["tokens"] == costs[1]["tokens"] > 39
+    assert [row["score"] for row in one] == pytest.approx([row["score"] for row in two], abs=1e-6)
+    assert len({row["score"] for row in one}) > 30
+
+
 @pytest.mark.slow
 def test_sft_in_two_processes_is_bit_for_bit_that_in_one_where_batches_divide(place, tmp_path):
     """36 solutions in batches of 12: nothing is repeated, what differs in the test above is the uneven batch."""

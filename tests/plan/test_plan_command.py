@@ -131,7 +131,7 @@ def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_b
     separate, shared = parts(), parts("ppo.share_base=true")
     whole = known("Qwen/Qwen2.5-Math-1.5B")
     adapter = 4 * whole.lora_parameters(32)
-    assert separate["reward model"] == 4 * whole.scorer_parameters and "reference" not in separate
+    assert separate["reward model"] == 2 * whole.scorer_parameters and "reference" not in separate
     assert shared["reward model"] == adapter + 4 * whole.hidden and shared["reference"] == adapter
     # the value model is an adapter and a head too
     assert separate["weights"] - shared["weights"] == 4 * (whole.scorer_parameters - whole.hidden)
