@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_e2h.pipeline import DISTRIBUTED
+
 
 def show(plan: dict[str, Any]) -> None:
     console = Console(highlight=False)
@@ -39,9 +41,10 @@ def _overview(plan: dict[str, Any]) -> Table:
         if stage["trains"]:
             cells = [_cell(stage["memory"].get(name)) for name in names]
             launch = f"{stage['launch']}.yaml" if stage["launch"] else "[red]none fits[/red]"
-        else:  # one process, whatever the launch file
+        else:  # a process holds whole models, whatever the launch file
             cells = [_cell(stage["memory"]["single"]), *[""] * (len(names) - 1)] if names else []
-            launch = "one process" if stage["launch"] else "[red]does not fit[/red]"
+            fitting = "any" if stage["kind"] in DISTRIBUTED else "one process"
+            launch = fitting if stage["launch"] else "[red]does not fit[/red]"
         row = [stage["name"], stage["model"].rsplit("/", 1)[-1], count(stage["tokens"]), f"{stage['flops']:.1e}"]
         table.add_row(*row, *cells, launch)
     return table
