@@ -20,12 +20,7 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
         ValueError: the global batch cannot be divided among the processes.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = settings.micro_batch_size or settings.batch_size // world
-    if not micro or settings.batch_size % (micro * world):
-        raise ValueError(
-            f"batch_size {settings.batch_size} cannot be split into micro-batches of {micro} on {world} processes; "
-            f"make it a multiple of {max(micro, 1) * world}"
-        )
+    micro = settings.micro_batch_rows(world)
     save_every = settings.checkpoint_every or (settings.eval_every if settings.patience else 0)
     steps = optimiser_steps(rows, settings.batch_size, settings.epochs)
     arguments = TrainingArguments(

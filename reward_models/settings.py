@@ -60,3 +60,17 @@ class TrainSettings:
             )
         if self.load_in_4bit and not self.lora_rank:
             raise ValueError("load_in_4bit needs lora_rank > 0; 4-bit weights cannot be trained themselves")
+
+    def micro_batch_rows(self, processes: int) -> int:
+        """Solutions at once on one of so many processes.
+
+        Raises:
+            ValueError: the global batch cannot be divided among them.
+        """
+        micro = self.micro_batch_size or self.batch_size // processes
+        if not micro or self.batch_size % (micro * processes):
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split into micro-batches of {micro} on {processes} processes; "
+                f"make it a multiple of {max(micro, 1) * processes}"
+            )
+        return micro

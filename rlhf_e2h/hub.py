@@ -9,8 +9,8 @@ from pathlib import Path
 _ELSEWHERE = "or download it on another machine (`hf download {0} --local-dir FOLDER`) and give the folder"
 
 
-def check_model(name: str) -> None:
-    """See that a hub model can be had, by its config.json alone, which is in the cache after the first time.
+def check_model(name: str) -> str:
+    """See that a hub model can be had, by its config.json alone, which is in the cache after the first time: its path.
 
     Raises:
         FileNotFoundError: it cannot be had; the message says why and what to do.
@@ -18,7 +18,7 @@ def check_model(name: str) -> None:
     import huggingface_hub
 
     with explained(name):
-        huggingface_hub.hf_hub_download(name, "config.json")
+        return huggingface_hub.hf_hub_download(name, "config.json")
 
 
 @contextmanager

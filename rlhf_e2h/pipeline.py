@@ -8,27 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h import packaged
-from rlhf_e2h.config import ConfigError, input_fields, nearest, read_yaml
+from rlhf_e2h.config import ConfigError, nearest
 from rlhf_e2h.environment import describe
-from rlhf_e2h.hub import check_model
 from rlhf_e2h.jobs import run_at_once
+from rlhf_e2h.preflight import DISTRIBUTED, check_inputs, check_launch, launch_file
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
-from rlhf_e2h.store import Store, looks_like_hub_id, stage_seed
+from rlhf_e2h.store import Store, stage_seed
 from rlhf_e2h.tracking import console
-
-DISTRIBUTED = (
-    "sft",
-    "sample",
-    "reward",
-    "rerank",
-    "ppo",
-    "dpo",
-    "rest",
-    "grpo",
-)  # stages that `--launch` starts on many processes
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = None) -> Path | None:
@@ -40,9 +28,10 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     """
     store = Store(recipe)
     todo = _plan(recipe, only)
-    _check_models(todo)
+    specs = [spec for spec, _ in todo]
+    check_inputs(specs)
     if launch:
-        check_launch(todo, launch)
+        check_launch(specs, launch)
     with lock(store.root):
         write_json(store.root / "run.json", _about(recipe))
         started, progress = time.time(), _Progress(store, len(todo))
@@ -106,35 +95,6 @@ class _Progress:
         self.report = folder if spec.kind == "report" else self.report
 
 
-def _check_models(todo: list[tuple[StageSpec, int]]) -> None:
-    """See before the first stage that every hub model of these stages can be had."""
-    named = {reference for spec, _ in todo for values in input_fields(spec.config).values() for reference in values}
-    for reference in sorted(named):
-        if looks_like_hub_id(reference) and not reference.startswith("@") and not Path(reference).exists():
-            check_model(reference)
-
-
-def check_launch(todo: list[tuple[StageSpec, int]], launch: str) -> None:
-    """Say before the first stage what would stop a later one under this launch file."""
-    file = _launch_file(launch)
-    if file.suffix != ".yaml" or read_yaml(file).get("distributed_type") != "FSDP":
-        return
-    for spec, _ in todo:
-        if spec.kind == "ppo" and spec.config.share_base:
-            raise ConfigError(
-                f"{spec.name}: share_base does not run under FSDP ({launch}); set {spec.name}.share_base=false, or "
-                "launch with zero3.yaml"
-            )
-
-
-def _launch_file(launch: str) -> Path:
-    file = packaged.find("launch", launch)
-    if not file.is_file():
-        known = ", ".join(packaged.names("launch"))
-        raise FileNotFoundError(f"--launch {launch}: no such file; these ship: {known}")
-    return file
-
-
 def _about(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.settings
     about = {"recipe": settings.name, "description": settings.description, "seeds": settings.seeds}
@@ -162,7 +122,7 @@ def _spans_seeds(spec: StageSpec) -> bool:
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     """Start the stage on many processes; they share the run folder that this process has locked."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_launch_file(launch))]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")

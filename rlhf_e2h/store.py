@@ -111,20 +111,26 @@ class Store:
         return Resolved(path, hash_data(files), folder, labels)
 
     def _external(self, spec: StageSpec, reference: str) -> Resolved:
-        if reference.startswith("asset:"):
-            path = ASSETS / reference.removeprefix("asset:")
-        else:
-            path = Path(reference).expanduser()
-        if not path.exists() and not looks_like_hub_id(reference):
-            raise FileNotFoundError(
-                f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id"
-            )
+        path = external_path(spec, reference)
         if not path.exists():
             return Resolved(Path(reference), hash_data(reference))
         key = str(path.resolve())
         if key not in self._digests:
             self._digests[key] = hash_data(hash_tree(path)) if path.is_dir() else hash_file(path)
         return Resolved(path.resolve(), self._digests[key])
+
+
+def external_path(spec: StageSpec, reference: str) -> Path:
+    """The path of an input that no stage makes; one that does not exist is the id of a model on the hub.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    asset = reference.startswith("asset:")
+    path = ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
+    if not path.exists() and not looks_like_hub_id(reference):
+        raise FileNotFoundError(f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id")
+    return path
 
 
 def stage_seed(spec: StageSpec, seed: int) -> int:

@@ -45,6 +45,20 @@ class TrainingSettings:
                 "change one of them"
             )
 
+    def micro_batch_rows(self, processes: int) -> int:
+        """Sequences at once on one of so many processes.
+
+        Raises:
+            ValueError: the global batch does not divide by processes times micro-batch.
+        """
+        micro = min(self.micro_batch_size, max(1, self.batch_size // processes))
+        if self.batch_size % (micro * processes):
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide by {processes} processes x micro-batch {micro}; "
+                "change batch_size or micro_batch_size"
+            )
+        return micro
+
 
 def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, Any]:
     """Keyword arguments for any `TrainingArguments` class; accumulation is derived from the global batch.
@@ -53,12 +67,7 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, An
         ValueError: the global batch does not divide by processes times micro-batch.
     """
     processes = world_size()
-    micro = min(settings.micro_batch_size, max(1, settings.batch_size // processes))
-    if settings.batch_size % (micro * processes):
-        raise ValueError(
-            f"batch_size {settings.batch_size} does not divide by {processes} processes x micro-batch {micro}; "
-            "change batch_size or micro_batch_size"
-        )
+    micro = settings.micro_batch_rows(processes)
     return {
         "output_dir": str(run.scratch / "trainer"),
         "learning_rate": settings.learning_rate,

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_e2h.pipeline import DISTRIBUTED
+from rlhf_e2h.preflight import DISTRIBUTED
 
 
 def show(plan: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.miniature import tiny_overrides
 from rlhf_e2h.miniature.model import family_of
-from rlhf_e2h.pipeline import check_launch
+from rlhf_e2h.preflight import check_launch
 from rlhf_e2h.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +162,7 @@ def test_launch_file_of_the_readme_suits_every_stage(name: str, monkeypatch: pyt
     """What a launch file cannot do is said before the first stage, and the README names one that can do all."""
     monkeypatch.setenv("E2H_DATA", "somewhere")
     recipe = load_recipe(ROOT / "recipes" / name)
-    todo = [(spec, 0) for spec in recipe.stages.values()]
+    todo = list(recipe.stages.values())
     text = (ROOT / "recipes" / name / "README.md").read_text(encoding="utf-8")
     for launch in set(re.findall(rf"e2h run recipes/{name} --launch (\S+)", text)):
         check_launch(todo, launch)

@@ -1,0 +1,85 @@
+"""What would stop a later stage of a recipe, said before the first one runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+from reward_models.contract import StepContract
+from rlhf_e2h import packaged
+from rlhf_e2h.config import ConfigError, input_fields, read_yaml
+from rlhf_e2h.hub import check_model
+from rlhf_e2h.recipe import StageSpec
+from rlhf_e2h.store import external_path
+
+# stages that `--launch` starts on many processes
+DISTRIBUTED = ("sft", "sample", "reward", "rerank", "ppo", "dpo", "rest", "grpo")
+REWARD_MODELS = ("reward_model", "outcome_model", "reward_models")  # settings that name reward models
+
+
+def check_inputs(specs: list[StageSpec]) -> None:
+    """See that what is not made by a stage is there, that hub models can be had, and that reward models are such.
+
+    Raises:
+        FileNotFoundError: no such path, or no such model on the hub.
+        ConfigError: a reward model without step contract.
+    """
+    for spec, name, reference in _external(specs):
+        path = external_path(spec, reference)
+        config = Path(check_model(reference)) if not path.exists() else path / "config.json"
+        if name in REWARD_MODELS:
+            try:
+                StepContract.from_config(SimpleNamespace(**json.loads(config.read_text(encoding="utf-8"))), reference)
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{spec.name}: {name}: {error}") from None
+
+
+def _external(specs: list[StageSpec]) -> Iterator[tuple[StageSpec, str, str]]:
+    """(stage, setting, reference) of inputs that no stage of the recipe makes, each reference of a kind once."""
+    seen = set()
+    for spec in specs:
+        for name, references in input_fields(spec.config).items():
+            for reference in references:
+                if not reference.startswith("@") and (reference, name in REWARD_MODELS) not in seen:
+                    seen.add((reference, name in REWARD_MODELS))
+                    yield spec, name, reference
+
+
+def check_launch(specs: list[StageSpec], launch: str) -> None:
+    """See that stages can be divided among the processes of a launch file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: a batch that does not divide, or a form under which a stage does not run.
+    """
+    file = launch_file(launch)
+    form = read_yaml(file) if file.suffix == ".yaml" else {}
+    processes = int(form.get("num_processes", 1))
+    for spec in specs:
+        if spec.kind == "ppo" and spec.config.share_base and form.get("distributed_type") == "FSDP":
+            raise ConfigError(
+                f"{spec.name}: share_base does not run under FSDP ({launch}); set {spec.name}.share_base=false, or "
+                "launch with zero3.yaml"
+            )
+        try:
+            _check_batch(spec, processes)
+        except ValueError as error:
+            raise ConfigError(f"{spec.name} under {launch}: {error}") from None
+
+
+def _check_batch(spec: StageSpec, processes: int) -> None:
+    if spec.kind == "ppo":
+        spec.config.ppo.micro_batches(processes)
+    elif spec.kind in DISTRIBUTED and hasattr(spec.config, "training"):
+        spec.config.training.micro_batch_rows(processes)
+
+
+def launch_file(launch: str) -> Path:
+    """The launch file of a path, or of the name of one that ships."""
+    file = packaged.find("launch", launch)
+    if not file.is_file():
+        known = ", ".join(packaged.names("launch"))
+        raise FileNotFoundError(f"--launch {launch}: no such file; these ship: {known}")
+    return file

@@ -1,0 +1,51 @@
+"""Mistakes that only a late stage would meet are said before the first one has run."""
+
+import re
+import shutil
+
+import pytest
+import yaml
+
+from rlhf_e2h.cli import main
+from rlhf_e2h.store import ASSETS
+
+STAGES = {
+    "1_prepare": {"stage": "prepare", "source": "procedural", "train_size": 10, "test_size": 5},
+    "2_sft": {"stage": "sft", "policy": "asset:base", "data": "@prepare", "training": {"batch_size": 8}},
+    "3_prm": {
+        "stage": "reward", "kind": "prm", "base": "asset:base", "data": "@prepare", "reference_solutions": True,
+        "training": {"batch_size": 8},
+    },
+    "4_ppo": {"stage": "ppo", "policy": "@sft", "data": "@prepare", "reward_model": "@prm", "ppo": {"rollouts": 48}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"name": "late", "runs": str(tmp_path / "runs")}))
+    for name, settings in STAGES.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copytree(ASSETS / "base", tmp_path / "policy")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo.reward_model=/none/prm"], "'/none/prm' does not exist; give a path"),
+        (
+            ["ppo.outcome_model={folder}/policy"],
+            "ppo: outcome_model: .*/policy: config.json has no .* convert a foreign",
+        ),
+        (["ppo.reward_model={folder}"], "ppo: reward_model: .*config.json"),
+        (["--launch", "ddp.yaml", "ppo.ppo.rollouts=36"], "ppo under ddp.yaml: a minibatch has 9 rows .* 8 processes"),
+        (["--launch", "ddp.yaml", "sft.training.batch_size=12"], "sft under ddp.yaml: batch_size 12 does not divide"),
+        (["--launch", "ddp.yaml", "prm.training.batch_size=12"], "prm under ddp.yaml: batch_size 12 cannot be split"),
+    ],
+)
+def test_what_stops_a_late_stage_is_said_before_the_first(folder, capsys, arguments, words):
+    code = main(["run", str(folder), *(argument.format(folder=folder) for argument in arguments)])
+    errors = capsys.readouterr().err.replace("\n", " ")
+    assert code == 2 and errors.count("e2h: ") == 1
+    assert re.search(words, errors), errors
+    assert not list((folder / "runs").glob("**/done.json"))
