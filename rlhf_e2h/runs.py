@@ -19,6 +19,7 @@ from rlhf_e2h.config import result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.recipe import StageSpec
+from rlhf_e2h.resume import disk_errors
 from rlhf_e2h.run_files import DONE, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
 from rlhf_e2h.store import Resolved, Store, stage_seed
 from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
@@ -123,13 +124,11 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     tracker = Tracker(folder if is_main else None, wandb_run)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     started = time.time()
-    try:
+    with disk_errors(folder), contextlib.closing(tracker):
         _fresh_process_state(run.seed, settings.threads)
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
         processes.wait_for_all()  # or the main process would tidy up while another one still writes
-    finally:
-        tracker.close()
     if is_main:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         record = {

@@ -18,6 +18,7 @@ from rlhf_e2h.models import ModelShape
 from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.resume import checkpoint_to_resume
+from rlhf_e2h.rl.checkpoint import last_checkpoint
 
 SHAPE = ModelShape(hidden=64, layers=3, intermediate=128, heads=4, max_positions=256)
 # long enough to be killed in the middle, with a checkpoint every few steps
@@ -121,25 +122,44 @@ LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing beyond the limit is an error, as on a full disk
 from rlhf_e2h import training
-original = training.Reporter.on_step_end
-def limited(self, args, state, control, **kept):
-    if state.global_step == 6:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-    return original(self, args, state, control, **kept)
-training.Reporter.on_step_end = limited
+from rlhf_e2h.stages import ppo_watcher
+def limited(original, late):
+    def function(*given, **named):
+        if late(*given):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
+        return original(*given, **named)
+    return function
+sixth = lambda self, args, state, *_: state.global_step == 6
+training.Reporter.on_step_end = limited(training.Reporter.on_step_end, sixth)
+ppo_watcher.Watcher.on_step = limited(ppo_watcher.Watcher.on_step, lambda self, step, *_: step == 1)
 from rlhf_e2h.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(recipe, tmp_path):
-    """Files may not grow beyond 20 kB from the sixth step on; the checkpoint of the fourth step stands."""
-    shutil.copytree(recipe.parent / "runs", tmp_path / "runs")
-    arguments = ["run", str(recipe), f"runs={tmp_path / 'runs'}", "--only", "sft"]
-    command = [sys.executable, "-c", LIMITED, *arguments]
+@pytest.mark.parametrize(
+    ("stage", "limit", "kept"),
+    [
+        ("sft", 20_000, "sft/*/_partial/trainer/checkpoint-4"),
+        ("ppo", 20_000, "ppo/*/_partial/checkpoints/step_000001"),
+        ("ppo", 200, "ppo/*/_partial/checkpoints/step_000001"),
+    ],
+    ids=["a checkpoint of SFT", "a checkpoint of PPO", "notes of PPO"],
+)
+def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(recipe, tmp_path, stage, limit, kept):
+    """Files may not grow beyond the limit from the sixth step of SFT, or the second of PPO, on."""
+    runs = tmp_path / "runs"
+    shutil.copytree(recipe.parent / "runs", runs)
+    if stage == "ppo":
+        run(recipe, runs, "prm")
+    arguments = ["run", str(recipe), f"runs={runs}", "--only", stage]
+    command = [sys.executable, "-c", LIMITED.replace("LIMIT,", f"{limit},"), *arguments]
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr[-2000:]
     assert "no room to write" in done.stderr and "Traceback" not in done.stderr
-    trainer = next((tmp_path / "runs").glob("sft/*/_partial/trainer"))
-    assert [folder.name for folder in trainer.glob("checkpoint-*")] == ["checkpoint-4"]
-    assert checkpoint_to_resume(trainer) == str(trainer / "checkpoint-4")
+    [checkpoint] = runs.glob(kept)
+    assert [folder for folder in checkpoint.parent.iterdir() if folder.is_dir()] == [checkpoint]  # no half-written one
+    if stage == "sft":
+        assert checkpoint_to_resume(checkpoint.parent) == str(checkpoint)
+    else:
+        assert last_checkpoint(checkpoint.parent)[0] == checkpoint
