@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.processes import world_size
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, plain_model, plain_weights
 from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect, encode_prompts
 
@@ -73,6 +74,8 @@ class ColocatedVLLM:
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            # of several processes each has an engine, on its own GPU: vLLM would put all of them on the first
+            distributed_executor_backend="external_launcher" if world_size() > 1 else None,
         )
 
     def sample(

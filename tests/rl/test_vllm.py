@@ -57,6 +57,35 @@ engine.close()
 print("FOUND" + json.dumps(found))
 """
 
+# the same in as many processes as start it, each sampling for its share of the prompts
+IN_PROCESSES = """
+import json, sys
+from dataclasses import asdict
+from rlhf_e2h.models import load_policy
+from rlhf_e2h.processes import join, leave
+from rlhf_e2h.rl.distributed import gather_json
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.shares import share
+
+folder, prompts, sampling = json.loads(sys.argv[1])
+place = join()
+first, own = share(prompts, place)
+engine = open_engine(EngineSettings("vllm", context=128), *load_policy(folder))
+assert engine.llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend == "external_launcher"
+rollouts = engine.sample(own, Sampling(**sampling, first_row=first * sampling["n"]))
+parts = gather_json(place, asdict(rollouts))
+if place.process_index == 0:
+    found = {name: [item for part in parts for item in part[name]] for name in parts[0]}
+    print("FOUND" + json.dumps(found), flush=True)
+leave(0)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -82,9 +111,7 @@ def untied(folders):
 @pytest.fixture(scope="module")
 def server(untied):
     """URL of a vLLM server with the first model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(untied[0]), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--max-model-len", "128", "--dtype", "float32", "--enforce-eager"]
     command += ["--logprobs-mode", "processed_logprobs"]
@@ -141,6 +168,26 @@ def test_colocated(folders):
     assert again["completion_ids"] == hot["completion_ids"]
     other = open_engine(EngineSettings("hf"), *load_policy(folders[1])).sample(PROMPTS, GREEDY)
     check_update(updated, other, greedy)
+
+
+def test_colocated_in_two_processes_samples_what_one_samples(folders, tmp_path):
+    """The engine of each process on its own device: here there is but one, on GPUs it is the rank's."""
+    hot = {name: value for name, value in vars(HOT).items() if name != "first_row"}
+    (tmp_path / "worker.py").write_text(IN_PROCESSES)
+    launch = [PYTHON, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    task = [str(tmp_path / "worker.py"), json.dumps([str(folders[0]), PROMPTS, hot])]
+    environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *task], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads(done.stdout.split("FOUND")[1].partition("\n")[0])
+    argument = json.dumps([*map(str, folders), PROMPTS, [vars(HOT)]])
+    alone = subprocess.run(
+        [PYTHON, "-c", IN_PROCESS, argument], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True
+    )
+    one = json.loads(alone.stdout.split("FOUND")[1])[0]
+    assert two["completion_ids"] == one["completion_ids"]
+    for ours, theirs in zip(two["logprobs"], one["logprobs"], strict=True):
+        assert ours == pytest.approx(theirs)
 
 
 def test_server(untied, server):
