@@ -22,7 +22,7 @@ def judged(
     labels: Mapping[str, Label],
     model: Path,
     aggregation: str,
-    device: torch.device | None = None,
+    device: torch.device,
 ) -> list[Row]:
     """Rows with `rm` (aggregated reward-model score in [0, 1]) and `correct` (True, False, or None without label)."""
     scored = score(rows, problems, Scorer.from_pretrained(model, device, DTYPES[sampling_dtype()]), "rm")

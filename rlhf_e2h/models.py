@@ -118,21 +118,26 @@ class Policy:
 CONTEXT_FILE = "in_context.json"  # without weights: {"model": path or hub id, "prefix": text, "format": name}
 
 
-def open_policy(path: str | Path, dtype: str = "float32") -> Policy:
-    """A policy from a model folder, a hub id, or the output of an `icl` stage."""
+def open_policy(path: str | Path, dtype: str = "float32", device: torch.device | None = None) -> Policy:
+    """A policy from a model folder, a hub id, or the output of an `icl` stage.
+
+    Without `device` it is on the GPU where there is one; but of several processes none does so: they may divide the
+    weights first.
+    """
     context = Path(path) / CONTEXT_FILE
     if context.is_file():
         described = json.loads(context.read_text(encoding="utf-8"))
         text_format = FORMATS[described.get("format", SECTIONS.name)]
-        return Policy(*_placed(described["model"], dtype), described["prefix"], text_format)
-    return Policy(*_placed(path, dtype))
+        return Policy(*_placed(described["model"], dtype, device), described["prefix"], text_format)
+    return Policy(*_placed(path, dtype, device))
 
 
-def _placed(path: str | Path, dtype: str) -> tuple[PreTrainedModel, Tokenizer]:
-    """On the GPU where there is one; but of several processes none does so: they may divide the weights first."""
+def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[PreTrainedModel, Tokenizer]:
     model, tokenizer = load_policy(path, dtype)
-    if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        torch.nn.Module.to(model, "cuda")
+    if device is None and torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        device = torch.device("cuda")
+    if device is not None:
+        torch.nn.Module.to(model, device)
     return model, tokenizer
 
 

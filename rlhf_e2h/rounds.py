@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
@@ -52,9 +51,9 @@ class Rounds:
         self.decoding, self.labels = decoding, labels
         self.reward_model, self.aggregation = reward_model, aggregation
 
-    def policy(self, number: int, dtype: str = "float32") -> Policy:
+    def policy(self, number: int) -> Policy:
         """The policy with which round `number` begins."""
-        return open_policy(self._folder(number - 1) if number else self.start, dtype)
+        return open_policy(self._start_of(number))
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
@@ -80,8 +79,7 @@ class Rounds:
 
     def _sampled(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
         place, decoding = join(), self.decoding
-        policy = self.policy(number, sampling_dtype())
-        torch.nn.Module.to(policy.model, place.device)  # where there are several processes it was not put on its GPU
+        policy = open_policy(self._start_of(number), sampling_dtype(), place.device)
         total = len(share(problems, place)[1]) * decoding.n
         with self.run.progress(total, f"{self.title} {number + 1}: sampling", "solutions") as bar:
 
@@ -132,6 +130,9 @@ class Rounds:
     def _rows(self) -> list[Row]:
         """What this run has logged; only the main process has a file of it."""
         return read_jsonl(self.run.out / "metrics.jsonl") if self.run.is_main else []
+
+    def _start_of(self, number: int) -> Path:
+        return self._folder(number - 1) if number else self.start
 
     def _folder(self, number: int) -> Path:
         return self.run.scratch / f"round_{number}"

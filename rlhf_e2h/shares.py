@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from rlhf_e2h.bank import Row
 from rlhf_e2h.rl.distributed import gather_json
 
 T = TypeVar("T")
-Row = dict[str, Any]
 Spend = Callable[[float, float], None]  # counts tokens and floating-point operations
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.bank import Decoding, Row, sample
 from rlhf_e2h.config import ConfigError, Input, setting
@@ -39,8 +37,7 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     place = join()
-    policy = open_policy(run.path(config.policy), sampling_dtype())
-    torch.nn.Module.to(policy.model, place.device)  # where there are several processes it was not put on its GPU
+    policy = open_policy(run.path(config.policy), sampling_dtype(), place.device)
     problems = choose(read_problems(run.path(config.data), config.split), config.levels, config.limit)
     if not problems:
         raise ConfigError(
