@@ -16,6 +16,7 @@ from reward_models.adapters import forget_adapter, save_adapter
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.hub import explained
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
+from rlhf_e2h.rl.endings import note_end_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -102,6 +103,7 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
     tokenizer = load_tokenizer(path)
     with explained(path):
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+    note_end_tokens(tokenizer, model)
     return model, tokenizer
 
 
