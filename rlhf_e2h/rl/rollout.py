@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.rl.endings import StopStrings, cut_at_end, cut_at_stop, end_tokens, token_limit, without_end
 from rlhf_e2h.rl.token_choice import choose_tokens
 
@@ -143,19 +144,6 @@ def check_filters(top_p: float, min_p: float, stop: Sequence[str]) -> None:
         raise ValueError(f"min_p is {min_p}; it must be at least 0, which keeps all tokens, and below 1")
     if isinstance(stop, str) or not all(isinstance(one, str) and one for one in stop):
         raise ValueError(f"stop is {stop!r}; give a list of texts, none of them empty")
-
-
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt.
-
-    Raises:
-        ValueError: a prompt without tokens.
-    """
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    for index, ids in enumerate(encoded):
-        if not ids:
-            raise ValueError(f"prompt {index} has no tokens; every prompt needs text")
-    return encoded
 
 
 def _decode_batch(

@@ -26,7 +26,8 @@ def value_from_reward_model(path: Path, policy_tokenizer: Tokenizer, zero_head: 
             f"{path}: this reward model has another tokenizer than the policy, so it can give rewards (by text), but "
             "no value model can start from it; use value_init: policy"
         )
-    rows, needed = len(model.get_input_embeddings().weight), token_limit(policy_tokenizer)
+    embeddings: Any = model.get_input_embeddings()
+    rows, needed = len(embeddings.weight), token_limit(policy_tokenizer)
     if rows < needed:
         raise ValueError(
             f"{path}: this reward model has embeddings for {rows} tokens, but the policy's tokenizer writes ids up to "
