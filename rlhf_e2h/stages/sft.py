@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reward_models.model import freeze_parts
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
@@ -88,6 +89,7 @@ def finetune(
     arguments = SFTConfig(
         **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
     )
+    freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
