@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class TrainingSettings:
     warmup_ratio: float = 0.05
     schedule: str = "cosine"  # any scheduler name of transformers
     # of the schedule; the paper's code: cosine_with_min_lr with {min_lr_rate: 0.01}
-    lr_scheduler_kwargs: dict[str, float] = setting(factory=dict, added=True)
+    lr_scheduler_kwargs: dict[str, float] = field(default_factory=dict, metadata={"added": True})
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 1024  # tokens; longer examples are cut on the right

@@ -77,8 +77,8 @@ class Config:
             )
         if self.balance_outcomes and self.kind != "oprm":
             raise ValueError(
-                f"balance_outcomes is for kind oprm, not {self.kind!r}: an orm is balanced in any case, and a prm has no "
-                "outcome data"
+                f"balance_outcomes is for kind oprm, not {self.kind!r}: an orm is balanced in any case, and a prm "
+                "reads no outcomes"
             )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(

@@ -7,7 +7,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 
 from reward_models.model import freeze_parts
+from reward_models.records import write_jsonl
+from rlhf_e2h.config import ConfigError
+from rlhf_e2h.data.firewall import FirewallError, write_split
+from rlhf_e2h.data.step_targets import StepTarget
 from rlhf_e2h.data.tokenizers import BUILDERS
+from rlhf_e2h.encoding import trl_rows
 from rlhf_e2h.models import LoraSettings
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sft import finetune
@@ -59,3 +64,33 @@ def test_the_schedule_of_the_paper_ends_at_a_hundredth(tmp_path):
         optimizer.step()
         schedule.step()
     assert schedule.get_last_lr() == [pytest.approx(2e-7)]  # Sun et al. 2024: 2e-5 falls to 2e-7
+
+
+def test_steps_as_targets_train_the_step_alone_and_end_after_the_answer_only(tmp_path):
+    tokenizer = BUILDERS["byte"]()
+    rows = [StepTarget("p", ("a.",), "b.").row(), StepTarget("p", ("a.",), "# Answer\n\n5").row()]
+    inner, last = trl_rows(tokenizer, rows)
+    trained = [[i for i, on in zip(r["input_ids"], r["completion_mask"], strict=True) if on] for r in (inner, last)]
+    assert tokenizer.decode(trained[0]) == "b.\n\n"
+    assert trained[1][-1] == tokenizer.eos_token_id and tokenizer.decode(trained[1][:-1]) == "# Answer\n\n5"
+    assert tokenizer.decode(inner["input_ids"]) == "# Question\n\np\n\n# Solution\n\na.\n\nb.\n\n"
+
+
+def test_ratings_of_hard_steps_stay_behind_the_firewall(tmp_path):
+    write_split(tmp_path, {"train": []})
+    easy, hard = ({"problem": name, "steps": ["s"], "labels": [1], "ratings": [1]} for name in ("easy", "hard"))
+    write_jsonl(tmp_path / "stepwise_easy.jsonl", [easy])
+
+    def opened(name, scope):
+        run = StageRun(name, "sft", tmp_path, 0, tmp_path, Tracker(None), {})
+        return [row["problem"] for row in run.stepwise(tmp_path, scope)], {r["file"] for r in run.labels_read}
+
+    assert opened("sft_easy", "easy") == (["easy"], {"labels_easy.jsonl", "stepwise_easy.jsonl"})
+    with pytest.raises(ConfigError, match=r"no stepwise_full\.jsonl; give a prepare stage with step labels"):
+        opened("sft_full", "full")
+    write_jsonl(tmp_path / "stepwise_full.jsonl", [easy, hard])
+    with pytest.raises(FirewallError, match="may not read the sealed labels"):
+        opened("sft_easy", "full")
+    found, files = opened("sft_full", "full")
+    assert found == ["easy", "hard"] and {"labels_sealed.jsonl", "stepwise_full.jsonl"} <= files
+    assert opened("sft_hardonly", "hard")[0] == ["hard"]

@@ -19,8 +19,8 @@ from rlhf_e2h.data.levels import problem_key
 from rlhf_e2h.data.metamath import read_metamath, response_steps
 from rlhf_e2h.data.prm800k import clean, read_prm800k
 from rlhf_e2h.data.shepherd import read_shepherd
-from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.data.solutions import Matcher, Solution, draw, without_repeats
+from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.stages.prepare import Config
 
 Write = Callable[..., Path]
@@ -71,7 +71,7 @@ def test_prm800k_tree() -> None:
 
 
 def test_single_steps_rated_good_are_targets_of_fine_tuning() -> None:
-    """Sun et al. 2024, released code: the +1 steps only, each after the chosen ones, and an end only after an answer."""
+    """Sun et al. 2024, released code: the +1 steps only, each after the chosen ones; only an answer ends the text."""
     record = prm800k_record(
         "What is 2 + 3?",
         [
