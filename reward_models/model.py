@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokeni
 from transformers.utils import logging as hf_logging
 
 from reward_models.contract import StepContract
+from reward_models.vocabulary import fit_vocabulary
 
 HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
 
@@ -164,6 +165,7 @@ def load_model(
     if bad is not None:
         raise ValueError(f"{path}: weight {bad!r} holds NaN or infinite values; the training run diverged")
     tokenizer = load_tokenizer(path)
+    fit_vocabulary(tokenizer, int(model.get_input_embeddings().num_embeddings), path)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
     model = nn.Module.to(model, pick_device(device))
     return model, tokenizer, contract

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reward_models.peft_folder import is_adapter, merged_folder
 from reward_models.records import iter_jsonl
 from rlhf_e2h import processes
 from rlhf_e2h.config import ConfigError, result_settings
@@ -51,8 +52,11 @@ class StageRun:
         return folder
 
     def path(self, reference: str) -> Path:
-        """The path of an input that the config names."""
-        return self.inputs[reference][0].path
+        """The path of an input that the config names; a PEFT folder comes merged into its base, once a run."""
+        found = self.inputs[reference][0]
+        if is_adapter(found.path):
+            return merged_folder(found.path, self.run_folder / ".merged" / found.digest[:12])
+        return found.path
 
     def paths(self, reference: str) -> list[Path]:
         """One path a seed, for stages that span all seeds."""
