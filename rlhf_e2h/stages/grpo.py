@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from reward_models.model import freeze_parts
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
@@ -163,6 +164,7 @@ def _trainer(
         arguments: Any = GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards)
     else:
         arguments = RLOOConfig(**shared)
+    freeze_parts(model, config.training.freeze_embeddings, config.training.freeze_norms)
     columns = ("prompt", "problem_id", "problem", "level")
     return online_trainer(config.algorithm)(
         model=model,
