@@ -101,10 +101,16 @@ def freeze(model: nn.Module, embeddings: bool, norms: bool, layers: int = 0) -> 
     for name, parameter in head_of(model).named_parameters():
         if name.endswith("bias"):
             parameter.requires_grad_(False)
+    freeze_parts(model, embeddings or layers > 0, norms)
+
+
+def freeze_parts(model: nn.Module, embeddings: bool, norms: bool) -> None:
+    """Stop gradients of input and output embeddings (the head of a reward model is not one), and of normalisation."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    if embeddings and output is not None:
+        output.requires_grad_(False)
     for module in model.modules():
-        if ((embeddings or layers) and isinstance(module, nn.Embedding)) or (
-            norms and "norm" in type(module).__name__.lower()
-        ):
+        if (embeddings and isinstance(module, nn.Embedding)) or (norms and "norm" in type(module).__name__.lower()):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
