@@ -15,6 +15,7 @@ from reward_models.score import Scorer
 from rlhf_e2h.coding.pool import answer_pool
 from rlhf_e2h.config import ConfigError, setting
 from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS, TextFormat
@@ -62,10 +63,11 @@ def sample(
     the number of their first solution among those of all, so that the parts are what would be sampled at once.
     """
     sampling = Sampling(
-        decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size, first_row,
-        decoding.top_p, decoding.min_p, tuple(decoding.stop),
+        decoding.n, decoding.temperature, decoding.top_k, policy.limit(decoding.max_new_tokens), seed,
+        decoding.batch_size, first_row, decoding.top_p, decoding.min_p,
+        (*decoding.stop, *policy.text_format.stop),
     )  # fmt: skip
-    prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
+    prompts = [policy.prompt(problem["problem"]) for problem in problems]
     with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:
         rollouts = engine.sample(prompts, sampling, on_batch)
     if spend:
@@ -89,6 +91,17 @@ def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int, text_format
     return rows
 
 
+def check_fit(where: str, policy: Policy, problems: Sequence[Row], max_new_tokens: int) -> None:
+    """Prompts, thoughts and solutions fit the model: asked before a stage samples.
+
+    Raises:
+        ConfigError: some do not, by problem id.
+    """
+    encoded = encode_prompts(policy.tokenizer, [policy.prompt(row["problem"]) for row in problems])
+    names = [row["problem_id"] for row in problems]
+    check_context(where, policy.model, encoded, policy.limit(max_new_tokens), names)
+
+
 def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = False) -> list[Row]:
     """The rows whose problem has a label, with `correct` and `reason` from the answer checker."""
     known = [row for row in rows if row["problem_id"] in labels]
@@ -103,9 +116,13 @@ def score(
     scorer: Scorer,
     name: str,
     on_row: Callable[[int], None] | None = None,
+    text_format: TextFormat = SECTIONS,
 ) -> list[Row]:
-    """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`."""
-    items = ((problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows)
+    """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`.
+
+    `text_format` is that of the rows; its steps go into the reward model's own template.
+    """
+    items = ((problems[row["problem_id"]]["problem"], text_format.split_steps(row["text"])) for row in rows)
     scored = []
     for row, result in zip(rows, scorer.score_stream(items), strict=True):
         scored.append({**row, "step_scores": result.steps, "score": result.score, "reward_model": name})

@@ -14,6 +14,7 @@ from rlhf_e2h.bank import Row, aggregate_steps, grade, score
 from rlhf_e2h.checker import answer_classes
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import DTYPES, sampling_dtype
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 
 
 def judged(
@@ -23,9 +24,11 @@ def judged(
     model: Path,
     aggregation: str,
     device: torch.device,
+    text_format: TextFormat = SECTIONS,
 ) -> list[Row]:
     """Rows with `rm` (aggregated reward-model score in [0, 1]) and `correct` (True, False, or None without label)."""
-    scored = score(rows, problems, Scorer.from_pretrained(model, device, DTYPES[sampling_dtype()]), "rm")
+    scorer = Scorer.from_pretrained(model, device, DTYPES[sampling_dtype()])
+    scored = score(rows, problems, scorer, "rm", None, text_format)
     verdicts = {(row["problem_id"], row["sample_id"]): row["correct"] for row in grade(rows, labels)}
     return [
         {**row, "rm": value, "correct": verdicts.get((row["problem_id"], row["sample_id"]))}

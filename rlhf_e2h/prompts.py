@@ -56,8 +56,7 @@ class TextFormat:
         last = boxes(parts[-1]) if parts and self.answer_rule == "boxed" else []
         if not last or last[-1].content != answer:
             parts.append(self.answer_step(answer))
-        opened = f"{THINK_END}{SEPARATOR}" if self.opens_thought else ""
-        return opened + self.separator.join(parts)
+        return self.separator.join(parts)
 
     def exemplar(self, solution: str) -> str:
         """A solution in sections as this format writes it; one without an answer section stays as it is."""
@@ -65,6 +64,21 @@ class TextFormat:
         if self.answer_rule == "section" or answer is None:
             return solution
         return self.solution(SECTIONS.split_steps(solution)[:-1], answer)
+
+    def training_text(self, text: str) -> str:
+        """A row's text as the completion to train on: a thought that the prompt has opened is closed before it."""
+        closed = not self.opens_thought or THINK_END in text
+        return text if closed else f"{THINK_END}{SEPARATOR}{text}"
+
+    def row(self, problem: str, text: str) -> dict[str, str]:
+        """A solution in this format as `encoding.encode_rows` reads it: `prompt`, `completion` and `end`."""
+        return {"prompt": self.prompt(problem), "completion": self.training_text(text), "end": self.end}
+
+    def opens_answer(self, step: str) -> bool:
+        """Whether a step is nothing but the answer; a step that boxes it is not."""
+        if self.answer_rule == "tag":
+            return step.lstrip().startswith("<answer>")
+        return step_text.opens_answer(step, self.answer_mark)
 
     @property
     def opens_thought(self) -> bool:
@@ -98,8 +112,10 @@ class TextFormat:
         `<answer>` or after "the answer is", as `e2h check` reads it.
         """
         own = self._own(text)[self.solution_start(text) :]
-        sections = step_text.answers(own, self.answer_mark) if self.answer_mark else []
-        return sections[-1] or None if sections else extract(own, markers_only=True)
+        marked = step_text.answers(own, self.answer_mark) if self.answer_mark else []
+        if self.answer_rule == "tag":
+            marked = [found.strip() for found in _TAG.findall(own)]
+        return marked[-1] or None if marked else extract(own, markers_only=True)
 
     def section_answer(self, text: str) -> str | None:
         """The text after the only answer mark; None without a mark, with several, or with nothing after it."""
@@ -174,6 +190,7 @@ class MinervaFormat(TextFormat):
         return SECTIONS
 
 
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _CLOSING = "I hope it is correct."
 _MINERVA_ANSWER = re.compile(r"Final Answer:\s*The final answer is\s*(.*?)\.\s*I hope it is correct\.", re.DOTALL)
 

@@ -16,14 +16,15 @@ from typing import Any
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank import Decoding, Row, sample
+from rlhf_e2h.bank import Decoding, Row, check_fit, sample
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
-from rlhf_e2h.models import Policy, open_policy, sampling_dtype, save_policy
+from rlhf_e2h.models import Policy, open_policy, policy_format, sampling_dtype, save_policy
 from rlhf_e2h.processes import join
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.shares import Spend, divided, share
+from rlhf_e2h.text_formats import FormatSettings
 
 
 def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
@@ -46,14 +47,17 @@ class Rounds:
         labels: Mapping[str, Label],
         reward_model: Path,
         aggregation: str,
+        text_format: FormatSettings | None = None,
     ) -> None:
-        self.run, self.start, self.title = run, start, title
+        self.run, self.start, self.title, self.settings = run, start, title, text_format
+        self.text_format, why = policy_format(start, text_format)
+        run.use_format(self.text_format, why)
         self.decoding, self.labels = decoding, labels
         self.reward_model, self.aggregation = reward_model, aggregation
 
     def policy(self, number: int) -> Policy:
         """The policy with which round `number` begins."""
-        return open_policy(self._start_of(number))
+        return open_policy(self._start_of(number), text_format=self.settings)
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
@@ -79,14 +83,16 @@ class Rounds:
 
     def _sampled(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
         place, decoding = join(), self.decoding
-        policy = open_policy(self._start_of(number), sampling_dtype(), place.device)
+        policy = open_policy(self._start_of(number), sampling_dtype(), place.device, self.settings)
+        check_fit(self.run.name, policy, problems, decoding.max_new_tokens)
         total = len(share(problems, place)[1]) * decoding.n
         with self.run.progress(total, f"{self.title} {number + 1}: sampling", "solutions") as bar:
 
             def work(own: Sequence[Row], first: int, spend: Spend) -> list[Row]:
                 rows = sample(policy, own, decoding, seed, bar.advance, spend, first * decoding.n)
                 known = {problem["problem_id"]: problem for problem in own}
-                return judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device)
+                texts = self.text_format.of_rows()
+                return judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device, texts)
 
             return divided(problems, place, work, self.run.spend)
 
@@ -96,7 +102,7 @@ class Rounds:
             folder = self._folder(number)
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            save_policy(model, tokenizer, partial)
+            save_policy(model, tokenizer, partial, self.text_format)
             self._record(folder.name)
             os.replace(partial, folder)
             # the next round's trainer must not take this round's checkpoint for its own

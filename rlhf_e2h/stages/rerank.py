@@ -15,8 +15,9 @@ from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.shares import divided, share
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.text_formats import format_of
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -39,6 +40,7 @@ def main(config: Config, run: StageRun) -> None:
     rows = read_jsonl(run.path(config.samples) / SAMPLES, required=("problem_id", "sample_id", "text"))
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
+    text_format = format_of(run.path(config.samples))
     place, dtype = join(), DTYPES[sampling_dtype()]
     total = len(share(rows, place)[1]) * len(config.reward_models)
     with run.progress(total, "scoring", "solutions") as bar:
@@ -46,7 +48,7 @@ def main(config: Config, run: StageRun) -> None:
             scorer = Scorer.from_pretrained(run.path(reference), place.device, dtype, config.max_tokens_per_batch)
 
             def work(own: Sequence[Row], *_: object, scorer: Scorer = scorer, name: str = name) -> list[Row]:
-                return score(own, problems, scorer, name, bar.advance)
+                return score(own, problems, scorer, name, bar.advance, text_format)
 
             scored = divided(rows, place, work, run.spend)
             if run.is_main:

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank import Decoding, Row, sample
+from rlhf_e2h.answers import say_missing_answers
+from rlhf_e2h.bank import Decoding, Row, check_fit, sample
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import open_policy, sampling_dtype
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.shares import Spend, divided
+from rlhf_e2h.text_formats import FormatSettings, save_format
 
-VERSION = 1
+VERSION = 2
 OUTPUT = "samples.jsonl"
 
 
@@ -32,17 +34,21 @@ class Config:
     levels: list[int] | None = None  # only problems of these levels; all, those without a level too, if not given
     limit: int | None = None  # at most so many problems
     decoding: Decoding = field(default_factory=Decoding)
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     chunk: int = setting(256)  # problems between two savings
 
 
 def main(config: Config, run: StageRun) -> None:
     place = join()
-    policy = open_policy(run.path(config.policy), sampling_dtype(), place.device)
+    policy = open_policy(run.path(config.policy), sampling_dtype(), place.device, config.format)
+    run.use_format(policy.text_format, policy.why)
     problems = choose(read_problems(run.path(config.data), config.split), config.levels, config.limit)
     if not problems:
         raise ConfigError(
             f"{run.name}: no {config.split} problems of levels {config.levels}; check `levels` and prepare"
         )
+    check_fit(run.name, policy, problems, config.decoding.max_new_tokens)
     total = len(problems) * config.decoding.n // place.num_processes
     with run.progress(total, "sampling", "solutions") as bar:
 
@@ -67,6 +73,8 @@ def main(config: Config, run: StageRun) -> None:
         rows = list(chunks())
     if run.is_main:
         write_jsonl(run.out / OUTPUT, rows)
+        save_format(policy.text_format.of_rows(), run.out)
+    say_missing_answers(run, rows, policy.text_format)
     finished = sum(row["finished"] for row in rows) / len(rows)
     run.finish(problems=len(problems), solutions=len(rows), finished=finished)
 
