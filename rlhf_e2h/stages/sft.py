@@ -12,6 +12,7 @@ from typing import Any, Literal
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
@@ -53,7 +54,8 @@ def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     labels = run.labels(data, config.labels, splits=("train",))
     kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
-    problems = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
+    named = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
+    problems = [p for p in named if labels[p["problem_id"]].solution]
     rows = [
         {
             "prompt": SECTIONS.prompt(problem["problem"]),
@@ -61,8 +63,14 @@ def main(config: Config, run: StageRun) -> None:
         }
         for problem in problems
     ][: config.limit]
+    without = len(named) - len(problems)
     if not rows:
-        raise ConfigError(f"{run.name}: no solutions with {config.labels} labels in {data}; check the prepare stage")
+        raise ConfigError(
+            f"{run.name}: no solution to learn from: {len(named)} train problems have {config.labels} labels, "
+            f"{without} of them an answer only. Give solutions to `prepare`, or start from a model that answers without this stage"
+        )
+    if without:
+        run.finish(without_solution=without)
     plan = plan_training(config, run, policy.tokenizer, problems[: len(rows)], rows)
     model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
     plan.finish(run)
@@ -95,7 +103,7 @@ def finetune(
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )
-    _report_lengths(trainer.train_dataset, len(rows), settings.max_length, extras, run)
+    _report_lengths(trainer.train_dataset, len(rows), settings.max_length, tokenizer.eos_token_id, extras, run)
     for callback in extras.callbacks if extras else []:
         trainer.add_callback(callback)
     if extras and extras.order:
@@ -104,13 +112,15 @@ def finetune(
     return whole_model(trainer), metrics["train_loss"]
 
 
-def _report_lengths(kept: Any, given: int, max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:
+def _report_lengths(
+    kept: Any, given: int, max_length: int, eos: int | None, extras: TrainingPlan | None, run: StageRun
+) -> None:
     """TRL cuts rows at max_length, and leaves out those of which only the prompt remains: say how many."""
-    left_out, cut = given - len(kept), sum(len(ids) >= max_length for ids in kept["input_ids"])
-    if not len(kept) or (left_out and extras and extras.order):
+    # the rows are cut already: one that fills the limit and does not end in the end of sequence was longer
+    lengths = [len(ids) + (len(ids) == max_length and ids[-1] != eos) for ids in kept["input_ids"]]
+    left_out, _ = report_lengths(run, given, lengths, max_length)
+    if left_out and extras and extras.order:
         raise ConfigError(
             f"{run.name}: {left_out} of {given} solutions have no token left within training.max_length={max_length}, "
-            "since their prompts fill it; raise it"
+            "since their prompts fill it, and a mixture needs all of them; raise it"
         )
-    if left_out or cut:
-        run.finish(left_out=left_out, cut=cut)
