@@ -6,28 +6,28 @@ from collections.abc import Iterable
 
 from reward_models.lengths import check_losses
 from rlhf_e2h.config import ConfigError
+from rlhf_e2h.losses import nonzero
 from rlhf_e2h.runs import StageRun
 
 
 def report_lengths(
-    run: StageRun, given: int, lengths: Iterable[int], max_length: int, what: str = "solutions"
+    run: StageRun, lengths: Iterable[tuple[int, int]], max_length: int, what: str = "solutions"
 ) -> tuple[int, int]:
-    """Count the rows that are left out and cut, and add them to the run's `left_out` and `cut`.
+    """Count the rows that a trainer will leave out and cut, and add them to the run's `left_out` and `cut`.
 
-    Args:
-        given: rows that the trainer was given.
-        lengths: tokens of each row that it kept, before it cuts them at `max_length`.
+    `lengths` are (tokens of the prompt, tokens in all) of each row. As TRL does it, a row whose prompt fills
+    `max_length` is left out, and a longer one loses its end.
 
     Raises:
-        ConfigError: most rows are gone.
+        ConfigError: most rows are left out.
     """
-    kept = list(lengths)
-    left_out, cut = given - len(kept), sum(length > max_length for length in kept)
+    rows = list(lengths)
+    left_out = sum(prompt >= max_length for prompt, _ in rows)
+    cut = sum(prompt < max_length < total for prompt, total in rows)
     try:
-        check_losses(given, left_out, cut, what, f"training.max_length={max_length}")
+        check_losses(len(rows), left_out, cut, what, f"training.max_length={max_length}")
     except ValueError as error:
         raise ConfigError(f"{run.name}: {error}") from None
-    for name, count in (("left_out", left_out), ("cut", cut)):
-        if count:
-            run.finish(**{name: run.results.get(name, 0) + count})
+    lost = nonzero(left_out=left_out, cut=cut)
+    run.finish(**{name: run.results.get(name, 0) + count for name, count in lost.items()})
     return left_out, cut

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.encoded_trainers import dpo_trainer
+from rlhf_e2h.encoding import preference_rows
 from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
@@ -157,7 +160,7 @@ def _train(
 ) -> Any:
     """The trained model. Without `reference`, TRL takes the policy as it is before training."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
     arguments = DPOConfig(
         **trainer_arguments(config.training, run),
@@ -165,19 +168,17 @@ def _train(
         beta=config.beta,
         max_length=config.training.max_length,
     )
-    fields = ("prompt", "chosen", "rejected")
-    trainer = DPOTrainer(
+    encoded = preference_rows(policy.tokenizer, rows)
+    parts = [(len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"]))) for row in encoded]
+    report_lengths(run, [(prompt, prompt + text) for prompt, text in parts], config.training.max_length, "pairs")
+    freeze_parts(policy.model, config.training.freeze_embeddings, config.training.freeze_norms)
+    trainer = dpo_trainer()(
         model=policy.model,
         ref_model=reference,
         args=arguments,
-        train_dataset=Dataset.from_list([{name: row[name] for name in fields} for row in rows]),
+        train_dataset=Dataset.from_list(encoded),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.lora) if config.lora.rank else None,
     )
-    # TRL leaves out pairs whose prompt fills max_length, and cuts the longer text of a pair at it while batching
-    kept = trainer.train_dataset
-    texts = zip(kept["prompt_ids"], kept["chosen_ids"], kept["rejected_ids"], strict=True)
-    lengths = (len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in texts)
-    report_lengths(run, len(rows), lengths, config.training.max_length, "pairs")
     fit(trainer, run, f"DPO {number + 1}: training")
     return whole_model(trainer)

@@ -49,6 +49,7 @@ from rlhf_e2h.data.splitting import (
     without_near_duplicates,
 )
 from rlhf_e2h.data.steps import solution_text
+from rlhf_e2h.losses import nonzero
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 
@@ -159,8 +160,8 @@ def _prepare_problems(config: Config, run: StageRun) -> None:
     write_jsonl(run.out / "leaks.jsonl", map(asdict, leaks))
     summary = _summary(config, run, split, intake, leaks) | {"inputs": _inputs(config, run)}
     write_json(run.out / "summary.json", summary)
-    lost = {name: count for name, count in _lost(summary["left_out"]).items() if count}
-    run.finish(counts=summary["counts"], **lost)
+    without = sum(summary["without_solution"].values())
+    run.finish(counts=summary["counts"], **nonzero(**_lost(summary["left_out"]), without_solution=without))
 
 
 def _lost(left_out: dict[str, Any]) -> dict[str, int]:

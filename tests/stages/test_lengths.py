@@ -19,18 +19,18 @@ def run(tmp_path):
 
 def test_counts_add_up_over_rounds_and_warn_above_a_tenth(run, caplog):
     with caplog.at_level(logging.WARNING):
-        assert report_lengths(run, 20, [10] * 19 + [11], 10) == (0, 1)
-        assert report_lengths(run, 10, [10] * 9, 10) == (1, 0)
+        assert report_lengths(run, [(9, 10)] * 19 + [(9, 11)], 10) == (0, 1)
+        assert report_lengths(run, [(9, 10)] * 9 + [(10, 11)], 10) == (1, 0)
     assert not caplog.records and run.results == {"cut": 1, "left_out": 1}
-    report_lengths(run, 10, [5] * 7 + [12], 10, "pairs")
+    report_lengths(run, [(3, 5)] * 7 + [(3, 12), (10, 12), (30, 40)], 10, "pairs")
     assert run.results == {"cut": 2, "left_out": 3}
     assert "2 of 10 pairs are left out and 1 cut at their end by training.max_length=10" in caplog.text
 
 
 def test_most_rows_gone_is_an_error(run):
-    report_lengths(run, 10, [5] * 5, 10)
+    report_lengths(run, [(3, 5), (12, 13)] * 5, 10)
     with pytest.raises(ConfigError, match=r"dpo: 6 of 10 solutions .* training.max_length=10; raise it"):
-        report_lengths(run, 10, [5] * 4, 10)
+        report_lengths(run, [(3, 5), (12, 13)] * 4 + [(12, 13)] * 2, 10)
 
 
 def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
