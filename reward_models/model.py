@@ -20,6 +20,7 @@ from transformers.utils import logging as hf_logging
 
 from reward_models.causes import explained
 from reward_models.contract import StepContract
+from reward_models.vocabulary import fit_vocabulary
 
 HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
 
@@ -102,10 +103,16 @@ def freeze(model: nn.Module, embeddings: bool, norms: bool, layers: int = 0) -> 
     for name, parameter in head_of(model).named_parameters():
         if name.endswith("bias"):
             parameter.requires_grad_(False)
+    freeze_parts(model, embeddings or layers > 0, norms)
+
+
+def freeze_parts(model: nn.Module, embeddings: bool, norms: bool) -> None:
+    """Stop gradients of input and output embeddings (the head of a reward model is not one), and of normalisation."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    if embeddings and output is not None:
+        output.requires_grad_(False)
     for module in model.modules():
-        if ((embeddings or layers) and isinstance(module, nn.Embedding)) or (
-            norms and "norm" in type(module).__name__.lower()
-        ):
+        if (embeddings and isinstance(module, nn.Embedding)) or (norms and "norm" in type(module).__name__.lower()):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
@@ -162,6 +169,7 @@ def load_model(
     if bad is not None:
         raise ValueError(f"{path}: weight {bad!r} holds NaN or infinite values; the training run diverged")
     tokenizer = load_tokenizer(path)
+    fit_vocabulary(tokenizer, int(model.get_input_embeddings().num_embeddings), path)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
     model = nn.Module.to(model, pick_device(device))
     return model, tokenizer, contract
