@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.causes import explained
 from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
-from rlhf_e2h.hub import explained
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
+from rlhf_e2h.rl.endings import note_end_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -108,6 +109,7 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
         else:
             model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
     fit_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, path)
+    note_end_tokens(tokenizer, model)
     return model, tokenizer
 
 

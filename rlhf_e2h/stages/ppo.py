@@ -60,9 +60,7 @@ class Config:
     terms: RewardTerms = field(
         default_factory=RewardTerms, metadata={"added": True}
     )  # a Python function, length, format
-    engine: EngineSettings = field(
-        default_factory=EngineSettings, metadata={"added": True}
-    )  # what samples: hf, paged or vllm
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what samples: hf or vllm
     # what the value model starts from: the reward model, the same with a zero head, or the policy with a zero head
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
     value_head_only: bool = False  # train only the value model's head: cheaper, less exact
