@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,28 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+TIMEOUT = "E2H_TIMEOUT_HOURS"
+
+
+def collective_timeout() -> timedelta:
+    """How long a process waits for the others before it gives them up.
+
+    Half an hour, the default of the libraries, is too short: one process may save a large checkpoint, grade a bank or
+    train for the others, which wait meanwhile.
+
+    Raises:
+        ConfigError: E2H_TIMEOUT_HOURS is not a positive number.
+    """
+    text = os.environ.get(TIMEOUT, "12")
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < 10_000:
+        raise ConfigError(f"{TIMEOUT} is {text!r}; give a number of hours above 0, for example 12")
+    return timedelta(hours=hours)
+
+
 def launched_with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
@@ -36,11 +59,12 @@ def device_arguments() -> dict[str, Any]:
     """What `TrainingArguments` has to be told about the machine."""
     import torch
 
+    waits = {"ddp_timeout": int(collective_timeout().total_seconds())}
     if torch.cuda.is_available():
-        return {"use_cpu": False}
+        return {"use_cpu": False, **waits}
     # `use_cpu` would switch DeepSpeed off; without it, processes on a CPU have to be told how to find each other
     together = {"ddp_backend": "gloo"} if world_size() > 1 else {}
-    return {"use_cpu": not launched_with_deepspeed(), **together}
+    return {"use_cpu": not launched_with_deepspeed(), **together, **waits}
 
 
 def join() -> Any:

@@ -13,6 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather, pad_across_processes
 
 from rlhf_e2h.environment import forget_accelerate_state
+from rlhf_e2h.processes import collective_timeout
 
 
 def start_accelerator(bf16: bool = False) -> Accelerator:
@@ -29,7 +30,9 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
         accelerator = Accelerator(
             cpu=cpu and not deepspeed,
             mixed_precision="bf16" if bf16 else "no",
-            kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu and deepspeed else None,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(backend="gloo" if cpu and deepspeed else None, timeout=collective_timeout())
+            ],
         )
     if deepspeed:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
