@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import Scorer
 from reward_models.targets import IGNORED, is_outcome_record, step_targets
+from rlhf_e2h.encoding import encode_rows
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.dynamics import FOLDER, ITEMS, write_epoch
 
@@ -167,13 +168,11 @@ def mean_logprobs(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, str]],
 
 def completion_logprobs(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, str]]) -> list[torch.Tensor]:
     """Mean log probability of the tokens of each row's `completion` and of EOS, given its `prompt`, as scalars."""
-    heads = tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
-    tails = tokenizer([row["completion"] for row in rows], add_special_tokens=False)["input_ids"]
-    tails = [[*ids, tokenizer.eos_token_id] for ids in tails]
-    width = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
+    encoded = encode_rows(tokenizer, rows)
+    width = max(len(head) + len(tail) for head, tail in encoded)
     ids_BT = torch.full((len(rows), width), tokenizer.pad_token_id)
     mask_BT = torch.zeros((len(rows), width), dtype=torch.bool)
-    for line, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+    for line, (head, tail) in enumerate(encoded):
         ids_BT[line, : len(head) + len(tail)] = torch.tensor(head + tail)
         mask_BT[line, len(head) : len(head) + len(tail)] = True
     device = next(model.parameters()).device

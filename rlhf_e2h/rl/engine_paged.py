@@ -9,8 +9,9 @@ import torch
 from transformers import GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.rl.engines import Sampling, plain_model
-from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect, encode_prompts
+from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect
 
 
 class PagedEngine:

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.processes import world_size
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, plain_model, plain_weights
-from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect, encode_prompts
+from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect
 
 MEMORY = Path("/dev/shm")  # a file system in memory, on every Linux
 IN_FLIGHT = 64  # requests to a server at a time; it batches them itself

@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.encoding import encode_prompts
+
 
 @dataclass
 class Rollouts:
@@ -85,19 +87,6 @@ def check_sampling(prompts: Sequence[str], n: int, temperature: float, top_k: in
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-
-
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt.
-
-    Raises:
-        ValueError: a prompt without tokens.
-    """
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    for index, ids in enumerate(encoded):
-        if not ids:
-            raise ValueError(f"prompt {index} has no tokens; every prompt needs text")
-    return encoded
 
 
 def _decode_batch(

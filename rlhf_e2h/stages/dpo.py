@@ -16,6 +16,8 @@ from reward_models.records import write_jsonl
 from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.encoded_trainers import dpo_trainer
+from rlhf_e2h.encoding import preference_rows
 from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
 from rlhf_e2h.processes import whole_model
@@ -147,7 +149,7 @@ def _train(
 ) -> Any:
     """The trained model. Without `reference`, TRL takes the policy as it is before training."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
     arguments = DPOConfig(
         **trainer_arguments(config.training, run),
@@ -155,12 +157,11 @@ def _train(
         beta=config.beta,
         max_length=config.training.max_length,
     )
-    fields = ("prompt", "chosen", "rejected")
-    trainer = DPOTrainer(
+    trainer = dpo_trainer()(
         model=policy.model,
         ref_model=reference,
         args=arguments,
-        train_dataset=Dataset.from_list([{name: row[name] for name in fields} for row in rows]),
+        train_dataset=Dataset.from_list(preference_rows(policy.tokenizer, rows)),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.lora) if config.lora.rank else None,
     )

@@ -19,6 +19,7 @@ import torch
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
+from rlhf_e2h.encoded_trainers import online_trainer
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
@@ -138,7 +139,7 @@ def _trainer(
     config: Config, run: StageRun, model: Any, tokenizer: Any, prompts: Sequence[Row], reward: SummedReward
 ) -> Any:
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+    from trl import GRPOConfig, RLOOConfig
 
     shared = {
         **trainer_arguments(config.training, run),
@@ -157,8 +158,7 @@ def _trainer(
     else:
         arguments = RLOOConfig(**shared)
     columns = ("prompt", "problem_id", "problem", "level")
-    kind: Any = GRPOTrainer if config.algorithm == "grpo" else RLOOTrainer
-    return kind(
+    return online_trainer(config.algorithm)(
         model=model,
         reward_funcs=reward,
         args=arguments,

@@ -12,6 +12,7 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.models import DTYPES, Policy, sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.sources import RewardSources
@@ -52,15 +53,8 @@ def open_prompts(config: RewardConfig, run: StageRun, policy: Policy, max_new_to
     if not problems:
         raise ConfigError(f"{run.name}: no train problems of levels {config.levels}; check `levels` and prepare")
     rows = [{**problem, "prompt": policy.prefix + SECTIONS.prompt(problem["problem"])} for problem in problems]
-    limit = getattr(policy.model.config, "max_position_embeddings", None)
-    if limit is not None:
-        encoded = policy.tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
-        long = [row["problem_id"] for row, ids in zip(rows, encoded, strict=True) if len(ids) + max_new_tokens > limit]
-        if long:
-            raise ConfigError(
-                f"{run.name}: {len(long)} prompts with max_new_tokens {max_new_tokens} exceed the model's {limit} "
-                f"positions ({', '.join(long[:5])}{', ...' if len(long) > 5 else ''}); lower max_new_tokens"
-            )
+    encoded = encode_prompts(policy.tokenizer, [row["prompt"] for row in rows])
+    check_context(run.name, policy.model, encoded, max_new_tokens, [row["problem_id"] for row in rows])
     return rows
 
 

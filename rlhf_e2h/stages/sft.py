@@ -12,6 +12,7 @@ from typing import Any, Literal
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.encoding import trl_rows
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
@@ -91,7 +92,7 @@ def finetune(
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(trl_rows(tokenizer, rows)),
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )

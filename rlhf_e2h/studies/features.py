@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reward_models.model import load_tokenizer, pick_device
 from rlhf_e2h.config import ConfigError
+from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.models import load_policy
 from rlhf_e2h.prompts import SECTIONS
 
@@ -37,7 +38,7 @@ def solution_texts(problems: dict[str, Any], rows: Sequence[dict[str, Any]], tem
 
 def last_token_features(path: str | Path, texts: Sequence[str], which: str = "middle") -> NDArray[np.float32]:
     """Features (N, D) of the last token of each text; see `token_features`."""
-    ids = load_tokenizer(path)(list(texts), add_special_tokens=False)["input_ids"]
+    ids = encode_prompts(load_tokenizer(path), texts)
     return token_features(path, ids, [[len(row) - 1] for row in ids], which)
 
 
