@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from reward_models.score import Scorer
 from rlhf_e2h.bank import BankSampler, Decoding, Row, score
@@ -16,7 +14,9 @@ from rlhf_e2h.blocks import Parts, Rank, Spend, in_blocks
 from rlhf_e2h.models import DTYPES, open_policy, sampling_dtype
 from rlhf_e2h.plan.flops import forward_flops
 from rlhf_e2h.plan.spent import architecture
+from rlhf_e2h.processes import release_memory
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.tracking import Bar
 
 # Operations a second that one process manages at least, by engine and device: on a busy machine a CPU of two cores has
 # sampled with 10 tokens a second from 0.5 billion weights.
@@ -28,7 +28,7 @@ MOST = 4096  # solutions in a block
 
 def sample_bank(
     run: StageRun,
-    policy_path: Path,
+    policy: Path,
     problems: Sequence[Row],
     decoding: Decoding,
     seed: int,
@@ -38,26 +38,29 @@ def sample_bank(
 ) -> Parts:
     """Samples of all problems, on all processes, as parts below the stage's scratch folder; see `bank.sample`.
 
+    The policy is opened once on each process, and gone from memory afterwards.
+
     Args:
         name: of the parts' folder and of the progress bar.
         most: problems in a block.
     """
-    policy = open_policy(policy_path, sampling_dtype(), rank.device)
+    with run.progress(len(problems) * decoding.n, name, "solutions") as bar:
+        parts = _sampled(policy, problems, decoding, seed, rank, _folder(run, name), bar, most)
+    release_memory()
+    return parts
+
+
+def _sampled(
+    path: Path, problems: Sequence[Row], decoding: Decoding, seed: int, rank: Rank, folder: Path, bar: Bar, most: int
+) -> Parts:
+    policy = open_policy(path, sampling_dtype(), rank.device)
     size = min(most, block_of_problems(policy.model, decoding))
-    total = len(problems) * decoding.n
-    with (
-        closing(BankSampler(policy, decoding)) as sampler,
-        run.progress(total, name, "solutions") as bar,
-    ):
+    with closing(BankSampler(policy, decoding)) as sampler:
 
         def work(start: int, end: int, spend: Spend) -> Sequence[Row]:
             return sampler.sample(problems[start:end], seed, bar.advance, spend, start * decoding.n)
 
-        folder = run.scratch / name.replace(" ", "_")
-        parts = in_blocks(folder, len(problems), size, rank, work, lambda done: bar.update(done * decoding.n))
-    del sampler, policy
-    empty_cache()
-    return parts
+        return in_blocks(folder, len(problems), size, rank, work, lambda done: bar.update(done * decoding.n))
 
 
 def score_bank(
@@ -70,23 +73,34 @@ def score_bank(
     reward_model: str,
     max_tokens_per_batch: int = 16384,
 ) -> Parts:
-    """The rows with scores of a reward model, on all processes; see `bank.score`."""
-    scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype()], max_tokens_per_batch)
+    """The rows with scores of a reward model, on all processes; see `bank.score`.
+
+    The model is opened once on each process, and gone from memory afterwards.
+    """
     with run.progress(len(rows), name, "solutions") as bar:
-
-        def work(start: int, end: int, _: Spend) -> Sequence[Row]:
-            return score(rows[start:end], problems, scorer, reward_model, bar.advance)
-
-        folder = run.scratch / name.replace(" ", "_")
-        parts = in_blocks(folder, len(rows), block_of_solutions(scorer.model), rank, work, bar.update)
-    del scorer
-    empty_cache()
+        parts = _scored(rows, problems, model, rank, _folder(run, name), bar, reward_model, max_tokens_per_batch)
+    release_memory()
     return parts
 
 
+def _scored(
+    rows: Sequence[Row], problems: Mapping[str, Row], model: Path, rank: Rank, folder: Path, bar: Bar,
+    reward_model: str, max_tokens_per_batch: int,
+) -> Parts:  # fmt: skip
+    scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype()], max_tokens_per_batch)
+
+    def work(start: int, end: int, _: Spend) -> Sequence[Row]:
+        return score(rows[start:end], problems, scorer, reward_model, bar.advance)
+
+    return in_blocks(folder, len(rows), block_of_solutions(scorer.model), rank, work, bar.update)
+
+
 def block_of_problems(model: Any, decoding: Decoding) -> int:
-    """Problems to sample before the next saving: a minute's work, computed from sizes so that every run has the same."""
-    rate = RATES[decoding.engine.name, model.device.type]
+    """Problems to sample before the next saving: a minute's work.
+
+    Computed from sizes and not measured, so that blocks, and with them the last digits, are the same in every run.
+    """
+    rate = RATES.get((decoding.engine.name, model.device.type), RATES["hf", "cpu"])
     tokens = decoding.n * decoding.max_new_tokens
     flops = forward_flops(architecture(model), tokens, decoding.max_new_tokens / 2, tokens)
     return _bounded(BLOCK_SECONDS * rate / flops)
@@ -94,16 +108,13 @@ def block_of_problems(model: Any, decoding: Decoding) -> int:
 
 def block_of_solutions(model: Any) -> int:
     """The same for scoring, which reads all tokens at once."""
-    rate = 10 * RATES["hf", model.device.type]
+    rate = 10 * RATES.get(("hf", model.device.type), RATES["hf", "cpu"])
     return _bounded(BLOCK_SECONDS * rate / forward_flops(architecture(model), SCORED_TOKENS, SCORED_TOKENS / 2, 0))
+
+
+def _folder(run: StageRun, name: str) -> Path:
+    return run.scratch / re.sub(r"\W+", "_", name)
 
 
 def _bounded(items: float) -> int:
     return max(1, min(MOST, int(items)))
-
-
-def empty_cache() -> None:
-    """Give the device's memory back after a model has gone, for the next one or for another process."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

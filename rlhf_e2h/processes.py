@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from datetime import timedelta
@@ -68,7 +69,7 @@ def device_arguments() -> dict[str, Any]:
 
 
 def join() -> Any:
-    """This process among those that were started together, before there is a trainer: see `shares.Place`.
+    """This process among those that were started together, before there is a trainer: see `blocks.Rank`.
 
     Raises:
         ConfigError: fewer processes see each other than were started.
@@ -132,6 +133,14 @@ def forget_divided_loading() -> None:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()
+
+
+def release_memory() -> None:
+    """Give back what models that are gone have left, for the next model or for another process on the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def wait_for_all() -> None:
