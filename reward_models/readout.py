@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reward_models import step_text
 from reward_models.contract import StepContract
 
 Span = tuple[int, int]
@@ -38,18 +39,8 @@ def compose(contract: StepContract, problem: str, steps: Sequence[str]) -> tuple
 
 
 def split_steps(contract: StepContract, text: str) -> list[str]:
-    """Steps of a solution text, shape (S,), S >= 1; joined with the separator they give the text again.
-
-    From the first step that begins with the contract's answer mark on, everything is one step. Empty steps are kept.
-    """
-    if not contract.separator:
-        return [text]
-    parts = text.split(contract.separator)
-    if contract.answer_mark:
-        for index, part in enumerate(parts):
-            if part.startswith(contract.answer_mark):
-                return [*parts[:index], contract.separator.join(parts[index:])]
-    return parts
+    """Steps of a solution text by the contract's separator and answer mark (see `step_text.split_steps`)."""
+    return step_text.split_steps(text, contract.separator, contract.answer_mark)
 
 
 def split_documents(contract: StepContract, texts: Sequence[str]) -> list[list[str]]:

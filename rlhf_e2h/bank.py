@@ -13,13 +13,13 @@ import numpy as np
 from reward_models.aggregate import aggregate
 from reward_models.score import Scorer
 from rlhf_e2h.coding.pool import answer_pool
-from rlhf_e2h.config import ConfigError
+from rlhf_e2h.config import ConfigError, setting
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
-from rlhf_e2h.rl.rollout import Rollouts
+from rlhf_e2h.rl.rollout import Rollouts, check_filters
 
 Row = dict[str, Any]
 
@@ -33,11 +33,15 @@ class Decoding:
     top_k: int = 0  # 0: all tokens
     max_new_tokens: int = 256
     batch_size: int = 256  # solutions decoded together
-    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # hf, paged or vllm
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # hf or vllm
+    top_p: float = setting(1.0, added=True)  # the likeliest tokens with so much probability; 1: all tokens
+    min_p: float = setting(0.0, added=True)  # tokens with at least so much of the likeliest one's; 0: all tokens
+    stop: list[str] = field(default_factory=list, metadata={"added": True})  # texts of which any ends a solution
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError("n, batch_size and max_new_tokens must be at least 1")
+        check_filters(self.top_p, self.min_p, self.stop)
 
 
 GREEDY = {"n": 1, "temperature": 0.0}
@@ -89,6 +93,9 @@ class BankSampler:
             seed=seed,
             batch_size=decoding.batch_size,
             first_row=first_row,
+            top_p=decoding.top_p,
+            min_p=decoding.min_p,
+            stop=tuple(decoding.stop),
         )
         prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
         rollouts = self.engine.sample(prompts, sampling, on_batch)

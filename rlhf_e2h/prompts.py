@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reward_models import step_text
+
 SEPARATOR = "\n\n"
 ANSWER_MARK = "# Answer"
 
@@ -39,26 +41,19 @@ class TextFormat:
         The answer mark and the answer stay together as the last step. Empty steps are kept: a policy that writes them
         must be seen to do so. The empty completion is one empty step.
         """
-        head, mark, tail = text.partition(self.answer_mark)
-        if not mark or (head and not head.endswith(self.separator)):
-            return text.split(self.separator)
-        steps = head[: -len(self.separator)].split(self.separator) if head else []
-        return [*steps, mark + tail]
+        return step_text.split_steps(text, self.separator, self.answer_mark)
 
     def step_ends(self, text: str) -> list[int]:
         """Character offset in `text` at which each step ends (exclusive), shape (S,)."""
-        ends, position = [], 0
-        for step in self.split_steps(text):
-            position += len(step)
-            ends.append(position)
-            position += len(self.separator)
-        return ends
+        return step_text.step_ends(text, self.separator, self.answer_mark)
 
     def answer(self, text: str) -> str | None:
-        """The text after the only answer mark; None without a mark, with several, or with nothing behind it."""
-        if text.count(self.answer_mark) != 1:
-            return None
-        return text.partition(self.answer_mark)[2].strip() or None
+        """The text after the only answer mark; None without a mark, with several, or with nothing after it.
+
+        A mark that stands alone on its line counts before one inside a sentence.
+        """
+        found = step_text.answers(text, self.answer_mark)
+        return found[0] or None if len(found) == 1 else None
 
     def completed(self, text: str, ended: bool) -> tuple[str, str | None, bool]:
         """(solution in sections, answer, finished) of a sampled text; `ended`: the model stopped by itself.

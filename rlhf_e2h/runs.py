@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reward_models.peft_folder import is_adapter, merged_folder
+from reward_models.records import iter_jsonl
 from rlhf_e2h import processes
-from rlhf_e2h.config import result_settings
+from rlhf_e2h.config import ConfigError, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.recipe import StageSpec
@@ -50,8 +52,11 @@ class StageRun:
         return folder
 
     def path(self, reference: str) -> Path:
-        """The path of an input that the config names."""
-        return self.inputs[reference][0].path
+        """The path of an input that the config names; a PEFT folder comes merged into its base, once a run."""
+        found = self.inputs[reference][0]
+        if is_adapter(found.path):
+            return merged_folder(found.path, self.run_folder / ".merged" / found.digest[:12])
+        return found.path
 
     def paths(self, reference: str) -> list[Path]:
         """One path a seed, for stages that span all seeds."""
@@ -67,12 +72,31 @@ class StageRun:
         self, prepare_dir: Path, scope: str, purpose: str = "training", splits: Collection[str] = firewall.SPLITS
     ) -> dict[str, firewall.Label]:
         """Labels by problem id, through the firewall; every file opened is recorded with its hash."""
+        self._open(prepare_dir, scope, firewall.label_files(scope), purpose)
+        return firewall.read_labels(prepare_dir, scope, splits)
+
+    def stepwise(self, prepare_dir: Path, scope: str) -> Iterator[dict[str, Any]]:
+        """The rows with step labels of a scope, through the firewall, with the label files of that scope recorded.
+
+        Raises:
+            ConfigError: the prepare stage wrote no step labels.
+        """
+        files = {scope: firewall.stepwise_file(scope)} | ({"easy": firewall.EASY_STEPWISE} if scope == "hard" else {})
+        missing = [file for file in files.values() if not (prepare_dir / file).is_file()]
+        if missing:
+            raise ConfigError(
+                f"{self.name}: {prepare_dir.name} has no {missing[0]}; give a prepare stage with step labels"
+            )
+        self._open(prepare_dir, scope, (*firewall.label_files(scope), *files.values()), "training")
+        easy = {row["problem"] for row in iter_jsonl(prepare_dir / files["easy"])} if scope == "hard" else set()
+        return (row for row in iter_jsonl(prepare_dir / files[scope]) if row["problem"] not in easy)
+
+    def _open(self, prepare_dir: Path, scope: str, files: Sequence[str], purpose: str) -> None:
         firewall.check_access(self.kind, self.name, purpose, scope)
-        for file in firewall.label_files(scope):
+        for file in files:
             record = {"file": file, "sha256": hash_file(prepare_dir / file), "purpose": purpose}
             if record not in self.labels_read:
                 self.labels_read.append(record)
-        return firewall.read_labels(prepare_dir, scope, splits)
 
     def finish(self, **results: Any) -> None:
         """Numbers worth showing in the run's summary and in the report."""

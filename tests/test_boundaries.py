@@ -41,7 +41,7 @@ def test_reward_models_stand_alone():
 
 
 def test_pure_parts_load_no_framework():
-    pure = ["records", "aggregate", "voting", "metrics", "contract", "readout"]
+    pure = ["records", "aggregate", "voting", "metrics", "contract", "readout", "step_text"]
     assert not loaded([f"reward_models.{name}" for name in pure]) & HEAVY
 
 

@@ -66,6 +66,12 @@ def label_files(scope: str) -> tuple[str, ...]:
     return {"easy": (EASY_LABELS,), "full": (EASY_LABELS, SEALED_LABELS), "hard": (SEALED_LABELS,)}[scope]
 
 
+def stepwise_file(scope: str) -> str:
+    """The file with the step labels of a scope; that of "hard" holds easy ones as well."""
+    label_files(scope)
+    return EASY_STEPWISE if scope == "easy" else FULL_STEPWISE
+
+
 def is_sealed(split: str, level: int | None, easy_levels: Collection[int] = EASY) -> bool:
     """Whether the label of a problem goes to the sealed file. A problem without a level is not known to be easy."""
     return split == "test" or level not in easy_levels

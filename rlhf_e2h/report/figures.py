@@ -12,10 +12,9 @@ from matplotlib.ticker import PercentFormatter
 from rlhf_e2h.data.levels import LEVELS
 from rlhf_e2h.report.comparisons import CEILING, REFERENCE
 from rlhf_e2h.report.results import ALL_SEEDS, main_seed, write_csv
-from rlhf_e2h.report.svg import MARKER, SERIES, new_figure, percent_axis, samples_axis, styled, to_svg
+from rlhf_e2h.report.svg import MARKER, Palette, new_figure, percent_axis, samples_axis, styled, to_svg
 from rlhf_e2h.report.tables import CEILINGS, index_rows
 
-MARKERS = ("o", "s", "^", "D", "v")
 Row = dict[str, Any]
 
 
@@ -47,7 +46,7 @@ def make_plot(
     return Plot(name, title, caption, tuple(columns), rows, page_svg, file_svg)
 
 
-def curve_over_n(results: Mapping[str, Any], decoding: str, level: str = "hard") -> Plot | None:
+def curve_over_n(results: Mapping[str, Any], decoding: str, palette: Palette, level: str = "hard") -> Plot | None:
     """Accuracy over the number of samples: majority, one decoding by each reward model, pass@n. None without a bank."""
     seed = main_seed(results)
     rows = [row for row in results["rows"] if row["seed"] == seed and row["level"] == level]
@@ -69,43 +68,30 @@ def curve_over_n(results: Mapping[str, Any], decoding: str, level: str = "hard")
     return make_plot(
         f"curve_{decoding}",
         f"{words.capitalize()} over the number of samples",
-        f"{policy} on {level} problems, shaded: 95 % interval of majority, the others are in the numbers. "
-        "pass@n knows the answers and is the ceiling, which may lie above the figure.",
+        f"{policy} on {level} problems, with 95 % intervals. pass@n knows the answers and is the ceiling.",
         ("series", "policy", "samples", "level", "n", "accuracy", "ci_low", "ci_high", "seed"),
         data,
-        lambda: _draw_curve(series),
+        lambda: _draw_curve(series, palette),
     )
 
 
-def _draw_curve(series: Mapping[str, list[Row]]) -> Any:
+def _draw_curve(series: Mapping[str, list[Row]], palette: Palette) -> Any:
     figure, axes = new_figure()
-    models = [name for name in series if name not in ("majority", "pass@n")]
-    for name, points in series.items():
-        x = [point["samples"] for point in points]
+    for index, (name, points) in enumerate(series.items()):
+        look = palette[name]
+        shift = 1 + 0.025 * (index - (len(series) - 1) / 2)  # side by side, or the intervals would hide one another
+        x = [point["samples"] * shift for point in points]
         y = [point["accuracy"] for point in points]
-        if name in models:
-            index = models.index(name) % len(SERIES)
-            colour, marker, line = MARKER[SERIES[index]], MARKERS[index], "-"
-        else:
-            colour, marker, line = MARKER["s0"], "", "--" if name == "majority" else ":"
-        axes.plot(x, y, line, color=colour, marker=marker, label=name)
-        if name == "majority":  # one band: several on top of each other are mud
-            axes.fill_between(
-                x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], color=colour, alpha=0.14, linewidth=0
-            )
+        ends = [[p["accuracy"] - p["ci_low"] for p in points], [p["ci_high"] - p["accuracy"] for p in points]]
+        axes.plot(x, y, look.line, color=look.colour, marker=look.marker, label=name)
+        axes.errorbar(x, y, ends, fmt="none", ecolor=look.colour, elinewidth=0.8, alpha=0.7)
     samples_axis(axes, sorted({point["samples"] for points in series.values() for point in points}))
     percent_axis(axes)
-    # the range is that of the methods, or their differences would vanish below the ceiling
-    shown = [point["accuracy"] for name, points in series.items() if name != "pass@n" for point in points]
-    shown += [point[bound] for point in series["majority"] for bound in ("ci_low", "ci_high")]
-    low, high = min(shown), max(shown)
-    margin = max(0.02, 0.08 * (high - low))
-    axes.set_ylim(max(-0.01, low - margin), min(1.01, high + 2 * margin))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
-def level_bars(results: Mapping[str, Any]) -> Plot | None:
+def level_bars(results: Mapping[str, Any], palette: Palette) -> Plot | None:
     """Greedy accuracy by level for at most five policies: base, reference, best optimised, other optimised, ceiling."""
     rows = index_rows(results)
     greedy = {key[0]: key[:-1] for key in rows if key[1] == "greedy"}
@@ -122,17 +108,19 @@ def level_bars(results: Mapping[str, Any]) -> Plot | None:
     ]
     if not data:
         return None
+    left_out = [policy for policy in greedy if policy not in policies]
     return make_plot(
         "levels",
         "Greedy accuracy by level",
-        "Levels 1 to 3 are easy, 4 and 5 are hard. Lines are 95 % intervals.",
+        "Levels 1 to 3 are easy, 4 and 5 are hard. Lines are 95 % intervals."
+        + (f" Not drawn, but in the table by level below: {', '.join(left_out)}." if left_out else ""),
         ("series", "level", "n", "accuracy", "ci_low", "ci_high", "labels", "seed"),
         data,
-        lambda: _draw_levels(policies, data),
+        lambda: _draw_levels(policies, data, palette),
     )
 
 
-def _draw_levels(policies: Sequence[str], data: Sequence[Row]) -> Any:
+def _draw_levels(policies: Sequence[str], data: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure()
     width = 0.84 / len(policies)
     for index, policy in enumerate(policies):
@@ -143,8 +131,7 @@ def _draw_levels(policies: Sequence[str], data: Sequence[Row]) -> Any:
             [row["accuracy"] - row["ci_low"] for row in points],
             [row["ci_high"] - row["accuracy"] for row in points],
         ]
-        colour = MARKER["s0"] if policy == "base" else MARKER[SERIES[index % len(SERIES)]]
-        axes.bar(x, y, width * 0.88, color=colour, label=policy)
+        axes.bar(x, y, width * 0.88, color=palette[policy].colour, label=policy)
         axes.errorbar(x, y, whiskers, fmt="none", ecolor=MARKER["ink"], elinewidth=0.9)
     axes.set_xticks(list(LEVELS))
     axes.set_xlabel("level")

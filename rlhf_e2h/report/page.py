@@ -22,9 +22,9 @@ from rlhf_e2h.report.figures import (
 from rlhf_e2h.report.quality_figures import calibration_plot, hacking_plots, quality_by_level
 from rlhf_e2h.report.results import main_seed
 from rlhf_e2h.report.section import ReadSection
-from rlhf_e2h.report.solutions import pick_solutions
+from rlhf_e2h.report.solutions import pick_rollouts, pick_solutions
+from rlhf_e2h.report.svg import Palette
 from rlhf_e2h.report.tables import (
-    BANDS,
     cost_table,
     decoding_table,
     manifest_table,
@@ -32,6 +32,7 @@ from rlhf_e2h.report.tables import (
     quality_table,
     slice_table,
 )
+from rlhf_e2h.report.training_figures import training_plots
 from rlhf_e2h.report.verdict import make_verdict
 
 Row = Mapping[str, Any]
@@ -47,6 +48,8 @@ class PageInput:
     quality: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # reward model -> metrics, one mapping a seed
     solutions: Sequence[Row] = ()  # scored and graded samples to choose from
     hacking: Sequence[Row] = ()  # policy, step (or None), level, score, accuracy
+    training: Sequence[Row] = ()  # stage, kind, seed, step, metric, value: see `sources.training_curves`
+    rollouts: Sequence[Row] = ()  # of PPO while it trained: see `sources.training_rollouts`
     sections: Sequence[ReadSection] = ()  # of studies
     settings: Mapping[str, str] = field(default_factory=dict)  # stage -> YAML
     easy_levels: Sequence[int] = EASY
@@ -55,20 +58,30 @@ class PageInput:
 
 def draw_figures(page: PageInput) -> dict[str, Plot]:
     """The figures that the data allow, by name, in the order of the page."""
-    results = page.results
+    results, palette = page.results, make_palette(page)
     found = [
         difference_forest(results, "policy"),
         difference_forest(results, "decoding"),
-        curve_over_n(results, "weighted_vote"),
-        curve_over_n(results, "best_of_n"),
-        level_bars(results),
+        curve_over_n(results, "weighted_vote", palette),
+        curve_over_n(results, "best_of_n", palette),
+        level_bars(results, palette),
         seed_dots(results),
-        quality_by_level(page.quality, "step_auc", "Telling valid steps from invalid ones, by level (AUC)"),
-        quality_by_level(page.quality, "outcome_auc", "Telling right solutions from wrong ones, by level (AUC)"),
-        calibration_plot(page.calibration),
-        *hacking_plots(page.hacking),
+        *training_plots(page.training, palette),
+        quality_by_level(page.quality, "step_auc", "Telling valid steps from invalid ones, by level (AUC)", palette),
+        quality_by_level(
+            page.quality, "outcome_auc", "Telling right solutions from wrong ones, by level (AUC)", palette
+        ),
+        calibration_plot(page.calibration, palette),
+        *hacking_plots(page.hacking, palette),
     ]
     return {plot.name: plot for plot in found if plot}
+
+
+def make_palette(page: PageInput) -> Palette:
+    """A colour for every reward model and policy, whichever figures it stands in."""
+    rows = page.results["rows"]
+    models = [row["reward_model"] for row in rows if row["reward_model"]]
+    return Palette(dict.fromkeys([*page.quality, *models, *(row["policy"] for row in rows)]))
 
 
 def template_environment() -> Environment:
@@ -96,7 +109,6 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
         .get_template("page.html")
         .render(
             about=_about(page.about),
-            bands=BANDS,
             cost=cost,
             counted={key: sum(row[key] or 0 for row in cost) for key in ("tokens", "flops")},
             decodings=decoding_table(page.results),
@@ -115,6 +127,7 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
             settings=page.settings,
             seeds=page.results["seeds"],
             solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),
+            rollouts=pick_rollouts(page.rollouts, easy_levels=page.easy_levels),
             verdict=make_verdict(page.results, manifest),
         )
     )

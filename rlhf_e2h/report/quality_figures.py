@@ -8,11 +8,14 @@ from typing import Any
 from matplotlib.ticker import PercentFormatter
 
 from rlhf_e2h.data.levels import LEVELS
-from rlhf_e2h.report.figures import MARKERS, Plot, Row, make_plot, name_rows
-from rlhf_e2h.report.svg import MARKER, SERIES, new_figure, percent_axis
+from rlhf_e2h.report.comparisons import REFERENCE
+from rlhf_e2h.report.figures import Plot, Row, make_plot
+from rlhf_e2h.report.svg import MARKER, Palette, new_figure, percent_axis
 
 
-def quality_by_level(quality: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, title: str) -> Plot | None:
+def quality_by_level(
+    quality: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, title: str, palette: Palette
+) -> Plot | None:
     """A metric of every reward model by level, the mean over seeds; models without it are left out.
 
     Args:
@@ -34,16 +37,16 @@ def quality_by_level(quality: Mapping[str, Sequence[Mapping[str, Any]]], metric:
         "On the sample bank of the test problems; 0.5 is chance. Levels 1 to 3 were trained on, 4 and 5 were not.",
         ("series", "level", "value", "seeds"),
         data,
-        lambda: _draw_quality(data),
+        lambda: _draw_quality(data, palette),
     )
 
 
-def _draw_quality(data: Sequence[Row]) -> Any:
+def _draw_quality(data: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure(height=2.9)
-    for index, name in enumerate(dict.fromkeys(row["series"] for row in data)):
-        mine = [row for row in data if row["series"] == name]
-        style = {"color": MARKER[SERIES[index % len(SERIES)]], "marker": MARKERS[index % len(MARKERS)]}
-        axes.plot([row["level"] for row in mine], [row["value"] for row in mine], label=name, **style)
+    for name in dict.fromkeys(row["series"] for row in data):
+        mine, look = [row for row in data if row["series"] == name], palette[name]
+        x, y = [row["level"] for row in mine], [row["value"] for row in mine]
+        axes.plot(x, y, color=look.colour, marker=look.marker, label=name)
     axes.axhline(0.5, color=MARKER["ink"], linewidth=0.9)
     axes.set_xticks(list(LEVELS))
     axes.set_xlabel("level")
@@ -51,7 +54,7 @@ def _draw_quality(data: Sequence[Row]) -> Any:
     return figure
 
 
-def calibration_plot(rows: Sequence[Mapping[str, Any]]) -> Plot | None:
+def calibration_plot(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Plot | None:
     """Reliability diagram: what a reward model says against what is so. None without scores.
 
     Args:
@@ -67,19 +70,19 @@ def calibration_plot(rows: Sequence[Mapping[str, Any]]) -> Plot | None:
         "On the diagonal the scores are probabilities; below it the model is too sure.",
         ("reward_model", "low", "score", "observed", "n"),
         data,
-        lambda: _draw_calibration(data),
+        lambda: _draw_calibration(data, palette),
     )
 
 
-def _draw_calibration(rows: Sequence[Row]) -> Any:
+def _draw_calibration(rows: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure(height=3.4)
     axes.plot([0, 1], [0, 1], color=MARKER["s0"], linewidth=0.9)
-    for index, name in enumerate(dict.fromkeys(row["reward_model"] for row in rows)):
+    for name in dict.fromkeys(row["reward_model"] for row in rows):
         mine = sorted((row for row in rows if row["reward_model"] == name), key=lambda row: row["score"])
         total = sum(row["n"] for row in mine)
-        colour, x, y = MARKER[SERIES[index % len(SERIES)]], [r["score"] for r in mine], [r["observed"] for r in mine]
-        axes.plot(x, y, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=3.5, linewidth=1.2, label=name)
-        axes.scatter(x, y, s=[220 * row["n"] / total for row in mine], color=colour, alpha=0.3, linewidth=0)
+        look, x, y = palette[name], [row["score"] for row in mine], [row["observed"] for row in mine]
+        axes.plot(x, y, color=look.colour, marker=look.marker, markersize=3.5, linewidth=1.2, label=name)
+        axes.scatter(x, y, s=[220 * row["n"] / total for row in mine], color=look.colour, alpha=0.3, linewidth=0)
     percent_axis(axes)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("score")
@@ -88,53 +91,79 @@ def _draw_calibration(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def hacking_plots(points: Sequence[Mapping[str, Any]], level: str = "hard") -> list[Plot]:
+def hacking_plots(points: Sequence[Mapping[str, Any]], palette: Palette) -> list[Plot]:
     """Reward model score against checked accuracy: where they part, a policy pleases the model more than the checker.
 
     Args:
-        points: policy, level (easy or hard), score and accuracy in [0, 1], means over seeds; `step` of the
-            training, or None for the finished policy.
+        points: policy, level, score and accuracy in [0, 1], n; `step` of the training, or None for a finished policy;
+            `judge`, the reward model. See `sources.hacking_points`.
     """
-    final = [dict(row) for row in points if row["level"] == level and row["step"] is None]
-    over_steps = [dict(row) for row in points if row["step"] is not None]
-    columns = ("policy", "level", "step", "score", "accuracy")
+    final, over_steps = _changes(points), [dict(row) for row in points if row["step"] is not None]
+    columns = ("policy", "level", "step", "judge", "score", "accuracy")
     plots = []
     if final:
+        judge = final[0]["judge"] or "the reward model"
         caption = (
-            f"Greedy solutions of {level} problems. Against sft_easy: where the score grew more than the accuracy, "
-            "a policy has learnt to please the model."
+            f"Change of the score by {judge} and of the accuracy, against {REFERENCE} on the same level, greedily; the "
+            "number is the level. Above the diagonal the score grew more than the accuracy: the policy has learnt to "
+            "please the model."
         )
-        title = "Reward model score and checked accuracy"
-        plots.append(make_plot("reward_hacking", title, caption, columns, final, lambda: _draw_gap(final)))
+        title = f"What {judge} thinks was gained, and what was gained"
+        wider = (*columns, "score_change", "accuracy_change", "n")
+        plots.append(make_plot("reward_hacking", title, caption, wider, final, lambda: _draw_changes(final, palette)))
     if over_steps:
         caption = "Greedy solutions of easy validation problems during PPO; hard ones have no labels in training."
         title = "Reward model score and checked accuracy during training"
         plots.append(
             make_plot(
-                "reward_hacking_steps", title, caption, columns, over_steps, lambda: _draw_gap_over_steps(over_steps)
+                "reward_hacking_steps",
+                title,
+                caption,
+                columns,
+                over_steps,
+                lambda: _draw_gap_over_steps(over_steps, palette),
             )
         )
     return plots
 
 
-def _draw_gap(points: Sequence[Row]) -> Any:
-    figure, axes = new_figure(height=1.1 + 0.3 * len(points))
-    for y, row in enumerate(points[::-1]):
-        score, accuracy = 100 * row["score"], 100 * row["accuracy"]
-        axes.plot([accuracy, score], [y, y], color=MARKER["s0"], linewidth=1.4)
-        axes.plot(accuracy, y, "s", color=MARKER["s1"], markersize=7, label="checker" if not y else None)
-        axes.plot(score, y, "o", color=MARKER["s2"], markersize=7, label="reward model" if not y else None)
-    name_rows(axes, [row["policy"] for row in points[::-1]])
-    axes.xaxis.set_major_formatter(PercentFormatter(100.0, decimals=0))
-    figure.legend(loc="outside lower center", ncols=2)
+def _changes(points: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Points of finished policies with their change against the reference at the same level."""
+    final = [row for row in points if row["step"] is None]
+    start = {row["level"]: row for row in final if row["policy"] == REFERENCE}
+    return [
+        {
+            **row,
+            "score_change": row["score"] - start[row["level"]]["score"],
+            "accuracy_change": row["accuracy"] - start[row["level"]]["accuracy"],
+        }
+        for row in final
+        if row["policy"] != REFERENCE and row["level"] in start
+    ]
+
+
+def _draw_changes(points: Sequence[Row], palette: Palette) -> Any:
+    figure, axes = new_figure(height=3.8)
+    for name in dict.fromkeys(row["policy"] for row in points):
+        mine, look = [row for row in points if row["policy"] == name], palette[name]
+        x, y = [100 * row["accuracy_change"] for row in mine], [100 * row["score_change"] for row in mine]
+        axes.plot(x, y, look.marker or "o", color=look.colour, label=name, linestyle="")
+        for row, right, up in zip(mine, x, y, strict=True):
+            axes.annotate(row["level"], (right, up), xytext=(4, 3), textcoords="offset points", color=look.colour)
+    axes.axline((0, 0), slope=1, color=MARKER["s0"], linewidth=0.9)
+    axes.axhline(0, color=MARKER["grid"], linewidth=0.9)
+    axes.axvline(0, color=MARKER["grid"], linewidth=0.9)
+    axes.set_xlabel("accuracy, points")
+    axes.set_ylabel("score, points")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
-def _draw_gap_over_steps(points: Sequence[Row]) -> Any:
+def _draw_gap_over_steps(points: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure()
-    for index, policy in enumerate(dict.fromkeys(row["policy"] for row in points)):
+    for policy in dict.fromkeys(row["policy"] for row in points):
         mine = sorted((row for row in points if row["policy"] == policy), key=lambda row: row["step"])
-        colour, steps = MARKER[SERIES[index % len(SERIES)]], [row["step"] for row in mine]
+        colour, steps = palette[policy].colour, [row["step"] for row in mine]
         axes.plot(steps, [row["score"] for row in mine], "-", color=colour, label=f"{policy}, reward model")
         axes.plot(steps, [row["accuracy"] for row in mine], "--", color=colour, label=f"{policy}, checker")
     percent_axis(axes)

@@ -31,7 +31,7 @@ class Solution:
     problem: str
     level: int | None
     band: str
-    correct: bool
+    correct: bool | None  # None: not checked, for there is no label
     steps: list[Step]
     score: float | None
     reward_model: str | None
@@ -74,6 +74,28 @@ def pick_solutions(
     return [_solution(row, text_format, easy_levels) for row in picked]
 
 
+def pick_rollouts(
+    rows: Sequence[Row], each: int = 2, text_format: TextFormat = SECTIONS, easy_levels: Sequence[int] = EASY
+) -> list[tuple[str, list[Solution]]]:
+    """Rollouts early, in the middle and late in the training of one policy: (heading, solutions), at most `each`.
+
+    The policy is the first one that was trained without hard labels, with the first seed; at each time the hardest
+    problems are taken, since these are where a reward model can be misled.
+
+    Args:
+        rows: see `sources.training_rollouts`.
+    """
+    fair = [row for row in rows if allowed_scope("", row["policy"]) == "easy"] or list(rows)
+    fair = [row for row in fair if (row["policy"], row["seed"]) == (fair[0]["policy"], fair[0]["seed"])]
+    steps = sorted({row["step"] for row in fair})
+    found = []
+    for step in dict.fromkeys([*steps[:1], *steps[len(steps) // 2 :][:1], *steps[-1:]]):
+        at_step = sorted((row for row in fair if row["step"] == step), key=lambda row: -(row.get("level") or 0))
+        solutions = [_solution(row, text_format, easy_levels) for row in at_step[:each]]
+        found.append((f"{fair[0]['policy']}, step {step}", solutions))
+    return found
+
+
 def _of_interest(row: Row) -> bool:
     policy = row.get("policy") or REFERENCE
     return policy == REFERENCE or (is_optimised(policy) and allowed_scope("", policy) == "easy")
@@ -101,13 +123,13 @@ def _solution(row: Row, text_format: TextFormat, easy_levels: Sequence[int]) -> 
         scores = [None] * len(steps)
     level, score = row.get("level"), row.get("score")
     note = ""
-    if score is not None and _surprise(row) > 0.7:  # not for a score near one half
+    if score is not None and row["correct"] is not None and _surprise(row) > 0.7:  # not for a score near one half
         note = "The reward model was taken in" if not row["correct"] else "The reward model was too strict"
     return Solution(
         problem=row["problem"],
         level=level,
         band="unknown" if level is None else "easy" if level in easy_levels else "hard",
-        correct=bool(row["correct"]),
+        correct=None if row["correct"] is None else bool(row["correct"]),
         steps=[Step(text, value, _shade(value)) for text, value in zip(steps, scores, strict=True)],
         score=score,
         reward_model=row.get("reward_model"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.levels import LEVELS
+from rlhf_e2h.report.training_figures import LOSS, RL_PANELS
 
 Row = dict[str, Any]
 _QUALITY = (
@@ -97,21 +98,29 @@ def problem_subjects(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) ->
     return {row["problem_id"]: row["subject"] for row in rows if row.get("subject")}
 
 
-def hacking_points(evaluations: Sequence[Path], easy_levels: Collection[int]) -> list[Row]:
-    """Mean reward-model score and accuracy of each policy by band, over problems and evaluations (policies.json)."""
-    sums: dict[tuple[str, str], list[float]] = {}
+def hacking_points(evaluations: Sequence[Path]) -> list[Row]:
+    """Mean reward-model score and accuracy of each policy by level, over problems and evaluations (policies.json)."""
+    sums: dict[tuple[str, str, str | None], list[float]] = {}
     for folder in evaluations:
-        for policy, by_level in ((read_json(folder / "policies.json") or {}).get("policies") or {}).items():
+        judged = read_json(folder / "policies.json") or {}
+        for policy, by_level in (judged.get("policies") or {}).items():
             for level, measured in by_level.items():
                 if "reward" not in measured or level not in map(str, LEVELS):
                     continue
-                band = "easy" if int(level) in easy_levels else "hard"
-                total = sums.setdefault((policy, band), [0.0, 0.0, 0.0])
+                total = sums.setdefault((policy, level, judged.get("judge")), [0.0, 0.0, 0.0])
                 for index, value in enumerate((1.0, measured["reward"], measured["accuracy"])):
                     total[index] += measured["n"] * value
     return [
-        {"policy": policy, "level": band, "step": None, "score": score / n, "accuracy": accuracy / n}
-        for (policy, band), (n, score, accuracy) in sums.items()
+        {
+            "policy": policy,
+            "level": level,
+            "step": None,
+            "judge": judge,
+            "score": score / n,
+            "accuracy": accuracy / n,
+            "n": int(n),
+        }
+        for (policy, level, judge), (n, score, accuracy) in sums.items()
     ]
 
 
@@ -135,11 +144,64 @@ def training_hacking_points(run_folder: Path, manifest: Sequence[Mapping[str, An
             "policy": name,
             "level": "easy",
             "step": step,
+            "judge": None,
             "score": sum(score for score, _ in pairs) / len(pairs),
             "accuracy": sum(accuracy for _, accuracy in pairs) / len(pairs),
         }
         for (name, step), pairs in sorted(found.items())
     ]
+
+
+def training_curves(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Every logged value of the metrics that `training_figures` draws, in long form.
+
+    A stage that trains in rounds starts to count anew in each; here the rounds follow one another.
+    """
+    wanted = [*RL_PANELS, LOSS]
+    points: list[Row] = []
+    for record in manifest:
+        metrics = run_folder / record.get("folder", "") / "metrics.jsonl"
+        if not metrics.is_file():
+            continue
+        offset, last = 0, -1
+        for row in read_jsonl(metrics):
+            if "step" not in row:
+                continue
+            easy = [row[f"eval/accuracy_level_{level}"] for level in LEVELS if f"eval/accuracy_level_{level}" in row]
+            row = row | ({"eval/accuracy_easy": sum(easy) / len(easy)} if easy else {})
+            if row["step"] < last:
+                offset += last
+            last = row["step"]
+            common = {"stage": record["name"], "kind": record["stage"], "seed": record["seed"], "step": offset + last}
+            points += [
+                common | {"metric": key, "value": row[key]} for key in wanted & row.keys() if row[key] is not None
+            ]
+    return points
+
+
+def training_rollouts(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rollouts that PPO kept while it trained, with the text of their problems; `correct` is None without a label."""
+    texts: dict[str, str] = {}
+    for record in manifest:
+        if record["stage"] == "prepare":
+            for file in sorted((run_folder / record.get("folder", "")).glob("problems_*.jsonl")):
+                texts |= {row["problem_id"]: row["problem"] for row in read_jsonl(file)}
+    rows: list[Row] = []
+    for record in manifest:
+        file = run_folder / record.get("folder", "") / "rollouts.jsonl"
+        if file.is_file():
+            rows += [
+                {
+                    **row,
+                    "policy": record["name"],
+                    "seed": record["seed"],
+                    "problem": texts.get(row["problem_id"], row["problem_id"]),
+                    "correct": None if row["outcome"] is None else row["outcome"] > 0,
+                    "score": min(row["step_scores"], default=None),
+                }
+                for row in read_jsonl(file)
+            ]
+    return rows
 
 
 def readable_solutions(evaluations: Sequence[Path]) -> list[Row]:

@@ -7,8 +7,10 @@ the light palette. Text stays text, in the fonts of the reader.
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -23,18 +25,19 @@ LIGHT = {
 }  # fmt: skip
 SERIES = ("s1", "s2", "s3", "s4", "s5")
 MARKER = {name: f"#0a0b{index + 16:02x}" for index, name in enumerate(LIGHT)}  # colours that no figure uses otherwise
+SMALLEST_TEXT = 11  # px
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: widths are the same on every machine
-    "font.size": 9.5,
+    "font.size": 10.5,  # 11 px where the page is 390 px wide
     "axes.edgecolor": MARKER["grid"],
     "axes.labelcolor": MARKER["muted"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.titlesize": 10,
+    "axes.titlesize": 10.5,
     "axes.titlecolor": MARKER["ink"],
     "axes.titlelocation": "left",
     "text.color": MARKER["ink"],
@@ -43,22 +46,66 @@ STYLE: dict[Any, Any] = {
     "grid.color": MARKER["grid"],
     "grid.linewidth": 0.8,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10.5,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
 }
 
 
-def new_figure(width: float = 5.2, height: float = 3.4) -> tuple[Figure, Any]:
+MARKERS = ("o", "s", "^", "D", "v")
+LINES = ("-", "--", "-.")
+GREY = {"majority": "--", "pass@n": ":", "base": "-"}  # what others are measured against
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one name is drawn."""
+
+    colour: str
+    marker: str
+    line: str = "-"
+
+
+class Palette:
+    """One look for each name of a page, so that a policy or reward model has the same colour in every figure.
+
+    A name that was not given gets the next free look when it is first asked for.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._looks: dict[str, Look] = {}
+        for name in names:
+            self[name]
+
+    def __getitem__(self, name: str) -> Look:
+        if name in GREY:
+            return Look(MARKER["s0"], "", GREY[name])
+        if name not in self._looks:
+            index = len(self._looks)
+            turn, place = divmod(index, len(SERIES))
+            # After one turn of the colours, marker and line tell two names of one colour apart.
+            marker, line = MARKERS[(place + turn) % len(MARKERS)], LINES[turn % len(LINES)]
+            self._looks[name] = Look(MARKER[SERIES[place]], marker, line)
+        return self._looks[name]
+
+
+def new_figure(width: float = 4.7, height: float = 3.4) -> tuple[Figure, Any]:
     """A figure of one axes in inches, without pyplot and its global state. Call it under `styled()`."""
+    figure, ((axes,),) = new_grid(1, 1, width, height)
+    return figure, axes
+
+
+def new_grid(rows: int, columns: int, width: float = 4.7, height: float = 3.4) -> tuple[Figure, Any]:
+    """The same with several axes, returned as an array of shape (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
     figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    axes.grid(axis="y")
-    axes.tick_params(length=0)
-    return figure, axes
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.patch.set_alpha(0)
+        axes.grid(axis="y")
+        axes.tick_params(length=0)
+    return figure, grid
 
 
 def percent_axis(axes: Any) -> None:
@@ -107,9 +154,16 @@ def adapt_svg(svg: str, prefix: str, label: str = "") -> str:
 
 
 def _in_page(svg: str, label: str) -> str:
-    page = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_attribute(label)}">', svg, count=1
+    found = re.search(r'<svg [^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>', svg)
+    if found is None:
+        raise ValueError("a figure without viewBox cannot be scaled to the page")
+    # Narrower than this its text would be under 11 px; a wider figure scrolls in its box.
+    least = math.floor(float(found[1]) * SMALLEST_TEXT / STYLE["font.size"])
+    opening = (
+        f'<svg viewBox="0 0 {found[1]} {found[2]}" role="img" aria-label="{_attribute(label)}" '
+        f'style="min-width: {least}px">'
     )
+    page = svg[: found.start()] + opening + svg[found.end() :]
     return re.sub(r"\bxlink:href=", "href=", page)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.config import ConfigError, Input, setting
@@ -157,6 +158,7 @@ def _train(
         beta=config.beta,
         max_length=config.training.max_length,
     )
+    freeze_parts(policy.model, config.training.freeze_embeddings, config.training.freeze_norms)
     trainer = dpo_trainer()(
         model=policy.model,
         ref_model=reference,

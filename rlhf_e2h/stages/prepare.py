@@ -51,7 +51,7 @@ from rlhf_e2h.data.steps import solution_text
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 
-VERSION = 1
+VERSION = 2
 SOLUTION_SOURCES = ("prm800k", "metamath", "shepherd")
 SEEDED = False  # one split for all seeds of a recipe; `data_seed` gives another
 

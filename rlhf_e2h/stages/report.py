@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlhf_e2h.config import ConfigError, Inputs, NamedInputs
 from rlhf_e2h.data.levels import EASY, LEVELS
+from rlhf_e2h.recipe import STAGES
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
@@ -27,7 +28,7 @@ from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.store import Resolved
 from rlhf_e2h.tracking import console
 
-VERSION = 2
+VERSION = 3
 SEEDED = False  # one report for the run
 ALL_SEEDS = True  # its inputs are the evaluations of every seed
 
@@ -63,7 +64,7 @@ def main(config: Config, run: StageRun) -> None:
     outcomes = read_outcomes(files, config.easy_levels) if files else Outcomes(config.easy_levels)
     comparisons = [*default_comparisons(outcomes), *config.comparisons]
     gaps = [*default_gaps(outcomes), *config.gaps]
-    manifest = run.manifest()
+    manifest = sorted(run.manifest(), key=lambda record: list(STAGES).index(record["stage"]))  # as data flows
     outcomes.subject = sources.problem_subjects(run.run_folder, manifest)
     trained = {name: run.paths(reference) for name, reference in config.reward_models.items()}
     quality = sources.reward_model_quality(folders, trained)
@@ -76,8 +77,9 @@ def main(config: Config, run: StageRun) -> None:
         quality=quality,
         calibration=sources.calibration(folders),
         solutions=sources.readable_solutions(folders),
-        hacking=sources.hacking_points(folders, config.easy_levels)
-        + sources.training_hacking_points(run.run_folder, manifest),
+        hacking=sources.hacking_points(folders) + sources.training_hacking_points(run.run_folder, manifest),
+        training=sources.training_curves(run.run_folder, manifest),
+        rollouts=sources.training_rollouts(run.run_folder, manifest),
         sections=read_sections(_study_folders(config, run)),
         settings=sources.stage_settings(run.run_folder, manifest),
         easy_levels=config.easy_levels,

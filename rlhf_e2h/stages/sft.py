@@ -7,11 +7,15 @@ Writes a model folder.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
+from reward_models.model import freeze_parts
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.encoding import trl_rows
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
@@ -23,6 +27,7 @@ from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
 
 VERSION = 1
+Row = dict[str, Any]
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Config:
     # whose solutions to learn from; full only in a stage with 'full' in its name, hard with 'hardonly'
     labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most so many solutions
+    # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
+    targets: Literal["solutions", "steps"] = field(default="solutions", metadata={"added": True})
     # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
     form: Format = field(default="full", metadata={"added": True})
     # selected.jsonl of a select stage: only these problems
@@ -48,10 +55,29 @@ class Config:
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
+    def __post_init__(self) -> None:
+        if self.targets == "steps" and (self.form != "full" or self.keep):
+            raise ValueError("targets: steps learns steps as they were rated; remove `form` and `keep`")
+
 
 def main(config: Config, run: StageRun) -> None:
     policy = open_policy(run.path(config.policy))
     data = run.path(config.data)
+    problems, rows = _steps(config, run, data) if config.targets == "steps" else _solutions(config, run, data)
+    if not rows:
+        raise ConfigError(
+            f"{run.name}: no {config.targets} with {config.labels} labels in {data}; check the prepare stage"
+        )
+    plan = plan_training(config, run, policy.tokenizer, problems, rows)
+    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
+    plan.finish(run)
+    if run.is_main:
+        save_policy(model, policy.tokenizer, run.out)
+    run.finish(**{config.targets: len(rows)}, loss=loss)
+
+
+def _solutions(config: Config, run: StageRun, data: Path) -> tuple[list[Row], list[Row]]:
+    """Problems and their rows."""
     labels = run.labels(data, config.labels, splits=("train",))
     kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
     problems = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
@@ -62,20 +88,20 @@ def main(config: Config, run: StageRun) -> None:
         }
         for problem in problems
     ][: config.limit]
-    if not rows:
-        raise ConfigError(f"{run.name}: no solutions with {config.labels} labels in {data}; check the prepare stage")
-    plan = plan_training(config, run, policy.tokenizer, problems[: len(rows)], rows)
-    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
-    plan.finish(run)
-    if run.is_main:
-        save_policy(model, policy.tokenizer, run.out)
-    run.finish(solutions=len(rows), loss=loss)
+    return problems[: len(rows)], rows
+
+
+def _steps(config: Config, run: StageRun, data: Path) -> tuple[list[Row], list[Row]]:
+    """The same with a step a row; what stands for its problem has a number of its own for its id."""
+    found = list(islice(step_targets(run.stepwise(data, config.labels)), config.limit))
+    problems: list[Row] = [{"problem_id": str(i), "problem": t.problem, "level": t.level} for i, t in enumerate(found)]
+    return problems, [target.row() for target in found]
 
 
 def finetune(
     model: Any,
     tokenizer: Any,
-    rows: list[dict[str, str]],
+    rows: list[dict[str, Any]],
     settings: TrainingSettings,
     lora: LoraSettings,
     run: StageRun,
@@ -89,6 +115,7 @@ def finetune(
     arguments = SFTConfig(
         **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
     )
+    freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     trainer = SFTTrainer(
         model=model,
         args=arguments,

@@ -52,9 +52,9 @@ def auc_kernel(scores_N: ArrayLike, correct_N: ArrayLike, problem_N: ArrayLike, 
     # All scores in order, equal ones together: what a right solution wins against is counted up along the way, by
     # problem, so that the work is N log N + N x P and not N x N.
     order = np.argsort(scores_N, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores_N[order]), 1.0)) + 1 if len(order) else []
+    ends = np.flatnonzero(np.append(np.diff(scores_N[order]), 1.0)) + 1
     beaten_P, start = np.zeros(problems), 0
-    for end in ends:
+    for end in ends.tolist() if len(order) else ():
         group = order[start:end]
         tied_P = np.bincount(problem_N[group[wrong[group]]], minlength=problems)
         for problem in problem_N[group[correct_N[group]]]:

@@ -34,6 +34,9 @@ def test_steps_and_their_ends(text, steps):
         ("a", None),
         ("# Answer\n\n", None),
         ("# Answer\n\n1\n\n# Answer\n\n2", None),  # several marks: malformed
+        ("x # Answer foo\n\n# Answer\n\n5", "5"),  # a mark inside a sentence is not one
+        ("# Answers vary\n\n# Answer\n\n5", "5"),
+        ("a\n\n# Answer: 12", "12"),
     ],
 )
 def test_answer(text, answer):

@@ -158,18 +158,44 @@ def made_up_hacking():
         ("ppo_prm", 0.81, 0.62),
         ("rest_prm", 0.6, 0.59),
     ]:
-        rows.append({"policy": policy, "level": "hard", "step": None, "score": score, "accuracy": accuracy})
+        for level, drop in (("3", 0.0), ("5", 0.1)):
+            gap = {"score": score - drop, "accuracy": accuracy - drop, "n": 20}
+            rows.append({"policy": policy, "level": level, "step": None, "judge": "prm_easy", **gap})
     for step in range(0, 60, 10):
         rows.append(
             {
                 "policy": "ppo_prm",
-                "level": "hard",
+                "level": "easy",
                 "step": step,
+                "judge": None,
                 "score": 0.52 + step / 200,
                 "accuracy": 0.48 + step / 400,
             }
         )
     return rows
+
+
+def made_up_training():
+    """Curves of three seeds of PPO and of the losses of other stages."""
+    stages = [
+        ("ppo_prm", "ppo", "objective/scores"), ("ppo_prm", "ppo", "objective/kl"),
+        ("sft_easy", "sft", "train/loss"), ("orm_easy", "reward", "train/loss"), ("prm_easy", "reward", "train/loss"),
+    ]  # fmt: skip
+    return [
+        {"stage": stage, "kind": kind, "seed": seed, "step": step, "metric": metric, "value": 1 / (step + seed + 1)}
+        for stage, kind, metric in stages
+        for seed in range(3)
+        for step in range(5)
+    ]
+
+
+def made_up_rollouts():
+    solutions = made_up_solutions()
+    return [
+        {**solutions[step + level], "step": step, "seed": 0, "level": level, "correct": None if level > 3 else True}
+        for step in (0, 4, 8, 12)
+        for level in (2, 3, 5)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -184,6 +210,8 @@ def page_input(outcomes):
         QUALITY,
         made_up_solutions(),
         made_up_hacking(),
+        made_up_training(),
+        made_up_rollouts(),
         calibration=[
             {"reward_model": name, "low": low / 10, "score": low / 10 + 0.05, "observed": observed, "n": 40 * low + 1}
             for name, shift in (("orm", 0.1), ("prm", 0.0))

@@ -53,7 +53,7 @@ def test_quiet_and_within_the_page(browser, page, width, dark):
     browser.open(page, width, dark)
     browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.evaluate("document.title") == "quickstart: from easy problems to hard ones"
-    assert browser.evaluate("document.querySelectorAll('svg').length") == 11
+    assert browser.evaluate("document.querySelectorAll('svg').length") == 13
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate(OVERFLOWING) == []
     requests = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
@@ -67,6 +67,25 @@ def test_text_can_be_read(browser, page, dark):
     browser.open(page, 1280, dark)
     ratio, where = browser.evaluate(CONTRAST)
     assert ratio >= 4.5, f"contrast {ratio:.2f} at {where}"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_text_of_figures_is_large_enough(browser, page, width):
+    """In px as drawn: the font size of the SVG times the scale at which the browser shows it."""
+    browser.open(page, width)
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('svg text')].map(e => parseFloat(getComputedStyle(e).fontSize)"
+        " * e.ownerSVGElement.getBoundingClientRect().width / e.ownerSVGElement.viewBox.baseVal.width)"
+    )
+    assert len(sizes) > 100 and min(sizes) > 10.9
+
+
+@pytest.mark.parametrize("table", ["policies", "decoding"])
+def test_the_deciding_column_is_on_a_phone(browser, page, table):
+    """The paired difference is what a reader looks for; it may not need a scroll to be found."""
+    browser.open(page, 390)
+    heading = f"[...document.querySelectorAll('#{table} th')].find(e => e.textContent.startsWith('hard, against'))"
+    assert browser.evaluate(f"{heading}.getBoundingClientRect().right") <= 390
 
 
 def test_wide_tables_scroll_in_their_box_on_a_phone(browser, page):

@@ -16,7 +16,8 @@ from rlhf_e2h.report.figures import seed_dots
 from rlhf_e2h.report.page import PageInput, draw_figures, render_page, template_environment, write_page
 from rlhf_e2h.report.quality_figures import quality_by_level
 from rlhf_e2h.report.results import build_results
-from rlhf_e2h.report.solutions import pick_solutions
+from rlhf_e2h.report.solutions import pick_rollouts, pick_solutions
+from rlhf_e2h.report.svg import Palette
 from rlhf_e2h.report.tables import cost_table, decoding_table, manifest_table, policy_table, quality_table, slice_table
 from rlhf_e2h.report.terminal import print_results
 from rlhf_e2h.report.verdict import make_verdict
@@ -73,7 +74,7 @@ def test_every_figure_has_its_csv(page_input, tmp_path):
     assert drawn == {
         "differences_policy", "differences_decoding", "curve_weighted_vote", "curve_best_of_n", "levels",
         "reward_hacking", "reward_hacking_steps", "seeds", "step_auc_levels", "outcome_auc_levels",
-        "calibration",
+        "calibration", "training_rl", "training_loss",
     }  # fmt: skip
     with (tmp_path / "figures/curve_weighted_vote.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -83,6 +84,40 @@ def test_every_figure_has_its_csv(page_input, tmp_path):
     keys = ("policy", "decoding", "samples", "level", "seed")
     (row,) = (row for row in page_input.results["rows"] if tuple(row[key] for key in keys) == wanted)
     assert float(point["accuracy"]) == pytest.approx(row["accuracy"])
+
+
+def test_a_name_has_one_colour_in_every_figure(page_input):
+    colours = {}
+    for plot in draw_figures(page_input).values():
+        legend = re.search(r'id="[^"]*legend_1".*', plot.page_svg, re.DOTALL)
+        pieces = re.split(r"<text[^>]*>([^<]*)</text>", legend[0]) if legend else []
+        for drawing, name in zip(pieces[::2], pieces[1::2], strict=False):
+            found = re.findall(r"var\(--(s\d)\)", drawing)
+            if name in {"orm_easy", "prm_easy", "oprm_easy", "prm_full", "sft_easy", "ppo_prm", "rest_prm", "base"}:
+                colours.setdefault(name, set()).add(found[0])
+    assert {name: len(several) for name, several in colours.items()} == dict.fromkeys(colours, 1)
+    assert len(colours) == 8 and colours["prm_easy"] != colours["orm_easy"] != colours["oprm_easy"]
+
+
+def test_policies_that_are_not_drawn_are_named(page_input):
+    bars = draw_figures(page_input)["levels"]
+    drawn = {row["series"] for row in bars.rows}
+    greedy = {row["policy"] for row in page_input.results["rows"] if row["decoding"] == "greedy"}
+    assert greedy - drawn and all(name in bars.caption for name in greedy - drawn)
+
+
+def test_changes_are_against_the_start_on_the_same_level(page_input):
+    rows = draw_figures(page_input)["reward_hacking"].rows
+    change = {(row["policy"], row["level"]): (row["score_change"], row["accuracy_change"]) for row in rows}
+    assert change["ppo_prm", "5"] == pytest.approx((0.81 - 0.52, 0.62 - 0.48))
+    assert {policy for policy, _ in change} == {"base", "ppo_prm", "rest_prm"}
+
+
+def test_rollouts_of_three_times(page_input):
+    found = pick_rollouts(page_input.rollouts)
+    assert [title for title, _ in found] == ["ppo_prm, step 0", "ppo_prm, step 8", "ppo_prm, step 12"]
+    assert [[one.level for one in solutions] for _, solutions in found] == [[5, 3]] * 3
+    assert found[0][1][0].correct is None and "no label" in render_page(page_input)
 
 
 def test_text_of_models_is_escaped(page_input):
@@ -238,10 +273,10 @@ def test_quality_by_level_leaves_out_steps_of_outcome_models():
         "orm": [{"step_auc_1": 0.9, "step_auc_5": 0.9}],
         "prm": [{"step_auc_1": 0.8, "step_auc_5": 0.6}, {"step_auc_1": 0.6, "step_auc_5": None}],
     }
-    rows = quality_by_level(quality, "step_auc", "title").rows
+    rows = quality_by_level(quality, "step_auc", "title", Palette()).rows
     assert [(row["series"], row["level"], row["seeds"]) for row in rows] == [("prm", 1, 2), ("prm", 5, 1)]
     assert [row["value"] for row in rows] == pytest.approx([0.7, 0.6])
-    assert quality_by_level({"prm": [{"step_auc_1": 0.8}]}, "step_auc", "title") is None
+    assert quality_by_level({"prm": [{"step_auc_1": 0.8}]}, "step_auc", "title", Palette()) is None
 
 
 def test_everything_by_level_and_subject():

@@ -10,6 +10,7 @@ from conftest import made_up_rows, made_up_solutions
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.config import ConfigError, build
+from rlhf_e2h.report import sources
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages import report
@@ -35,7 +36,8 @@ POLICIES = {
             "1": {"n": 10, "accuracy": 1.0, "reward": 0.9},
             "4": {"n": 30, "accuracy": 0.4, "reward": 0.5},
             "5": {"n": 10, "accuracy": 0.2, "reward": 0.5},
-        }
+        },
+        "ppo_prm": {"4": {"n": 30, "accuracy": 0.6, "reward": 0.9}, "5": {"n": 10, "accuracy": 0.1, "reward": 0.75}},
     },
 }
 
@@ -105,9 +107,10 @@ def test_writes_everything(tmp_path, capsys):
         "0.900" in page and "0.800" in page and ">100<" not in page
     )  # two seeds: 100.5 records, shown as a whole number
     with (run.out / "figures/reward_hacking.csv").open() as file:
-        (point,) = csv.DictReader(file)
-    # hard: (30 * .4 + 10 * .2) / 40 = .35 right, score .5
-    assert (point["policy"], float(point["accuracy"]), float(point["score"])) == ("sft_easy", 0.35, 0.5)
+        points = list(csv.DictReader(file))
+    # .6 - .4 and .9 - .5 on level 4, .1 - .2 and .75 - .5 on level 5; two seeds of 30 and of 10 problems
+    changes = {(p["level"], p["accuracy_change"], p["score_change"], p["n"], p["judge"]) for p in points}
+    assert changes == {("4", "0.200000", "0.400000", "60", "prm"), ("5", "-0.100000", "0.250000", "20", "prm")}
     with (run.out / "figures/reward_hacking_steps.csv").open() as file:
         (point,) = csv.DictReader(file)
     assert (point["step"], float(point["accuracy"]), float(point["score"])) == ("1", 0.5, 0.5)
@@ -157,3 +160,31 @@ def test_an_unfinished_evaluation_is_named(tmp_path):
     (run.paths("@evaluate")[0] / "done.json").unlink()
     with pytest.raises(ConfigError, match="folder of a finished stage; give '@STAGE'"):
         report.main(config, run)
+
+
+def test_curves_of_rounds_follow_one_another(tmp_path):
+    rows = [{"step": 10, "train/loss": 0.9}, {"step": 20, "train/loss": 0.8}, {"validation/loss": 3.0}]
+    rows += [{"step": 10, "train/loss": 0.7}, {"step": 11, "eval/accuracy_level_1": 0.5, "eval/accuracy_level_3": 1.0}]
+    (tmp_path / "dpo").mkdir()
+    (tmp_path / "dpo/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = {"stage": "dpo", "name": "dpo", "seed": 1, "folder": "dpo"}
+    points = sources.training_curves(tmp_path, [record, {"stage": "rest", "name": "r", "seed": 1, "folder": "gone"}])
+    assert [(p["step"], p["metric"], p["value"]) for p in points] == [
+        (10, "train/loss", 0.9),
+        (20, "train/loss", 0.8),
+        (30, "train/loss", 0.7),
+        (31, "eval/accuracy_easy", 0.75),
+    ]
+
+
+def test_rollouts_carry_their_problem_and_what_is_known_of_them(tmp_path):
+    for name in ("prepare", "ppo"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "prepare/problems_train.jsonl").write_text('{"problem_id": "p1", "problem": "1+1=?"}\n')
+    kept = {"step": 0, "problem_id": "p1", "level": 4, "text": "2", "step_scores": [0.9, 0.2]}
+    lines = [json.dumps(kept | {"outcome": outcome}) + "\n" for outcome in (None, 0.0, 1.0)]
+    (tmp_path / "ppo/rollouts.jsonl").write_text("".join(lines))
+    manifest = [{"stage": name, "name": name, "seed": 0, "folder": name} for name in ("prepare", "ppo")]
+    rows = sources.training_rollouts(tmp_path, manifest)
+    assert [row["correct"] for row in rows] == [None, False, True]
+    assert {(row["problem"], row["score"], row["policy"]) for row in rows} == {("1+1=?", 0.2, "ppo")}

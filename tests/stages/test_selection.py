@@ -7,7 +7,7 @@ from rlhf_e2h.judge import vote
 from rlhf_e2h.stages.dpo import Config as DpoConfig
 from rlhf_e2h.stages.dpo import pairs
 from rlhf_e2h.stages.rest import keep
-from rlhf_e2h.stages.reward import Config, balanced, thinned
+from rlhf_e2h.stages.reward import Config, balanced, outcome_rows, thinned
 from rlhf_e2h.stages.sample import choose
 
 
@@ -94,3 +94,16 @@ def test_thinning_is_refused_where_it_means_nothing():
         Config(kind="orm", base="b", data="d", faultless_per_faulty=1.0)
     with pytest.raises(ValueError, match="above 0"):
         Config(kind="prm", base="b", data="d", faultless_per_faulty=0.0)
+
+
+def test_outcome_data_of_an_oprm_is_balanced_where_asked():
+    """Sun et al. 2024, appendix C.1: between 1:3 and 3:1 a question, for the ORM and the OPRM that reads the same."""
+    rows = [{"problem_id": "a", "text": str(i), "correct": i == 0, "finished": i != 1} for i in range(9)]
+
+    def outcomes(kind, **settings):
+        return [row["correct"] for row in outcome_rows(Config(kind, "b", "d", **settings), rows)]
+
+    assert outcomes("oprm", balance_outcomes=True) == outcomes("orm") == [True, False, False, False]
+    assert outcomes("oprm") == outcomes("prm") == [True] + [False] * 7
+    with pytest.raises(ValueError, match="not 'prm'"):
+        Config("prm", "b", "d", balance_outcomes=True)
