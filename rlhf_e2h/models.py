@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.causes import explained
 from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
-from rlhf_e2h.hub import explained
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
 from rlhf_e2h.rl.endings import note_end_tokens
 from rlhf_e2h.text_formats import FormatSettings, choose_format, from_dict, save_format
@@ -170,18 +170,36 @@ def open_policy(
     Without `device` it is on the GPU where there is one; but of several processes none does so: they may divide the
     weights first.
     """
-    context = Path(path) / CONTEXT_FILE
-    if context.is_file():
-        described = json.loads(context.read_text(encoding="utf-8"))
-        saved = described.get("format", SECTIONS.name)
-        used = FORMATS[saved] if isinstance(saved, str) else from_dict(saved, str(context))
-        return Policy(*_placed(described["model"], dtype, device), described["prefix"], used, "that of its exemplars")
+    context = _in_context(path)
+    if context is not None:
+        model, prefix, used = context
+        return Policy(*_placed(model, dtype, device), prefix, used, _EXEMPLARS)
     model, tokenizer = _placed(path, dtype, device)
     return Policy(model, tokenizer, "", *choose_format(text_format, path, tokenizer, sections))
 
 
+_EXEMPLARS = "that of its exemplars"
+
+
+def _in_context(path: str | Path) -> tuple[str, str, TextFormat] | None:
+    """Model, text before every prompt, and format of an `icl` stage's output; None for other policies."""
+    file = Path(path) / CONTEXT_FILE
+    if not file.is_file():
+        return None
+    context = json.loads(file.read_text(encoding="utf-8"))
+    saved = context.get("format", SECTIONS.name)  # older versions saved the name alone
+    return (
+        context["model"],
+        context["prefix"],
+        FORMATS[saved] if isinstance(saved, str) else from_dict(saved, str(file)),
+    )
+
+
 def policy_format(path: str | Path, settings: FormatSettings | None, sections: bool = False) -> tuple[TextFormat, str]:
-    """The text format with which `open_policy` would open a model folder or hub id, and why; no weights are read."""
+    """The text format with which `open_policy` would open a policy, and why; no weights are read."""
+    context = _in_context(path)
+    if context is not None:
+        return context[2], _EXEMPLARS
     return choose_format(settings, path, load_tokenizer(path), sections)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from rlhf_e2h.config import ConfigError, nearest
+from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
+from rlhf_e2h.losses import LOSSES
 from rlhf_e2h.preflight import DISTRIBUTED, check_inputs, check_launch, launch_file
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
@@ -85,7 +86,7 @@ class _Progress:
     def ran(self, spec: StageSpec, seed: int) -> None:
         folder = self._store.finished(spec, seed)
         if folder is None:
-            raise RuntimeError(f"{spec.name}: its process ended without finishing the stage")
+            raise StageError(f"{spec.name}: its process ended without finishing the stage")
         done = read_done(folder)
         assert done is not None
         self.fresh += 1
@@ -129,12 +130,15 @@ def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+        raise StageError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
 
 
 def _summary(results: dict[str, Any]) -> str:
-    shown = [(k, v) for k, v in results.items() if isinstance(v, (int, float, str))]
-    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown[:4])
+    """The first four figures, and every count of rows that were lost on the way."""
+    figures = {k: v for k, v in results.items() if isinstance(v, (int, float, str))}
+    lost = [(k, v) for k, v in figures.items() if k in LOSSES]
+    shown = [*[(k, v) for k, v in figures.items() if k not in LOSSES][:4], *lost]
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown)
 
 
 def _clock(seconds: float) -> str:

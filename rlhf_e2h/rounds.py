@@ -16,14 +16,14 @@ from typing import Any
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank import Decoding, Row, check_fit, sample
+from rlhf_e2h.bank import Decoding, Row
+from rlhf_e2h.bank_work import sample_bank, score_bank
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
-from rlhf_e2h.models import Policy, open_policy, policy_format, sampling_dtype, save_policy
-from rlhf_e2h.processes import join
+from rlhf_e2h.models import Policy, open_policy, policy_format, save_policy
+from rlhf_e2h.processes import join, wait_for_all
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.shares import Spend, divided, share
 from rlhf_e2h.text_formats import FormatSettings
 
 
@@ -75,26 +75,26 @@ class Rounds:
             self._replay(file.stem)
             return read_jsonl(file)
         self._mark()
-        rows = self._sampled(number, problems, seed)
+        rank, policy, title = join(), self._start_of(number), f"{self.title} {number + 1}:"
+        sampled = sample_bank(
+            self.run, policy, problems, self.decoding, seed, rank, f"{title} sampling", text_format=self.settings
+        )
+        known = {problem["problem_id"]: problem for problem in problems}
+        bank = list(sampled.rows())
+        scored = score_bank(
+            self.run, bank, known, self.reward_model, rank, f"{title} scoring", "rm",
+            text_format=self.text_format.of_rows(),
+        )  # fmt: skip
         if self.run.is_main:
+            sampled.spend(self.run.spend)
+            rows = judged(list(scored.rows()), self.labels, self.aggregation)
             self._record(file.stem)
             write_jsonl(file, rows)
-        return rows
-
-    def _sampled(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
-        place, decoding = join(), self.decoding
-        policy = open_policy(self._start_of(number), sampling_dtype(), place.device, self.settings)
-        check_fit(self.run.name, policy, problems, decoding.max_new_tokens)
-        total = len(share(problems, place)[1]) * decoding.n
-        with self.run.progress(total, f"{self.title} {number + 1}: sampling", "solutions") as bar:
-
-            def work(own: Sequence[Row], first: int, spend: Spend) -> list[Row]:
-                rows = sample(policy, own, decoding, seed, bar.advance, spend, first * decoding.n)
-                known = {problem["problem_id"]: problem for problem in own}
-                texts = self.text_format.of_rows()
-                return judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device, texts)
-
-            return divided(problems, place, work, self.run.spend)
+        wait_for_all()
+        if self.run.is_main:
+            for parts in (sampled, scored):
+                shutil.rmtree(parts.folder)
+        return read_jsonl(file)
 
     def keep(self, number: int, model: Any, tokenizer: Any) -> None:
         """Save what round `number` trained, adapters merged; it is there completely or not at all."""
@@ -120,7 +120,7 @@ class Rounds:
     def _record(self, name: str) -> None:
         """Keep what has been logged and spent since the mark; written before what it belongs to, so never missing."""
         tokens, flops, rows = self._before
-        spent = {"tokens": self.run.tokens - tokens, "flops": self.run.flops - flops}
+        spent = {"tokens": self.run.tokens - tokens, "flops": self.run.flops - flops, "results": self.run.results}
         write_json(self.run.scratch / f"{name}.json", {**spent, "rows": self._rows()[rows:]})
 
     def _replay(self, name: str) -> None:
@@ -132,6 +132,7 @@ class Rounds:
         for row in record["rows"]:
             self.run.log({key: value for key, value in row.items() if key != "step"}, row.get("step"))
         self.run.spend(record["tokens"], record["flops"])
+        self.run.finish(**record.get("results", {}))  # rows lost to a limit of tokens, counted over the rounds
 
     def _rows(self) -> list[Row]:
         """What this run has logged; only the main process has a file of it."""

@@ -230,7 +230,8 @@ def _labelled(row: dict[str, Any], problem: str, source: str, texts: TextFormat)
 
 def _reference_records(run: StageRun, data: Path, problems: dict[str, str], texts: TextFormat) -> list[Stepwise]:
     labels = run.labels(data, "easy", splits=("train",))
-    found = [(problems[key], texts.split_steps(texts.exemplar(label.solution))) for key, label in labels.items()]
+    known = {key: texts.exemplar(label.solution) for key, label in labels.items() if label.solution}
+    found = [(problems[key], texts.split_steps(solution)) for key, solution in known.items()]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
 
 

@@ -102,7 +102,7 @@ def _rows(config: Config, run: StageRun, texts: TextFormat) -> tuple[dict[str, R
     labels = run.labels(data, config.labels, splits=("train",))
     groups: dict[str, Rows] = {}
     for problem in read_problems(data, "train"):
-        if problem["problem_id"] in labels:
+        if problem["problem_id"] in labels and labels[problem["problem_id"]].solution:
             row = texts.row(problem["problem"], texts.exemplar(labels[problem["problem_id"]].solution))
             groups.setdefault(skill_of(problem, config.skill), []).append(row)
     short = [name for name, rows in groups.items() if len(rows) <= config.items]
