@@ -172,8 +172,8 @@ def open_policy(
     """
     context = _in_context(path)
     if context is not None:
-        model, prefix, used = context
-        return Policy(*_placed(model, dtype, device), prefix, used, _EXEMPLARS)
+        base, prefix, used = context
+        return Policy(*_placed(base, dtype, device), prefix, used, _EXEMPLARS)
     model, tokenizer = _placed(path, dtype, device)
     return Policy(model, tokenizer, "", *choose_format(text_format, path, tokenizer, sections))
 
@@ -188,11 +188,8 @@ def _in_context(path: str | Path) -> tuple[str, str, TextFormat] | None:
         return None
     context = json.loads(file.read_text(encoding="utf-8"))
     saved = context.get("format", SECTIONS.name)  # older versions saved the name alone
-    return (
-        context["model"],
-        context["prefix"],
-        FORMATS[saved] if isinstance(saved, str) else from_dict(saved, str(file)),
-    )
+    used = FORMATS[saved] if isinstance(saved, str) else from_dict(saved, str(file))
+    return context["model"], context["prefix"], used
 
 
 def policy_format(path: str | Path, settings: FormatSettings | None, sections: bool = False) -> tuple[TextFormat, str]:
