@@ -36,7 +36,7 @@ from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
 from rlhf_e2h.studies.sampler import SkillSampler
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
