@@ -96,7 +96,7 @@ def test_plain_transformers_reads_the_same_scores(prm):
     """No code of ours: tokenizer and AutoModel, offsets compared with the position of the step in the text."""
     model = AutoModelForTokenClassification.from_pretrained(prm[0], dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(prm[0])
-    text = "# Question\n\nWhat is 3?\n\n# Solution\n\ngood step.\n\nbad step.\n\n"  # every step is closed, the last one too
+    text = "# Question\n\nWhat is 3?\n\n# Solution\n\ngood step.\n\nbad step.\n\n"  # every step is closed
     encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
     offsets = encoded.pop("offset_mapping")[0].tolist()
     with torch.no_grad():
