@@ -31,8 +31,15 @@ from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=140,
+    about="score policies and decodings on the test set",
+    sealed_labels="evaluation",
+    tiny={"draws": 8},
+)
 OUTCOMES = "outcomes.jsonl"
 
 

@@ -17,8 +17,14 @@ from rlhf_e2h.models import open_policy, sampling_dtype
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.shares import Spend, divided
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=50,
+    about="sample solutions from a policy",
+    distributed=True,
+)
 OUTPUT = "samples.jsonl"
 
 
