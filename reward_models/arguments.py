@@ -32,6 +32,7 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
         warmup_steps=round(settings.warmup * steps),
         weight_decay=settings.weight_decay,
         lr_scheduler_type=settings.lr_schedule,
+        lr_scheduler_kwargs=settings.lr_scheduler_kwargs,
         max_grad_norm=settings.max_grad_norm,
         adam_beta2=settings.adam_beta2,
         bf16=settings.bf16,

@@ -18,7 +18,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from reward_models.causes import explained
 from reward_models.contract import StepContract
+from reward_models.vocabulary import fit_vocabulary
 
 HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
 
@@ -70,13 +72,14 @@ def new_model(
         FileNotFoundError: `base` looks like a folder and is none.
     """
     _check_folder(base)
-    config = AutoConfig.from_pretrained(base)
+    with explained(base):
+        config = AutoConfig.from_pretrained(base)
     config.num_labels = 1
     config.id2label, config.label2id = {0: "score"}, {"score": 0}
     config.use_cache = False  # nothing is generated; a cache would only hold memory
     _switch_off_dropout(config)
     contract.write_to(config)
-    with quiet():
+    with quiet(), explained(base):
         model = AutoModelForTokenClassification.from_pretrained(
             base, config=config, dtype=dtype, quantization_config=quantization
         )
@@ -100,10 +103,16 @@ def freeze(model: nn.Module, embeddings: bool, norms: bool, layers: int = 0) -> 
     for name, parameter in head_of(model).named_parameters():
         if name.endswith("bias"):
             parameter.requires_grad_(False)
+    freeze_parts(model, embeddings or layers > 0, norms)
+
+
+def freeze_parts(model: nn.Module, embeddings: bool, norms: bool) -> None:
+    """Stop gradients of input and output embeddings (the head of a reward model is not one), and of normalisation."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    if embeddings and output is not None:
+        output.requires_grad_(False)
     for module in model.modules():
-        if ((embeddings or layers) and isinstance(module, nn.Embedding)) or (
-            norms and "norm" in type(module).__name__.lower()
-        ):
+        if (embeddings and isinstance(module, nn.Embedding)) or (norms and "norm" in type(module).__name__.lower()):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
@@ -114,7 +123,8 @@ def load_tokenizer(path: str | Path) -> Any:
     Without a pad token EOS pads. That is safe here: masks and read-out positions come from lengths, not from pad ids.
     """
     _check_folder(path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with explained(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -135,14 +145,15 @@ def load_model(
         ValueError: no step contract, no scoring head in the weights, or weights that are not finite.
     """
     _check_folder(path)
-    config = AutoConfig.from_pretrained(path)
+    with explained(path):
+        config = AutoConfig.from_pretrained(path)
     contract = StepContract.from_config(config, str(path))
     if contract.head == "mlp":
         from reward_models.transfer import load_mlp_model
 
         model, missing = load_mlp_model(path, dtype or torch.float32)
     else:
-        with quiet():
+        with quiet(), explained(path):
             model, report = AutoModelForTokenClassification.from_pretrained(
                 path, dtype=dtype or torch.float32, output_loading_info=True
             )
@@ -158,6 +169,7 @@ def load_model(
     if bad is not None:
         raise ValueError(f"{path}: weight {bad!r} holds NaN or infinite values; the training run diverged")
     tokenizer = load_tokenizer(path)
+    fit_vocabulary(tokenizer, int(model.get_input_embeddings().num_embeddings), path)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
     model = nn.Module.to(model, pick_device(device))
     return model, tokenizer, contract
@@ -183,6 +195,6 @@ def _switch_off_dropout(config: Any) -> None:
 
 def _check_folder(path: str | Path) -> None:
     text = str(path)
-    looks_local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1
     if looks_local and not os.path.isdir(os.path.expanduser(text)):
         raise FileNotFoundError(f"{text}: no such folder; give a checkpoint folder or a model id of the hub")

@@ -18,6 +18,7 @@ from trl import RewardConfig, RewardTrainer
 
 from reward_models.contract import StepContract
 from reward_models.model import load_tokenizer, quiet
+from reward_models.peft_folder import merging_base
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def bradley_terry_loss(chosen_B: torch.Tensor, rejected_B: torch.Tensor) -> torc
     return -F.logsigmoid(chosen_B - rejected_B).mean()
 
 
+@merging_base
 def train_pairwise(
     base: str | Path,
     pairs: Sequence[Pair],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reward_models.targets import LOSS_ON
 
@@ -18,6 +18,8 @@ class TrainSettings:
     warmup: float = 0.1  # share of all steps over which the learning rate rises
     weight_decay: float = 0.0
     lr_schedule: str = "cosine"  # any name of the Hugging Face Trainer: linear, cosine, constant_with_warmup ...
+    # of the schedule; the paper's code: cosine_with_min_lr with {min_lr_rate: 0.01}
+    lr_scheduler_kwargs: dict[str, float] = field(default_factory=dict, metadata={"added": True})
     max_grad_norm: float = 1.0
     adam_beta2: float = 0.999  # averages over a thousand steps; 0.95 for runs that are hardly longer
     seed: int = 0

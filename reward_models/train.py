@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers import AutoConfig
 
 from reward_models.arguments import training_arguments
 from reward_models.card import model_card
@@ -28,12 +29,14 @@ from reward_models.dataset import TokenRows, build_rows
 from reward_models.evaluation import SELECTION, evaluate_records
 from reward_models.forward import keeps_texts_apart
 from reward_models.model import load_tokenizer, quiet
+from reward_models.peft_folder import merging_base
 from reward_models.prepare import prepare_model, save_model
 from reward_models.records import Stepwise
 from reward_models.resume import checkpoint_to_resume, run_identity
 from reward_models.score import Scorer
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
+from reward_models.vocabulary import fit_vocabulary
 
 __all__ = ["TrainSettings", "train"]
 
@@ -45,6 +48,7 @@ OnLog = Callable[[Mapping[str, float]], None]
 OnEpoch = Callable[[int, Scorer], None]
 
 
+@merging_base
 def train(
     base: str | Path,
     records: Sequence[Stepwise],
@@ -78,6 +82,7 @@ def train(
     held_out = list(validation or [])
     _check_selection(held_out, kind, settings)
     tokenizer = load_tokenizer(base)
+    fit_vocabulary(tokenizer, AutoConfig.from_pretrained(base).get_text_config().vocab_size, base)
     chosen = {name: getattr(settings, name) for name in ("loss_on", "max_length", "orm_share", "seed")}
     rows, counts = build_rows(records, tokenizer, contract, **chosen)
     model = prepare_model(base, contract, settings)

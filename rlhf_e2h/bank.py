@@ -13,13 +13,13 @@ import numpy as np
 from reward_models.aggregate import aggregate
 from reward_models.score import Scorer
 from rlhf_e2h.coding.pool import answer_pool
-from rlhf_e2h.config import ConfigError
+from rlhf_e2h.config import ConfigError, setting
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
-from rlhf_e2h.rl.rollout import Rollouts
+from rlhf_e2h.rl.rollout import Rollouts, check_filters
 
 Row = dict[str, Any]
 
@@ -33,11 +33,15 @@ class Decoding:
     top_k: int = 0  # 0: all tokens
     max_new_tokens: int = 256
     batch_size: int = 256  # solutions decoded together
-    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # hf, paged or vllm
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # hf or vllm
+    top_p: float = setting(1.0, added=True)  # the likeliest tokens with so much probability; 1: all tokens
+    min_p: float = setting(0.0, added=True)  # tokens with at least so much of the likeliest one's; 0: all tokens
+    stop: list[str] = field(default_factory=list, metadata={"added": True})  # texts of which any ends a solution
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError("n, batch_size and max_new_tokens must be at least 1")
+        check_filters(self.top_p, self.min_p, self.stop)
 
 
 GREEDY = {"n": 1, "temperature": 0.0}
@@ -50,22 +54,57 @@ def sample(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
     spend: Callable[[float, float], None] | None = None,
-    first_row: int = 0,
 ) -> list[Row]:
     """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other.
 
-    `spend` gets the tokens and the floating-point operations of it. Where `problems` are a part of more, `first_row` is
-    the number of their first solution among those of all, so that the parts are what would be sampled at once.
+    `spend` gets the tokens and the floating-point operations of it.
     """
-    sampling = Sampling(
-        decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size, first_row
-    )
-    prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
-    with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:
-        rollouts = engine.sample(prompts, sampling, on_batch)
-    if spend:
-        spend(*spent.sampling(policy.model, rollouts.prompt_ids, rollouts.completion_ids))
-    return sample_rows(problems, rollouts, decoding.n, policy.text_format)
+    with closing(BankSampler(policy, decoding)) as sampler:
+        return sampler.sample(problems, seed, on_batch, spend)
+
+
+class BankSampler:
+    """A policy in its engine, which is opened once for all parts of a bank."""
+
+    def __init__(self, policy: Policy, decoding: Decoding) -> None:
+        """
+        Raises:
+            ValueError: the engine does not run here; the message says what to do.
+        """
+        self.policy, self.decoding = policy, decoding
+        self.engine = open_engine(decoding.engine, policy.model, policy.tokenizer)
+
+    def sample(
+        self,
+        problems: Sequence[Row],
+        seed: int,
+        on_batch: Callable[[int], None] | None = None,
+        spend: Callable[[float, float], None] | None = None,
+        first_row: int = 0,
+    ) -> list[Row]:
+        """See `sample`. Where `problems` are a part of more, `first_row` is the number of their first solution among
+        those of all, so that the parts are what would be sampled at once."""
+        policy, decoding = self.policy, self.decoding
+        sampling = Sampling(
+            n=decoding.n,
+            temperature=decoding.temperature,
+            top_k=decoding.top_k,
+            max_new_tokens=decoding.max_new_tokens,
+            seed=seed,
+            batch_size=decoding.batch_size,
+            first_row=first_row,
+            top_p=decoding.top_p,
+            min_p=decoding.min_p,
+            stop=tuple(decoding.stop),
+        )
+        prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
+        rollouts = self.engine.sample(prompts, sampling, on_batch)
+        if spend:
+            spend(*spent.sampling(policy.model, rollouts.prompt_ids, rollouts.completion_ids))
+        return sample_rows(problems, rollouts, decoding.n, policy.text_format)
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int, text_format: TextFormat = SECTIONS) -> list[Row]:

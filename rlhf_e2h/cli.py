@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlhf_e2h import __version__
-from rlhf_e2h.recipe import STAGES
+from rlhf_e2h.config import StageError
+from rlhf_e2h.traits import STAGES
 
 _ABOUT = """\
 Train reward models on easy problems, use them to rerank samples and to optimise
@@ -61,7 +62,8 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         help="as KEY=VALUE below; model=tiny tries every stage",
     )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
-    for kind, about in STAGES.items():
+    for kind, traits in STAGES.items():
+        about = traits.about
         stage = commands.add_parser(
             kind,
             prog=f"e2h {kind}",
@@ -124,11 +126,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; start the same command again to go on", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("E2H_TRACEBACK"):
-            raise
-        print(f"e2h: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return _say(error)
+
+
+def _say(error: Exception) -> int:
+    """One sentence for what went wrong; a traceback only after it, and only where nobody foresaw the error."""
+    import traceback
+
+    from reward_models.causes import say
+
+    if os.environ.get("E2H_TRACEBACK"):
+        raise error
+    sentence, foreseen = say(error)
+    print(f"e2h: {sentence}", file=sys.stderr)
+    if foreseen:
+        return 1 if isinstance(error, StageError) else 2
+    traceback.print_exception(error)
+    return 1
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -31,8 +31,9 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[Ids]:
 def encode_rows(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Ids, Ids]]:
     """(prompt ids, completion ids with its end) of rows with `prompt`, `completion` and perhaps `end`.
 
-    `end` is the text that ends a completion, such as a chat template's end of turn; without one it is EOS. Prompt ids
-    are those of `encode_prompts`, so that a policy is trained on the context in which it samples.
+    `end` is the text that ends a completion, such as a chat template's end of turn; without one it is EOS. A row whose
+    `ends` is False goes on after its completion and gets no end. Prompt ids are those of `encode_prompts`, so that a
+    policy is trained on the context in which it samples.
     """
     prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows])
     completions = encode_completions(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
@@ -40,7 +41,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[tuple
     for end in {str(row.get("end") or "") for row in rows} - {""}:
         ends[end] = list(tokenizer(end, add_special_tokens=False)["input_ids"])
     return [
-        (prompt, completion + ends[str(row.get("end") or "")])
+        (prompt, completion + (ends[str(row.get("end") or "")] if row.get("ends", True) else []))
         for row, prompt, completion in zip(rows, prompts, completions, strict=True)
     ]
 

@@ -13,9 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.causes import explained
+from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
+from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
-from rlhf_e2h.hub import explained
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
+from rlhf_e2h.rl.endings import note_end_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,7 +73,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         ValueError: no end-of-text token.
     """
     folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("tokenizer*")):
+    if is_adapter(folder):
+        path = tokenizer_folder(folder)
+    elif folder.is_dir() and not any(folder.glob("tokenizer*")):
         raise FileNotFoundError(
             f"{folder}: a model folder without tokenizer; copy tokenizer.json and tokenizer_config.json into it"
         )
@@ -88,21 +93,44 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedModel, Tokenizer]:
-    """A causal language model and its tokenizer, from a local folder or a hub id.
+    """A causal language model and its tokenizer, from a local folder or a hub id; a PEFT folder is merged.
 
     Raises:
         FileNotFoundError: the folder lacks config or tokenizer.
-        ValueError: unknown dtype.
+        ValueError: unknown dtype, weights in another format, or a tokenizer that does not belong to the model.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; use one of {sorted(DTYPES)}")
-    folder = Path(path)
-    if folder.is_absolute() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no model here (config.json is missing); give a model folder or a hub id")
+    check_model_folder(path)
     tokenizer = load_tokenizer(path)
     with explained(path):
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+        if is_adapter(path):
+            model = load_merged(path, DTYPES[dtype])
+        else:
+            model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+    fit_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, path)
+    note_end_tokens(tokenizer, model)
     return model, tokenizer
+
+
+def check_model_folder(path: str | Path) -> None:
+    """Say what is wrong with a folder that holds no model; hub ids pass.
+
+    Raises:
+        FileNotFoundError: no config.json.
+        ValueError: GGUF weights only.
+    """
+    folder = Path(path)
+    if (folder / "config.json").is_file() or is_adapter(folder) or not (folder.is_dir() or folder.is_absolute()):
+        return
+    quantised = sorted(file.name for file in folder.glob("*.gguf"))
+    if quantised:
+        raise ValueError(
+            f"{folder}: holds GGUF weights only ({quantised[0]}), which cannot be trained; convert them (pip install "
+            f"gguf): AutoModelForCausalLM.from_pretrained({str(folder)!r}, gguf_file={quantised[0]!r})"
+            ".save_pretrained(OUT), the same with AutoTokenizer, and give OUT"
+        )
+    raise FileNotFoundError(f"{folder}: no model here (config.json is missing); give a model folder or a hub id")
 
 
 @dataclass

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h.config import ConfigError, nearest
+from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
-from rlhf_e2h.preflight import DISTRIBUTED, check_inputs, check_launch, launch_file
+from rlhf_e2h.losses import LOSSES
+from rlhf_e2h.preflight import check_inputs, check_launch, launch_file
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
@@ -53,7 +54,7 @@ def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Pro
             continue
         if console.is_terminal:
             console.print(f"{progress.title(spec, seed):<34} [dim]{spec.kind} ...[/dim]", end="\r")
-        if launch and spec.kind in DISTRIBUTED:
+        if launch and spec.traits.distributed:
             _launch(store, spec, seed, launch)
         else:
             run_stage(store, spec, seed)
@@ -83,7 +84,7 @@ class _Progress:
     def ran(self, spec: StageSpec, seed: int) -> None:
         folder = self._store.finished(spec, seed)
         if folder is None:
-            raise RuntimeError(f"{spec.name}: its process ended without finishing the stage")
+            raise StageError(f"{spec.name}: its process ended without finishing the stage")
         done = read_done(folder)
         assert done is not None
         self.fresh += 1
@@ -117,7 +118,7 @@ def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
 
 
 def _spans_seeds(spec: StageSpec) -> bool:
-    return bool(getattr(spec.module, "ALL_SEEDS", False))
+    return spec.traits.all_seeds
 
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
@@ -125,12 +126,15 @@ def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+        raise StageError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
 
 
 def _summary(results: dict[str, Any]) -> str:
-    shown = [(k, v) for k, v in results.items() if isinstance(v, (int, float, str))]
-    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown[:4])
+    """The first four figures, and every count of rows that were lost on the way."""
+    figures = {k: v for k, v in results.items() if isinstance(v, (int, float, str))}
+    lost = [(k, v) for k, v in figures.items() if k in LOSSES]
+    shown = [*[(k, v) for k, v in figures.items() if k not in LOSSES][:4], *lost]
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown)
 
 
 def _clock(seconds: float) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Collection
+import traceback
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reward_models.peft_folder import is_adapter, merged_folder
+from reward_models.records import iter_jsonl
 from rlhf_e2h import processes
-from rlhf_e2h.config import result_settings
+from rlhf_e2h.config import ConfigError, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.resume import disk_errors
-from rlhf_e2h.run_files import DONE, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
+from rlhf_e2h.run_files import DONE, ERRORS, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
 from rlhf_e2h.store import Resolved, Store, stage_seed
 from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
 
@@ -50,8 +53,11 @@ class StageRun:
         return folder
 
     def path(self, reference: str) -> Path:
-        """The path of an input that the config names."""
-        return self.inputs[reference][0].path
+        """The path of an input that the config names; a PEFT folder comes merged into its base, once a run."""
+        found = self.inputs[reference][0]
+        if is_adapter(found.path):
+            return merged_folder(found.path, self.run_folder / ".merged" / found.digest[:12])
+        return found.path
 
     def paths(self, reference: str) -> list[Path]:
         """One path a seed, for stages that span all seeds."""
@@ -67,12 +73,31 @@ class StageRun:
         self, prepare_dir: Path, scope: str, purpose: str = "training", splits: Collection[str] = firewall.SPLITS
     ) -> dict[str, firewall.Label]:
         """Labels by problem id, through the firewall; every file opened is recorded with its hash."""
+        self._open(prepare_dir, scope, firewall.label_files(scope), purpose)
+        return firewall.read_labels(prepare_dir, scope, splits)
+
+    def stepwise(self, prepare_dir: Path, scope: str) -> Iterator[dict[str, Any]]:
+        """The rows with step labels of a scope, through the firewall, with the label files of that scope recorded.
+
+        Raises:
+            ConfigError: the prepare stage wrote no step labels.
+        """
+        files = {scope: firewall.stepwise_file(scope)} | ({"easy": firewall.EASY_STEPWISE} if scope == "hard" else {})
+        missing = [file for file in files.values() if not (prepare_dir / file).is_file()]
+        if missing:
+            raise ConfigError(
+                f"{self.name}: {prepare_dir.name} has no {missing[0]}; give a prepare stage with step labels"
+            )
+        self._open(prepare_dir, scope, (*firewall.label_files(scope), *files.values()), "training")
+        easy = {row["problem"] for row in iter_jsonl(prepare_dir / files["easy"])} if scope == "hard" else set()
+        return (row for row in iter_jsonl(prepare_dir / files[scope]) if row["problem"] not in easy)
+
+    def _open(self, prepare_dir: Path, scope: str, files: Sequence[str], purpose: str) -> None:
         firewall.check_access(self.kind, self.name, purpose, scope)
-        for file in firewall.label_files(scope):
+        for file in files:
             record = {"file": file, "sha256": hash_file(prepare_dir / file), "purpose": purpose}
             if record not in self.labels_read:
                 self.labels_read.append(record)
-        return firewall.read_labels(prepare_dir, scope, splits)
 
     def finish(self, **results: Any) -> None:
         """Numbers worth showing in the run's summary and in the report."""
@@ -124,7 +149,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     tracker = Tracker(folder if is_main else None, wandb_run)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     started = time.time()
-    with disk_errors(folder), contextlib.closing(tracker):
+    with _traceback_kept(folder if is_main else None, spec.name), disk_errors(folder), contextlib.closing(tracker):
         _fresh_process_state(run.seed, settings.threads)
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
@@ -154,9 +179,23 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def _traceback_kept(folder: Path | None, stage: str) -> Iterator[None]:
+    """What a stage dies of is written beside its outputs, and the error says where."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"stage {stage}")
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                (folder / ERRORS).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+                error.add_note(f"traceback in {folder / ERRORS}")
+        raise
+
+
 def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
-    trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "weak_to_strong", "gap")
-    if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
+    easy_only = firewall.allowed_scope(spec.kind, spec.name) == "easy"
+    if spec.traits.trains and easy_only and firewall.SEALED_LABELS in inherited:
         raise firewall.FirewallError(
             f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "
             "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is a baseline"

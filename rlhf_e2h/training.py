@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,16 @@ class TrainingSettings:
     micro_batch_size: int = setting(32, affects_result=False)  # sequences at once on one process
     warmup_ratio: float = 0.05
     schedule: str = "cosine"  # any scheduler name of transformers
+    # of the schedule; the paper's code: cosine_with_min_lr with {min_lr_rate: 0.01}
+    lr_scheduler_kwargs: dict[str, float] = field(default_factory=dict, metadata={"added": True})
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 1024  # tokens; longer examples are cut on the right
     bf16: bool = False
     gradient_checkpointing: bool = False
+    # without LoRA: train all but input and output embeddings, all but norms; the paper freezes both everywhere
+    freeze_embeddings: bool = setting(False, added=True)
+    freeze_norms: bool = setting(False, added=True)
     checkpoint_every: int = 0  # optimiser steps; 0 keeps none, so that a killed stage starts over
 
     def __post_init__(self) -> None:
@@ -77,6 +82,7 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, An
         "gradient_accumulation_steps": settings.batch_size // (micro * processes),
         "warmup_steps": settings.warmup_ratio,  # below 1 it is a share of all steps
         "lr_scheduler_type": settings.schedule,
+        "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.bf16,

@@ -24,21 +24,25 @@ LABEL_OF_RATING = {-1: 0, 0: 1, 1: 1}  # the paper's appendix L: neutral counts 
 
 @dataclass(frozen=True)
 class Path:
-    """Steps so far with their labels."""
+    """Steps so far with the ratings of people: 1, 0, -1, or None."""
 
     steps: tuple[str, ...] = ()
-    labels: tuple[int | None, ...] = ()
+    ratings: tuple[int | None, ...] = ()
 
-    def then(self, text: str, label: int | None) -> Path:
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        return tuple(None if rating is None else LABEL_OF_RATING[rating] for rating in self.ratings)
+
+    def then(self, text: str, rating: int | None) -> Path:
         """The path with one more completion, which is two steps if it holds the answer section."""
-        steps, labels = list(self.steps), list(self.labels)
+        steps, ratings = list(self.steps), list(self.ratings)
         new = clean(text)
-        if new and steps and _TITLE_END.search(steps[-1]):  # "... Mr." is no end of a step
+        if new and steps and _TITLE_END.search(steps[-1]):  # "... Mr." is not the end of a step
             steps[-1] += " " + new.pop(0)
-            labels[-1] = label
-        return Path((*steps, *new), (*labels, *[label] * len(new)))
+            ratings[-1] = rating
+        return Path((*steps, *new), (*ratings, *[rating] * len(new)))
 
-    def unlabelled(self) -> Path:
+    def unrated(self) -> Path:
         return Path(self.steps, (None,) * len(self.steps))
 
 
@@ -71,7 +75,8 @@ def read_prm800k(rows: Iterable[Row], quality_control: bool = True) -> Iterator[
             raise BadRecord(f"{row.where}: not a PRM800K record ({type(error).__name__}: {error})") from None
         for number, (path, complete) in enumerate(paths):
             if path.steps:
-                yield Solution(f"{row.where}/{number}", problem, problem, path.steps, path.labels, complete)
+                place = f"{row.where}/{number}"
+                yield Solution(place, problem, problem, path.steps, path.labels, complete, ratings=path.ratings)
 
 
 def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, bool]]:
@@ -79,14 +84,14 @@ def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, bool
     chosen, right, others = Path(), True, []
     for step in steps:
         completions = step.get("completions") or []
-        texts = [(completion["text"], _label(completion.get("rating"), where)) for completion in completions]
+        texts = [(completion["text"], _rating(completion.get("rating"), where)) for completion in completions]
         choice = step.get("chosen_completion")
         if choice is None and len(texts) == 1 and not step.get("human_completion"):
             choice = 0
         others += [
-            (chosen.unlabelled().then(text, label), False)
-            for index, (text, label) in enumerate(texts)
-            if index != choice and label is not None
+            (chosen.unrated().then(text, rating), False)
+            for index, (text, rating) in enumerate(texts)
+            if index != choice and rating is not None
         ]
         if choice is not None:
             chosen = chosen.then(*texts[choice])
@@ -100,9 +105,7 @@ def _paths(steps: list[dict[str, Any]], where: str) -> Iterator[tuple[Path, bool
     yield from others
 
 
-def _label(rating: Any, where: str) -> int | None:
-    if rating is None:
-        return None
-    if isinstance(rating, bool) or rating not in LABEL_OF_RATING:
+def _rating(rating: Any, where: str) -> int | None:
+    if rating is not None and (isinstance(rating, bool) or rating not in LABEL_OF_RATING):
         raise BadRecord(f"{where}: rating {rating!r} is not allowed; use -1, 0, 1 or null")
-    return LABEL_OF_RATING[rating]
+    return rating

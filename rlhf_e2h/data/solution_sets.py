@@ -81,5 +81,7 @@ def _sealed(solution: Solution, choice: Choice) -> bool:
 
 def _stepwise_row(solution: Solution, source: str) -> dict[str, Any]:
     labels = list(solution.labels or ())
-    extra = {"level": solution.level, "source": source}
+    extra: dict[str, Any] = {"level": solution.level, "source": source}
+    if solution.ratings is not None:
+        extra["ratings"] = list(solution.ratings)
     return Stepwise(solution.problem, list(solution.steps), labels, extra=extra).to_row()

@@ -36,6 +36,9 @@ class Solution:
     complete: bool = False
     easy_source: bool = False
     level: int | None = None
+    ratings: tuple[int | None, ...] | None = (
+        None  # what people said of each step, where a set has more than right/wrong
+    )
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reward_models.peft_folder import adapter_base, is_adapter
 from rlhf_e2h.config import ConfigError
 
 
@@ -97,8 +98,8 @@ def read_architecture(path: str | Path) -> Architecture:
     Raises:
         ConfigError: neither a folder nor a known model, and the hub does not answer.
     """
-    name = str(path)
-    if not Path(path).is_dir() and (found := known(name)):
+    name = adapter_base(path) if is_adapter(path) else str(path)
+    if not Path(name).is_dir() and (found := known(name)):
         return found
     from transformers import AutoConfig
 

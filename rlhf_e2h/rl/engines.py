@@ -1,7 +1,6 @@
 """Rollout engines behind one interface, chosen by name.
 
     hf      our decoding loop (`rollout.generate`) on the model that is trained: nothing is copied; the default
-    paged   continuous batching of transformers, on the same weights
     vllm    vLLM: in this process if it is installed here, or a server at `url`
 
 Each gives `Rollouts` with the log-probability of every token under the distribution that was sampled (temperature and
@@ -14,33 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from rlhf_e2h.rl.rollout import Rollouts, generate
+from rlhf_e2h.rl.rollout import Rollouts, check_sampling, generate
 
 
 @dataclass
 class EngineSettings:
     """Which engine samples, and what it needs."""
 
-    name: Literal["hf", "paged", "vllm"] = "hf"
+    name: str = "hf"  # hf or vllm
     url: str | None = None  # vllm: server, e.g. http://localhost:8000; without it vLLM runs in this process
     memory_share: float = 0.3  # vllm in this process: of the device's memory, for weights and cache
     context: int | None = None  # vllm in this process: most tokens of prompt and completion; the model's limit if unset
-    page_size: int = 32  # paged: tokens a page of the cache
 
     def __post_init__(self) -> None:
+        if self.name not in ("hf", "vllm"):
+            gone = "; paged has been removed, since hf is faster" if self.name == "paged" else ""
+            raise ValueError(f"engine name is {self.name!r}; allowed: hf, vllm{gone}")
         if self.url is not None and self.name != "vllm":
             raise ValueError(f"engine {self.name} has no server; remove url, or set name: vllm")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url is {self.url!r}; it must start with http:// or https://")
         if not 0 < self.memory_share <= 1:
             raise ValueError(f"memory_share is {self.memory_share}; it is a share, above 0 and at most 1")
-        if self.page_size < 4:
-            raise ValueError(f"page_size is {self.page_size}; transformers needs at least 4")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,18 @@ class Sampling:
     seed: int = 0
     batch_size: int = 256  # completions decoded together, where the engine does not decide itself
     first_row: int = 0  # number of the first completion in a larger batch of which these prompts are a part
+    top_p: float = 1.0  # 1: all tokens
+    min_p: float = 0.0  # 0: all tokens
+    stop: Sequence[str] = ()  # texts of which any ends a completion
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """
+        Raises:
+            ValueError: what is out of range, and the range.
+        """
+        check_sampling(
+            prompts, self.n, self.temperature, self.top_k, self.max_new_tokens, self.top_p, self.min_p, self.stop
+        )
 
 
 class Engine(Protocol):
@@ -76,15 +87,13 @@ def open_engine(settings: EngineSettings, model: Any, tokenizer: Tokenizer) -> E
     Raises:
         ValueError: the engine does not run here; the message says what to do.
     """
-    if settings.name == "paged":
-        from rlhf_e2h.rl.engine_paged import PagedEngine
-
-        return PagedEngine(model, tokenizer, settings.page_size)
     if settings.name == "vllm":
         from rlhf_e2h.rl.engine_vllm import ColocatedVLLM, VLLMServer
 
         engine: Engine = (
-            VLLMServer(settings.url, tokenizer) if settings.url else ColocatedVLLM(settings, model, tokenizer)
+            VLLMServer(settings.url, tokenizer, plain_model(model).config.vocab_size)
+            if settings.url
+            else ColocatedVLLM(settings, model, tokenizer)
         )
         engine.update(model)
         return engine

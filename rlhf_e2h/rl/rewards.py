@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.rl.alignment import step_tokens
+from rlhf_e2h.rl.endings import end_tokens, without_end
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.rl.step_rewards import place, shape_rewards
 
@@ -81,7 +82,8 @@ def token_rewards(
     Steps pay on the token that ends them, outcome, penalty and other terms on the last token.
     """
     device = mask_BT.device
-    bare = [ids[:-1] if done else ids for ids, done in zip(rollouts.completion_ids, rollouts.finished, strict=True)]
+    ends = end_tokens(tokenizer)
+    bare = [without_end(ids, ends) for ids in rollouts.completion_ids]
     tokens = step_tokens(tokenizer, bare, rollouts.texts, [reward.step_ends for reward in rewards])
     last_B = mask_BT.sum(1) - 1
     tokens_BS, _ = _pad(tokens, torch.long)

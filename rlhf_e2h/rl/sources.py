@@ -35,7 +35,7 @@ class RewardSources:
         terms: RewardTerms | None = None,
     ) -> None:
         """`empty_step_score` replaces the model's score of a step without text (reward models like them, and policies
-        find out); None keeps it. Without `answer_step` the last step, which holds the answer, is not scored."""
+        find out); None keeps it. Without `answer_step` the answer section is not scored."""
         self.labels, self.checker = labels, checker
         self.step_model, self.outcome_model, self.outcome_model_scale = step_model, outcome_model, outcome_model_scale
         self.empty_step_score, self.answer_step, self.format = empty_step_score, answer_step, text_format
@@ -59,7 +59,7 @@ class RewardSources:
             pairs = zip(texts, result.steps, strict=True)
             scores = [self.empty_step_score if _is_empty(text, self.empty_step_score) else s for text, s in pairs]
             ends = self.format.step_ends(completion.text)
-            kept = len(ends) if self.answer_step or len(ends) == 1 else len(ends) - 1
+            kept = len(ends) if self.answer_step else scored_steps(texts, self.format)
             reward.step_ends, reward.step_scores = ends[:kept], [float(s) for s in scores[:kept] if s is not None]
             reward.extras[f"rm_level_{completion.row['level']}"] = aggregate(result.steps, "min")
 
@@ -84,6 +84,16 @@ class RewardSources:
         for reward, result in zip(rewards, scored, strict=True):
             reward.outcome = (reward.outcome or 0.0) + self.outcome_model_scale * result.score
             reward.extras["outcome_model"] = result.score
+
+
+def scored_steps(steps: Sequence[str], text_format: TextFormat) -> int:
+    """How many steps come before the answer section: K of Sun et al. 2024, whose code does not score the answer.
+
+    A text without an answer section has no step to leave out. A text that is nothing but its answer keeps it, or a
+    policy could escape the reward model by leaving out its work.
+    """
+    answered = steps[-1].startswith(text_format.answer_mark)
+    return len(steps) - 1 if answered and len(steps) > 1 else len(steps)
 
 
 def _is_empty(step: str, replacement: float | None) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_e2h.config import setting
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.rewards import Completion, Reward
 
@@ -25,6 +26,8 @@ class RewardTerms:
     min_tokens: int = 0
     max_tokens: int | None = None
     format_penalty: float = 0.0  # lost by a finished completion without an answer, or with an empty step
+    # lost times 0, .5, .75 or 1, by how clearly the solution arrives at the answer that it states (the paper's code: 1)
+    stop_penalty: float = setting(0.0, added=True)
 
     def __post_init__(self) -> None:
         if self.function is not None:
@@ -84,6 +87,31 @@ def add_terms(
             lost = terms.format_penalty * (completion.finished and not is_well_formed(completion.text, text_format))
             reward.bonus -= lost
             reward.extras["format"] = -lost
+        if terms.stop_penalty:
+            lost = terms.stop_penalty * stop_share(completion.text, completion.finished, text_format)
+            reward.bonus -= lost
+            reward.extras["stop"] = -lost
+
+
+def stop_share(text: str, finished: bool, text_format: TextFormat = SECTIONS) -> float:
+    """Share of the stop penalty that a completion loses: how far its work is from the answer that it states.
+
+    0: the work has \\boxed{answer}; .5: its last step has $answer$ or $answer.$; .75: its last step has the answer
+    somewhere; 1: none of these, no answer, or not finished. A format that reads boxed answers knows 0 and 1 only.
+    Source: Sun et al. 2024, released code (math_utils/math_rl_utils.py).
+    """
+    answer = text_format.answer(text) if finished else None
+    if answer is None:
+        return 1.0
+    steps = text_format.split_steps(text)
+    if not steps[-1].startswith(text_format.answer_mark):
+        return 0.0
+    last = steps[-2] if len(steps) > 1 else ""
+    if any(f"\\boxed{{{answer}}}" in step for step in steps[:-1]):
+        return 0.0
+    if f"${answer}$" in last or f"${answer}.$" in last:
+        return 0.5
+    return 0.75 if answer in last else 1.0
 
 
 def tokens_outside(count: int, least: int, most: int | None) -> int:

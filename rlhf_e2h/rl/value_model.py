@@ -11,19 +11,27 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.model import HEAD_NAMES, head_of, load_model, quiet
 from rlhf_e2h.models import LoraSettings, lora_config
+from rlhf_e2h.rl.endings import token_limit
 
 
 def value_from_reward_model(path: Path, policy_tokenizer: Tokenizer, zero_head: bool) -> PreTrainedModel:
     """A value model that starts from a reward model, with its head or with a new one that gives 0 everywhere.
 
     Raises:
-        ValueError: the reward model reads other token ids than the policy writes.
+        ValueError: the reward model reads other token ids than the policy writes, or has no embedding for some.
     """
     model, tokenizer, _ = load_model(path, device="cpu")
     if tokenizer.get_vocab() != policy_tokenizer.get_vocab():
         raise ValueError(
             f"{path}: this reward model has another tokenizer than the policy, so it can give rewards (by text), but "
             "no value model can start from it; use value_init: policy"
+        )
+    embeddings: Any = model.get_input_embeddings()
+    rows, needed = len(embeddings.weight), token_limit(policy_tokenizer)
+    if rows < needed:
+        raise ValueError(
+            f"{path}: this reward model has embeddings for {rows} tokens, but the policy's tokenizer writes ids up to "
+            f"{needed - 1}, so no value model can start from it; use value_init: policy"
         )
     model.requires_grad_(True)
     return _with_zero_head(model) if zero_head else model

@@ -24,8 +24,13 @@ from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies import difficulty, mdl
 from rlhf_e2h.studies.drawings import heat_map
 from rlhf_e2h.studies.features import last_token_features, solution_texts
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=220,
+    about="measure how hard problems are, and how far the measures agree",
+)
 MDL = ("mdl_probe", "prequential_bits")
 COLUMNS = ("measure", "with", "rho", "problems", "null_because")
 Row = dict[str, Any]
@@ -63,7 +68,7 @@ def main(config: Config, run: StageRun) -> None:
     with run.progress(len(problems), "measuring", "problems") as bar:
         for problem in problems:
             label = labels.get(problem["problem_id"])
-            text, solution = problem["problem"], label.solution if label else None
+            text, solution = problem["problem"], (label.solution or None) if label else None
             row = {"problem_id": problem["problem_id"], "level": problem["level"]}
             row |= difficulty.counted(text, label.answer if label else None, solution)
             rows.append(row | (difficulty.likelihoods(*model, text, solution) if model else {}))

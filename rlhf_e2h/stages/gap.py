@@ -26,8 +26,14 @@ from rlhf_e2h.studies import arms, slices
 from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.students import FitSettings
 from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=230,
+    about="train on none, easy, medium, hard and all problems at equal n, by several methods",
+    trains=True,
+)
 ITEMS = "items.jsonl"
 MEASURES = "difficulty.jsonl"  # what a difficulty stage writes
 Row = dict[str, Any]
@@ -221,6 +227,11 @@ class _Study:
 
     def _solved(self, cell: Cell) -> list[tuple[str, str]]:
         labels = [self.labels[p["problem_id"]] for p in self.chosen(cell)]
+        if without := sum(not label.solution for label in labels):
+            raise ConfigError(
+                f"{self.run.name}: {without} of {len(labels)} problems of arm {cell.train_on!r} have no solution, "
+                f"which {cell.method} learns from; give solutions to `prepare`, or compare probe and rm only"
+            )
         pairs = [(self.problems[label.problem_id]["problem"], label.solution) for label in labels]
         if not cell.noise:
             return pairs

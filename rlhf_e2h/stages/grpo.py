@@ -16,20 +16,29 @@ from typing import Any, Literal
 
 import torch
 
+from reward_models.model import freeze_parts
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
 from rlhf_e2h.encoded_trainers import online_trainer
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
+from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
 from rlhf_e2h.rl.step_rewards import check_scheme
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=130,
+    about="baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
+    trains=True,
+    distributed=True,
+)
 
 
 @dataclass
@@ -91,7 +100,7 @@ def main(config: Config, run: StageRun) -> None:
     )
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" else None
-        reward = SummedReward(open_sources(config, run, checker, device), config, policy.tokenizer.eos_token_id)
+        reward = SummedReward(open_sources(config, run, checker, device), config, end_tokens(policy.tokenizer))
         trainer = _trainer(config, run, policy.model, policy.tokenizer, prompts, reward)
         metrics = fit(trainer, run, f"{config.algorithm.upper()}: training")
     model = whole_model(trainer)
@@ -105,8 +114,8 @@ class SummedReward:
 
     __name__ = "summed"  # TRL logs it under this name
 
-    def __init__(self, sources: RewardFn, config: Config, eos: int) -> None:
-        self.sources, self.config, self.eos = sources, config, eos
+    def __init__(self, sources: RewardFn, config: Config, ends: frozenset[int]) -> None:
+        self.sources, self.config, self.ends = sources, config, ends
         self.last_mean = 0.0
 
     def __call__(
@@ -121,7 +130,9 @@ class SummedReward:
     ) -> list[float]:
         columns = zip(completions, completion_ids, problem_id, problem, level, strict=True)
         seen = [
-            Completion({"problem_id": name, "problem": text, "level": of}, answer, self.eos in ids, ids)
+            Completion(
+                {"problem_id": name, "problem": text, "level": of}, answer, any(one in self.ends for one in ids), ids
+            )
             for answer, ids, name, text, of in columns
         ]
         rewards = call_reward_fn(self.sources, seen)
@@ -153,10 +164,14 @@ def _trainer(
         "epsilon": config.clip,
         "num_iterations": config.iterations,
     }
+    unknown = list(range(token_limit(tokenizer), model.config.vocab_size))
+    if unknown:
+        shared["generation_kwargs"] = {"suppress_tokens": unknown}
     if config.algorithm == "grpo":
         arguments: Any = GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards)
     else:
         arguments = RLOOConfig(**shared)
+    freeze_parts(model, config.training.freeze_embeddings, config.training.freeze_norms)
     columns = ("prompt", "problem_id", "problem", "level")
     return online_trainer(config.algorithm)(
         model=model,

@@ -19,8 +19,15 @@ from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
 from rlhf_e2h.prompts import FORMATS, few_shot
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=40,
+    about="make an in-context baseline from solved exemplars",
+    trains=True,
+    runs_model=False,
+)
 
 
 @dataclass
@@ -66,5 +73,5 @@ def _solved(config: Config, run: StageRun, data: Path) -> list[tuple[str, str]]:
     return [
         (problem["problem"], labels[problem["problem_id"]].solution)
         for problem in read_problems(data, "train")
-        if problem["problem_id"] in labels
+        if problem["problem_id"] in labels and labels[problem["problem_id"]].solution
     ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from reward_models.model import freeze_parts
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
@@ -36,8 +37,16 @@ from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.shared_models import open_base, share_models
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=100,
+    about="optimise a policy with PPO against reward models",
+    trains=True,
+    distributed=True,
+    tiny={"eval_every": 1},
+)
 
 
 @dataclass
@@ -55,13 +64,11 @@ class Config:
     # skills of each step's prompts, the weights logged; not with weights that follow losses (doremi, skill_it)
     mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
-    answer_step: bool = True  # is the answer scored as a step?
+    answer_step: bool = True  # is the answer section scored as a step? (not in the paper's code)
     terms: RewardTerms = field(
         default_factory=RewardTerms, metadata={"added": True}
     )  # a Python function, length, format
-    engine: EngineSettings = field(
-        default_factory=EngineSettings, metadata={"added": True}
-    )  # what samples: hf, paged or vllm
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what samples: hf or vllm
     # what the value model starts from: the reward model, the same with a zero head, or the policy with a zero head
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
     value_head_only: bool = False  # train only the value model's head: cheaper, less exact
@@ -69,6 +76,9 @@ class Config:
     # policy, value model, reference and, where they were trained on the same base, reward models as adapters of one
     # base that is held once; needs lora
     share_base: bool = False
+    # without lora: input and output embeddings of policy and value model, and norms, are not trained; the paper's way
+    freeze_embeddings: bool = field(default=False, metadata={"added": True})
+    freeze_norms: bool = field(default=False, metadata={"added": True})
     bf16: bool = False  # autocast
     gradient_checkpointing: bool = False
     # greedy accuracy on easy validation problems; 0: never
@@ -115,6 +125,8 @@ def main(config: Config, run: StageRun) -> None:
     else:
         value_model = _value_model(config, run, policy)
         policy.model = with_lora(policy.model, config.lora)
+    for model in (policy.model, value_model):
+        freeze_parts(model, config.freeze_embeddings, config.freeze_norms)
     if config.gradient_checkpointing and not config.share_base:
         for model in (policy.model, value_model):
             model.gradient_checkpointing_enable()

@@ -13,15 +13,22 @@ import numpy as np
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
+from reward_models.model import freeze_parts
 from rlhf_e2h.config import Input
 from rlhf_e2h.data.procedural import EASY_LEVELS, MARKED_SECTION, World, marked_text, world_text
 from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
-SEEDED = False  # one base model for all seeds of a run
+TRAITS = Traits(
+    order=10,
+    about="train a small base model from nothing (rebuilds the one that ships)",
+    trains=True,
+    seeded=False,  # one base model for all seeds of a run
+)
 
 
 @dataclass
@@ -47,6 +54,7 @@ def main(config: Config, run: StageRun) -> None:
         model, tokenizer = new_llama(config.shape, config.tokenizer, run.seed)
     settings = config.training
     if settings.max_steps > 0:
+        freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
         arguments = TrainingArguments(
             **trainer_arguments(settings, run), adam_beta2=0.98, train_sampling_strategy="sequential"
         )

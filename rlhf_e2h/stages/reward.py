@@ -35,8 +35,16 @@ from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
 from rlhf_e2h.studies.sampler import SkillSampler
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=80,
+    about="train a reward model: ORM, PRM or OPRM",
+    trains=True,
+    distributed=True,
+    tiny={"held_out": 0.4, "training.epochs": 1},
+)
 
 
 @dataclass
@@ -54,6 +62,8 @@ class Config:
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
     template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
+    # OPRM: `balance` holds for its outcome data too, as in the paper
+    balance_outcomes: bool = field(default=False, metadata={"added": True})
     # PRM, OPRM: train on at most so many faultless solutions for each one with a wrong step; a random choice
     faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
     held_out: float = 0.1  # share of problems whose records are kept for validation
@@ -72,6 +82,11 @@ class Config:
             raise ValueError(
                 f"faultless_per_faulty is {self.faultless_per_faulty} for kind {self.kind!r}; it must be above 0, and "
                 "is for prm and oprm; an orm has `balance`"
+            )
+        if self.balance_outcomes and self.kind != "oprm":
+            raise ValueError(
+                f"balance_outcomes is for kind oprm, not {self.kind!r}: an orm is balanced in any case, and a prm "
+                "reads no outcomes"
             )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
@@ -169,10 +184,7 @@ def _records(config: Config, run: StageRun, problems: dict[str, str]) -> list[St
     records: list[Stepwise] = []
     if config.graded:
         rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
-        # The same text again says nothing new, and right solutions repeat most: each is kept once a problem.
-        rows = list({(row["problem_id"], row["text"]): row for row in rows if row["finished"]}.values())
-        if config.kind == "orm":
-            rows = balanced(rows, config.balance)
+        rows = outcome_rows(config, rows)
         records += [_labelled(row, problems[row["problem_id"]], config.step_labels) for row in rows]
     if config.records:
         records += read_stepwise(run.path(config.records))
@@ -181,6 +193,15 @@ def _records(config: Config, run: StageRun, problems: dict[str, str]) -> list[St
     if not records:
         raise ConfigError(f"{run.name}: nothing to train on; set `graded`, `records` or `reference_solutions`")
     return records
+
+
+def outcome_rows(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The graded samples to learn from: finished, each text once a problem, balanced where the settings say so.
+
+    The same text again says nothing new, and right solutions repeat most.
+    """
+    rows = list({(row["problem_id"], row["text"]): row for row in rows if row["finished"]}.values())
+    return balanced(rows, config.balance) if config.kind == "orm" or config.balance_outcomes else rows
 
 
 def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
@@ -196,7 +217,7 @@ def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
 
 def _reference_records(run: StageRun, data: Path, problems: dict[str, str]) -> list[Stepwise]:
     labels = run.labels(data, "easy", splits=("train",))
-    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items()]
+    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items() if label.solution]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
 
 

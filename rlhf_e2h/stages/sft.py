@@ -6,13 +6,19 @@ Writes a model folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
+from reward_models.model import freeze_parts
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.encoding import trl_rows
+from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
@@ -21,8 +27,17 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_plan import TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=30,
+    about="fine-tune a policy on written solutions (TRL)",
+    trains=True,
+    distributed=True,
+    tiny={"training.bf16": False, "training.epochs": 1},
+)
+Row = dict[str, Any]
 
 
 @dataclass
@@ -34,6 +49,8 @@ class Config:
     # whose solutions to learn from; full only in a stage with 'full' in its name, hard with 'hardonly'
     labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most so many solutions
+    # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
+    targets: Literal["solutions", "steps"] = field(default="solutions", metadata={"added": True})
     # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
     form: Format = field(default="full", metadata={"added": True})
     # selected.jsonl of a select stage: only these problems
@@ -48,13 +65,35 @@ class Config:
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
+    def __post_init__(self) -> None:
+        if self.targets == "steps" and (self.form != "full" or self.keep):
+            raise ValueError("targets: steps learns steps as they were rated; remove `form` and `keep`")
+
 
 def main(config: Config, run: StageRun) -> None:
     policy = open_policy(run.path(config.policy))
     data = run.path(config.data)
+    problems, rows = _steps(config, run, data) if config.targets == "steps" else _solutions(config, run, data)
+    if not rows:
+        without = run.results.get("without_solution", 0)
+        raise ConfigError(
+            f"{run.name}: no {config.targets} with {config.labels} labels in {data} ({without} problems have an answer "
+            "only); give solutions to `prepare`, or start from a model that answers without this stage"
+        )
+    plan = plan_training(config, run, policy.tokenizer, problems, rows)
+    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
+    plan.finish(run)
+    if run.is_main:
+        save_policy(model, policy.tokenizer, run.out)
+    run.finish(**{config.targets: len(rows)}, loss=loss)
+
+
+def _solutions(config: Config, run: StageRun, data: Path) -> tuple[list[Row], list[Row]]:
+    """Problems and their rows."""
     labels = run.labels(data, config.labels, splits=("train",))
     kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
-    problems = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
+    named = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
+    problems = [p for p in named if labels[p["problem_id"]].solution]
     rows = [
         {
             "prompt": SECTIONS.prompt(problem["problem"]),
@@ -62,20 +101,22 @@ def main(config: Config, run: StageRun) -> None:
         }
         for problem in problems
     ][: config.limit]
-    if not rows:
-        raise ConfigError(f"{run.name}: no solutions with {config.labels} labels in {data}; check the prepare stage")
-    plan = plan_training(config, run, policy.tokenizer, problems[: len(rows)], rows)
-    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
-    plan.finish(run)
-    if run.is_main:
-        save_policy(model, policy.tokenizer, run.out)
-    run.finish(solutions=len(rows), loss=loss)
+    if without := len(named) - len(problems):
+        run.finish(without_solution=without)
+    return problems[: len(rows)], rows
+
+
+def _steps(config: Config, run: StageRun, data: Path) -> tuple[list[Row], list[Row]]:
+    """The same with a step a row; what stands for its problem has a number of its own for its id."""
+    found = list(islice(step_targets(run.stepwise(data, config.labels)), config.limit))
+    problems: list[Row] = [{"problem_id": str(i), "problem": t.problem, "level": t.level} for i, t in enumerate(found)]
+    return problems, [target.row() for target in found]
 
 
 def finetune(
     model: Any,
     tokenizer: Any,
-    rows: list[dict[str, str]],
+    rows: list[dict[str, Any]],
     settings: TrainingSettings,
     lora: LoraSettings,
     run: StageRun,
@@ -89,14 +130,16 @@ def finetune(
     arguments = SFTConfig(
         **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
     )
+    freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
+    encoded = trl_rows(tokenizer, rows)
+    _report_lengths(encoded, settings.max_length, extras, run)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(trl_rows(tokenizer, rows)),
+        train_dataset=Dataset.from_list(encoded),
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )
-    _report_lengths(trainer.train_dataset, len(rows), settings.max_length, extras, run)
     for callback in extras.callbacks if extras else []:
         trainer.add_callback(callback)
     if extras and extras.order:
@@ -105,13 +148,12 @@ def finetune(
     return whole_model(trainer), metrics["train_loss"]
 
 
-def _report_lengths(kept: Any, given: int, max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:
+def _report_lengths(rows: Sequence[Row], max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:
     """TRL cuts rows at max_length, and leaves out those of which only the prompt remains: say how many."""
-    left_out, cut = given - len(kept), sum(len(ids) >= max_length for ids in kept["input_ids"])
-    if not len(kept) or (left_out and extras and extras.order):
+    lengths = [(row["completion_mask"].count(0), len(row["input_ids"])) for row in rows]
+    left_out, _ = report_lengths(run, lengths, max_length)
+    if left_out and extras and extras.order:
         raise ConfigError(
-            f"{run.name}: {left_out} of {given} solutions have no token left within training.max_length={max_length}, "
-            "since their prompts fill it; raise it"
+            f"{run.name}: {left_out} of {len(rows)} solutions have no token left within training.max_length="
+            f"{max_length}, since their prompts fill it, and a mixture needs all of them; raise it"
         )
-    if left_out or cut:
-        run.finish(left_out=left_out, cut=cut)

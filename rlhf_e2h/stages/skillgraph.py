@@ -28,8 +28,14 @@ from rlhf_e2h.report.svg import new_figure
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.mixtures import learned_graph
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=200,
+    about="learn which skills help which, from short fine-tuning runs",
+    trains=True,
+)
 Rows = list[dict[str, str]]
 
 
@@ -98,7 +104,7 @@ def _rows(config: Config, run: StageRun) -> tuple[dict[str, Rows], dict[str, Row
     labels = run.labels(data, config.labels, splits=("train",))
     groups: dict[str, Rows] = {}
     for problem in read_problems(data, "train"):
-        if problem["problem_id"] in labels:
+        if problem["problem_id"] in labels and labels[problem["problem_id"]].solution:
             row = {
                 "prompt": SECTIONS.prompt(problem["problem"]),
                 "completion": labels[problem["problem_id"]].solution,

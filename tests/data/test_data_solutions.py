@@ -20,6 +20,7 @@ from rlhf_e2h.data.metamath import read_metamath, response_steps
 from rlhf_e2h.data.prm800k import clean, read_prm800k
 from rlhf_e2h.data.shepherd import read_shepherd
 from rlhf_e2h.data.solutions import Matcher, Solution, draw, without_repeats
+from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.stages.prepare import Config
 
 Write = Callable[..., Path]
@@ -67,6 +68,28 @@ def test_prm800k_tree() -> None:
         (("Add them.", "It is 5.", "Hm."), (None, None, 1), False),
     ]
     assert {s.problem for s in solutions} == {"What is $2 + 3$?"}
+
+
+def test_single_steps_rated_good_are_targets_of_fine_tuning() -> None:
+    """Sun et al. 2024, released code: the +1 steps only, each after the chosen ones; only an answer ends the text."""
+    record = prm800k_record(
+        "What is 2 + 3?",
+        [
+            step(("Add them.", 1), ("Count.", 1), ("Guess.", -1), chosen=0),
+            step(("It is 6.", -1), ("Perhaps.", 0), human="It is 5."),
+            step(("Hm.", 0), ("So it is 5.\n\n# Answer\n\n5", 1), chosen=1),
+        ],
+    )
+    solutions = prm800k(record, record)  # the same record twice
+    rows = [{"problem": s.problem, "steps": s.steps, "ratings": s.ratings, "level": 1} for s in solutions]
+    head = "# Question\n\nWhat is 2 + 3?\n\n# Solution\n\n"
+    assert [tuple(target.row().values()) for target in step_targets(rows)] == [
+        (head, "Add them.\n\n", False),
+        (head + "Add them.\n\nIt is 5.\n\n", "So it is 5.\n\n", False),
+        (head + "Add them.\n\nIt is 5.\n\nSo it is 5.\n\n", "# Answer\n\n5", True),
+        (head, "Count.\n\n", False),
+    ]
+    assert list(step_targets([{"problem": "p", "steps": ["a"], "labels": [1]}])) == []  # no ratings
 
 
 @pytest.mark.parametrize(

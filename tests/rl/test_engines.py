@@ -22,10 +22,9 @@ def scored(model, rollouts, row, temperature):
     return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1)
 
 
-@pytest.mark.parametrize("name", ["hf", "paged"])
-def test_engine_samples_from_the_model(tiny, name):
+def test_engine_samples_from_the_model(tiny):
     model, tokenizer = tiny
-    engine = open_engine(EngineSettings(name), model, tokenizer)
+    engine = open_engine(EngineSettings("hf"), model, tokenizer)
     rollouts = engine.sample(PROMPTS, Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=1))
     assert len(rollouts) == 6 and rollouts.prompt_ids[2] == rollouts.prompt_ids[0] != rollouts.prompt_ids[3]
     assert len({tuple(ids) for ids in rollouts.completion_ids}) == 6  # the samples of a prompt are independent
@@ -35,21 +34,6 @@ def test_engine_samples_from_the_model(tiny, name):
     again = engine.sample(PROMPTS, Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=1))
     other = engine.sample(PROMPTS, Sampling(n=3, temperature=0.7, max_new_tokens=20, seed=2))
     assert again.completion_ids == rollouts.completion_ids != other.completion_ids
-
-
-def test_paged_is_greedy_like_hf_and_ends_where_hf_ends(tiny):
-    model, tokenizer = tiny
-    greedy = Sampling(temperature=0.0, max_new_tokens=30)
-    hf, paged = (
-        open_engine(EngineSettings(name), model, tokenizer).sample(PROMPTS, greedy) for name in ("hf", "paged")
-    )
-    assert paged.completion_ids == hf.completion_ids and paged.finished == hf.finished
-    hot = Sampling(n=32, temperature=1.5, max_new_tokens=60, seed=2)
-    rollouts = open_engine(EngineSettings("paged"), model, tokenizer).sample(PROMPTS, hot)
-    assert any(rollouts.finished) and not all(rollouts.finished)
-    for ids, done in zip(rollouts.completion_ids, rollouts.finished, strict=True):
-        assert (tokenizer.eos_token_id in ids) == done and tokenizer.eos_token_id not in ids[:-1]
-    assert model.config._attn_implementation == "sdpa"  # as it was
 
 
 def test_plain_weights_are_those_of_the_merged_model(tiny):
@@ -74,7 +58,8 @@ def test_plain_weights_are_those_of_the_merged_model(tiny):
         ({"name": "hf", "url": "http://localhost:1"}, "set name: vllm"),
         ({"name": "vllm", "url": "localhost:1"}, "must start with http"),
         ({"name": "vllm", "memory_share": 0.0}, "above 0"),
-        ({"name": "paged", "page_size": 2}, "at least 4"),
+        ({"name": "paged"}, "allowed: hf, vllm; paged has been removed"),
+        ({"name": "sglang"}, "allowed: hf, vllm$"),
     ],
 )
 def test_engine_settings_are_checked(settings, message):

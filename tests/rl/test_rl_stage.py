@@ -232,6 +232,13 @@ def test_variants_run(tmp_path, models, settings):
     AutoModelForCausalLM.from_pretrained(folder)
 
 
+def test_frozen_embeddings_and_norms_are_not_trained(tmp_path, models):
+    folder, _ = run_ppo(tmp_path, models, freeze_embeddings=True, freeze_norms=True)
+    before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (models / "policy", folder))
+    changed = {name for name, weights in after.items() if not torch.equal(weights, before[name])}
+    assert changed == {name for name in before if not any(part in name for part in ("embed", "lm_head", "norm"))}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

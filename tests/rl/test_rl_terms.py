@@ -14,8 +14,8 @@ from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Completion, Reward, call_reward_fn, sequence_rewards, token_rewards
 from rlhf_e2h.rl.rollout import Rollouts
-from rlhf_e2h.rl.sources import RewardSources
-from rlhf_e2h.rl.terms import RewardTerms, add_terms, load_function, tokens_outside
+from rlhf_e2h.rl.sources import RewardSources, scored_steps
+from rlhf_e2h.rl.terms import RewardTerms, add_terms, load_function, stop_share, tokens_outside
 
 FUNCTIONS = """
 import numpy as np
@@ -86,6 +86,32 @@ def test_length_and_format_terms():
     add_terms(RewardTerms(format_penalty=2.0), found, rewards)
     assert [r.bonus for r in rewards] == [0.0, -2.0, -2.0]
     assert with_terms(format_penalty=2.0)[1].bonus == 0.0  # unfinished: unfinished_penalty is for that
+
+
+@pytest.mark.parametrize(
+    ("solution", "share"),
+    [
+        (r"So \boxed{5} it is.", 0.0),  # the four grades of the paper's released code
+        ("It is\n\nso it is $5$", 0.5),
+        ("so it is $5.$", 0.5),
+        ("so it is 5.", 0.75),
+        ("5 is found.\n\nDone.", 1.0),  # not in the last step
+        (r"So \boxed{6}.", 1.0),  # another answer is boxed
+    ],
+)
+def test_stop_penalty_is_graded_by_how_clearly_the_work_arrives_at_the_answer(solution, share):
+    text = f"{solution}\n\n# Answer\n\n5"
+    assert stop_share(text, True) == share
+    assert stop_share(text, False) == stop_share(solution, True) == 1.0  # cut short, and without an answer
+    reward = Reward()
+    add_terms(RewardTerms(stop_penalty=2.0), [Completion({}, text, True, [1])], [reward])
+    assert reward.bonus == -2 * share == reward.extras["stop"]
+
+
+def test_steps_before_the_answer_are_counted():
+    assert scored_steps(["a", "b", "# Answer\n\n5"], SECTIONS) == 2
+    assert scored_steps(["a", "b"], SECTIONS) == 2  # cut short: every step is one of the work
+    assert scored_steps(["# Answer\n\n5"], SECTIONS) == 1
 
 
 def test_terms_compose_with_the_checker_and_stand_on_their_tokens():
