@@ -20,8 +20,15 @@ from rlhf_e2h.prompts import few_shot
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings, build_format, to_dict
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=40,
+    about="make an in-context baseline from solved exemplars",
+    trains=True,
+    runs_model=False,
+)
 
 
 @dataclass

@@ -15,8 +15,14 @@ from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=90,
+    about="score a sample bank with reward models",
+    distributed=True,
+)
 
 
 @dataclass

@@ -18,8 +18,14 @@ from rlhf_e2h.models import policy_format
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings, save_format
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=50,
+    about="sample solutions from a policy",
+    distributed=True,
+)
 OUTPUT = "samples.jsonl"
 
 
