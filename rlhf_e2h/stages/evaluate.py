@@ -39,6 +39,7 @@ from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.traits import Traits
+from rlhf_e2h.unsplit import report_unsplit
 
 VERSION = 3
 TRAITS = Traits(
@@ -122,6 +123,7 @@ def _greedy(
     if config.judge:
         rows = list(_named(sampled))
         model = run.path(config.reward_models[config.judge])
+        report_unsplit(run, rows, [model])
         judged = score_bank(
             run,
             rows,
