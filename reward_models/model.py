@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from reward_models.causes import explained
 from reward_models.contract import StepContract
 from reward_models.vocabulary import fit_vocabulary
 
@@ -71,13 +72,14 @@ def new_model(
         FileNotFoundError: `base` looks like a folder and is none.
     """
     _check_folder(base)
-    config = AutoConfig.from_pretrained(base)
+    with explained(base):
+        config = AutoConfig.from_pretrained(base)
     config.num_labels = 1
     config.id2label, config.label2id = {0: "score"}, {"score": 0}
     config.use_cache = False  # nothing is generated; a cache would only hold memory
     _switch_off_dropout(config)
     contract.write_to(config)
-    with quiet():
+    with quiet(), explained(base):
         model = AutoModelForTokenClassification.from_pretrained(
             base, config=config, dtype=dtype, quantization_config=quantization
         )
@@ -121,7 +123,8 @@ def load_tokenizer(path: str | Path) -> Any:
     Without a pad token EOS pads. That is safe here: masks and read-out positions come from lengths, not from pad ids.
     """
     _check_folder(path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with explained(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -142,14 +145,15 @@ def load_model(
         ValueError: no step contract, no scoring head in the weights, or weights that are not finite.
     """
     _check_folder(path)
-    config = AutoConfig.from_pretrained(path)
+    with explained(path):
+        config = AutoConfig.from_pretrained(path)
     contract = StepContract.from_config(config, str(path))
     if contract.head == "mlp":
         from reward_models.transfer import load_mlp_model
 
         model, missing = load_mlp_model(path, dtype or torch.float32)
     else:
-        with quiet():
+        with quiet(), explained(path):
             model, report = AutoModelForTokenClassification.from_pretrained(
                 path, dtype=dtype or torch.float32, output_loading_info=True
             )
@@ -191,6 +195,6 @@ def _switch_off_dropout(config: Any) -> None:
 
 def _check_folder(path: str | Path) -> None:
     text = str(path)
-    looks_local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1
     if looks_local and not os.path.isdir(os.path.expanduser(text)):
         raise FileNotFoundError(f"{text}: no such folder; give a checkpoint folder or a model id of the hub")

@@ -9,46 +9,37 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reward_models.files import BadRecord, iter_lines, parse_object
 
-class BadRecord(ValueError):  # noqa: N818
-    """A line of a JSON Lines file that cannot be used; the message starts with `file:line:`."""
+__all__ = ["BadRecord", "Stepwise", "iter_jsonl", "iter_places", "read_jsonl", "read_stepwise", "write_jsonl"]
 
 
 def iter_jsonl(path: str | Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Yield one dict a line. Blank lines are passed over.
+    """Yield one dict a line; `.gz` and `.zst` are decompressed, blank lines skipped, line ends in texts are LF.
 
     Raises:
         FileNotFoundError: no such file.
         BadRecord: a line is not UTF-8, not JSON, not an object, or lacks a field of `required`.
     """
+    return (row for _, row in iter_places(path, required))
+
+
+def iter_places(path: str | Path, required: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`iter_jsonl` with the `file:line` of each row."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a JSON Lines file")
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
-            yield _parse_line(raw, f"{path}:{number}", required)
+    for where, raw in iter_lines(path):
+        row = parse_object(raw, where)
+        missing = [name for name in required if name not in row]
+        if missing:
+            raise BadRecord(f"{where}: missing field {missing[0]!r}; the row has {sorted(row)}")
+        yield where, row
 
 
 def read_jsonl(path: str | Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
     """All rows of `iter_jsonl`, as a list."""
     return list(iter_jsonl(path, required))
-
-
-def _parse_line(raw: bytes, where: str, required: Sequence[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(row, dict):
-        raise BadRecord(f"{where}: expected a JSON object, found {type(row).__name__}")
-    missing = [name for name in required if name not in row]
-    if missing:
-        raise BadRecord(f"{where}: missing field {missing[0]!r}; the row has {sorted(row)}")
-    return row
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:

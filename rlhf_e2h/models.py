@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.causes import explained
 from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
-from rlhf_e2h.hub import explained
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
 from rlhf_e2h.rl.endings import note_end_tokens
 

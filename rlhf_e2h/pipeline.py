@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_e2h.config import ConfigError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
+from rlhf_e2h.losses import LOSSES
 from rlhf_e2h.preflight import DISTRIBUTED, check_inputs, check_launch, launch_file
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
@@ -129,8 +130,11 @@ def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
 
 
 def _summary(results: dict[str, Any]) -> str:
-    shown = [(k, v) for k, v in results.items() if isinstance(v, (int, float, str))]
-    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown[:4])
+    """The first four figures, and every count of rows that were lost on the way."""
+    figures = {k: v for k, v in results.items() if isinstance(v, (int, float, str))}
+    lost = [(k, v) for k, v in figures.items() if k in LOSSES]
+    shown = [*[(k, v) for k, v in figures.items() if k not in LOSSES][:4], *lost]
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown)
 
 
 def _clock(seconds: float) -> str:

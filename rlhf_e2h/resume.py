@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from reward_models import causes
 from rlhf_e2h.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,8 @@ def no_room(folder: Path, error: BaseException) -> ConfigError:
 
 def is_full(error: BaseException | None) -> bool:
     """Whether the error, or what led to it, is a disk without room."""
-    words = ("no space left", "file too large", "disk quota", "os error 28", "os error 27", "file write failed")
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            return True
-        if any(word in str(error).lower() for word in words):
+        if causes.is_full(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -114,7 +114,7 @@ class Rounds:
     def _record(self, name: str) -> None:
         """Keep what has been logged and spent since the mark; written before what it belongs to, so never missing."""
         tokens, flops, rows = self._before
-        spent = {"tokens": self.run.tokens - tokens, "flops": self.run.flops - flops}
+        spent = {"tokens": self.run.tokens - tokens, "flops": self.run.flops - flops, "results": self.run.results}
         write_json(self.run.scratch / f"{name}.json", {**spent, "rows": self._rows()[rows:]})
 
     def _replay(self, name: str) -> None:
@@ -126,6 +126,7 @@ class Rounds:
         for row in record["rows"]:
             self.run.log({key: value for key, value in row.items() if key != "step"}, row.get("step"))
         self.run.spend(record["tokens"], record["flops"])
+        self.run.finish(**record.get("results", {}))  # rows lost to a limit of tokens, counted over the rounds
 
     def _rows(self) -> list[Row]:
         """What this run has logged; only the main process has a file of it."""

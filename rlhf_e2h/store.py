@@ -8,6 +8,7 @@ unfinished.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,16 @@ from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import hash_data, hash_file, hash_tree, read_done
 
 ASSETS = Path(__file__).parent / "assets"
+# settings of stages that name models; what others name must be there
+MODEL_SETTINGS = frozenset(
+    "policy policies base weak_base start reference model reward_model outcome_model reward_models".split()  # noqa: SIM905
+)
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_DATA_FILE = re.compile(
+    r"\.(jsonl?|ndjson|[ct]sv|txt|md|ya?ml|toml|parquet|arrow|gz|bz2|xz|zst|zip|tar|tgz|np[yz]|gguf|safetensors|bin|"
+    r"pth?|py|log|html)$",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -124,11 +135,18 @@ def external_path(spec: StageSpec, reference: str) -> Path:
     """The path of an input that no stage makes; one that does not exist is the id of a model on the hub.
 
     Raises:
-        FileNotFoundError: neither.
+        FileNotFoundError: neither; only a setting that names a model takes a hub id.
     """
     asset = reference.startswith("asset:")
     path = ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
-    if not path.exists() and not looks_like_hub_id(reference):
+    if path.exists():
+        return path
+    names = {name for name, values in input_fields(spec.config).items() if reference in values}
+    if not names & MODEL_SETTINGS:
+        raise FileNotFoundError(
+            f"{spec.file}: {', '.join(sorted(names))}: {reference!r} does not exist; give a path or '@STAGE'"
+        )
+    if not looks_like_hub_id(reference):
         raise FileNotFoundError(f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id")
     return path
 
@@ -145,4 +163,8 @@ def seeds_read(recipe: Recipe, spec: StageSpec, upstream: StageSpec, seed: int) 
 
 
 def looks_like_hub_id(reference: str) -> bool:
-    return reference.count("/") == 1 and not reference.startswith((".", "/", "~")) and not Path(reference).suffix
+    """Whether a name may be that of a model on the hub: NAME or OWNER/NAME. A dot in it is part of the name.
+
+    Only the suffix of a kind of data file says that a file was meant.
+    """
+    return bool(_HUB_ID.fullmatch(reference)) and not _DATA_FILE.search(reference)

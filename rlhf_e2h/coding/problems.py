@@ -16,7 +16,7 @@ from typing import Any
 
 from reward_models.records import BadRecord
 from rlhf_e2h.data.example import Example
-from rlhf_e2h.data.files import Row, iter_rows
+from rlhf_e2h.data.files import Row, iter_rows, saved_to_disk
 from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
 from rlhf_e2h.prompts import SECTIONS
 
@@ -136,13 +136,14 @@ def _parsed(row: Row, name: str) -> Any:
         raise BadRecord(f"{row.where}: {name} is not JSON ({error.msg} at column {error.colno})") from None
 
 
-def iter_apps(place: Path) -> Iterator[Row]:
+def iter_apps(place: Path, split: str = "train") -> Iterator[Row]:
     """Rows of one side of APPS: a file (JSON Lines or Parquet), or the original folder.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without problems.
     """
-    return iter_original(place) if place.is_dir() else iter_rows(place)
+    saved = place.is_dir() and saved_to_disk(place)
+    return iter_original(place) if place.is_dir() and not saved else iter_rows(place, split)
 
 
 def iter_original(folder: Path) -> Iterator[Row]:

@@ -6,22 +6,45 @@ Rows are read one at a time and carry the place they came from, so that a loader
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reward_models.records import BadRecord
+from reward_models.files import (
+    COMPRESSED,
+    BadRecord,
+    iter_lines,
+    normal_lines,
+    open_bytes,
+    parse_json,
+    parse_object,
+    uncompressed_suffix,
+    without_nan,
+)
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 LFS_MARK = b"version https://git-lfs"
+# Files that stand beside data and hold none: of `datasets`, of models and their training, of ours.
+METADATA = frozenset(
+    f"{name}.json"
+    for name in (
+        *("dataset_info", "dataset_infos", "dataset_dict", "state", "metadata", "croissant", "package"),
+        *("config", "generation_config", "adapter_config", "tokenizer", "tokenizer_config", "special_tokens_map"),
+        *("added_tokens", "vocab", "preprocessor_config", "trainer_state", "all_results", "train_results"),
+        *("done", "settings", "summary"),
+    )
+)
+_CHECKPOINT = re.compile(r"checkpoint-\d+$|.*-checkpoint$")  # of the Trainer, of Jupyter
 
 
 @dataclass(frozen=True)
 class Row:
-    """One raw row and where it stands (`file:line`, `file: row n`, or the name of a one-row file)."""
+    """One raw row and where it stands (`file:line`, `file: row n`, or the name of a one-row file).
+
+    Line ends of texts are LF, and NaN is None.
+    """
 
     where: str
     fields: dict[str, Any]
@@ -40,33 +63,78 @@ class Row:
                 raise BadRecord(f"{self.where}: field {name!r} is {value!r}; it must be text that is not empty")
         raise BadRecord(f"{self.where}: missing field {names[0]!r}; the row has {sorted(self.fields)}")
 
+    def optional_text(self, *names: str) -> str:
+        """The first of the named fields that is there and not null, stripped; "" without any.
 
-def iter_rows(path: str | Path) -> Iterator[Row]:
-    """All rows of a file, or of all data files below a folder in natural order of their names.
+        Raises:
+            BadRecord: it is not text.
+        """
+        for name in names:
+            value = self.fields.get(name)
+            if value is not None:
+                if isinstance(value, str):
+                    return value.strip()
+                raise BadRecord(f"{self.where}: field {name!r} is {value!r}; it must be text, or null if there is none")
+        return ""
+
+
+@dataclass
+class Listing:
+    """The data files below a folder, in natural order, and those that were skipped by their names."""
+
+    files: list[Path] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def iter_rows(path: str | Path, split: str = "train") -> Iterator[Row]:
+    """All rows of a file, of all data files below a folder in natural order, or of a `save_to_disk` folder.
+
+    `split` chooses the part of a saved `DatasetDict`.
 
     Raises:
         FileNotFoundError: no such file, a folder without data files, or a Git-LFS pointer in place of the file.
         BadRecord: a row is not readable; a Parquet or JSON file is incomplete; a file is empty.
     """
     path = Path(path)
-    if path.is_dir():
-        yield from _iter_folder(path)
-    elif not path.exists():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file or folder; give a {', '.join(SUFFIXES)} file or a folder of them"
         )
+    if not path.is_dir():
+        rows = _iter_file(path)
+    elif saved_to_disk(path):
+        rows = _iter_saved(path, split)
     else:
-        yield from _iter_file(path)
+        rows = (row for file in list_folder(path).files for row in _iter_file(file))
+    return (Row(row.where, without_nan(row.fields)) for row in rows)
 
 
-def _iter_folder(folder: Path) -> Iterator[Row]:
-    files = sorted((file for file in folder.rglob("*") if file.suffix in SUFFIXES), key=natural_key)
-    if not files:
+def list_folder(folder: Path) -> Listing:
+    """Data files below a folder; hidden files, metadata and checkpoints are skipped by their names.
+
+    Raises:
+        FileNotFoundError: no data file.
+    """
+    listing = Listing()
+    for file in sorted((f for f in folder.rglob("*") if uncompressed_suffix(f) in SUFFIXES), key=natural_key):
+        parts = file.relative_to(folder).parts
+        hidden = any(part.startswith((".", "__")) for part in parts)
+        checkpoint = any(_CHECKPOINT.match(part.partition(".")[0]) for part in parts)
+        if hidden or checkpoint or file.name in METADATA or file.name.endswith(".index.json"):
+            listing.skipped.append("/".join(parts))
+        elif file.is_file():
+            listing.files.append(file)
+    if not listing.files:
+        skipped = f"; skipped by their names: {', '.join(listing.skipped[:5])}" if listing.skipped else ""
         raise FileNotFoundError(
-            f"{folder}: no {', '.join(SUFFIXES)} file in this folder; give the folder with the data"
+            f"{folder}: no {', '.join(SUFFIXES)} file in this folder{skipped}; give the folder with the data"
         )
-    for file in files:
-        yield from _iter_file(file)
+    return listing
+
+
+def skipped_files(path: Path) -> list[str]:
+    """Names of the files below a folder of data that `iter_rows` does not read; none for a file."""
+    return list_folder(path).skipped if path.is_dir() and not saved_to_disk(path) else []
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
@@ -75,13 +143,38 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
+def saved_to_disk(folder: Path) -> bool:
+    """Whether `datasets` wrote this folder with `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def _iter_saved(folder: Path, split: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        found: Any = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadRecord(f"{folder}: not a complete `save_to_disk` folder ({error}); save it again") from None
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise BadRecord(f"{folder}: no split {split!r}; it has {', '.join(found)}. Give the folder of one of them")
+        found, folder = found[split], folder / split
+    if not len(found):
+        raise BadRecord(f"{folder}: the data set has no rows")
+    for index, fields in enumerate(found):
+        yield Row(f"{folder}: row {index}", normal_lines(dict(fields)))
+
+
 def _iter_file(path: Path) -> Iterator[Row]:
     _refuse_lfs_pointer(path)
     readers = {".jsonl": _iter_lines, ".json": _iter_json, ".parquet": _iter_parquet}
-    if path.suffix not in readers:
+    kind = uncompressed_suffix(path)
+    if kind not in readers or (kind == ".parquet" and path.suffix in COMPRESSED):
         raise ValueError(f"{path}: unknown kind of file {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     empty = True
-    for row in readers[path.suffix](path):
+    for row in readers[kind](path):
         empty = False
         yield row
     if empty:
@@ -98,16 +191,13 @@ def _refuse_lfs_pointer(path: Path) -> None:
 
 
 def _iter_lines(path: Path) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if raw.strip():
-                where = f"{path}:{number}"
-                yield Row(where, _as_object(_decode(raw, where), where))
+    return (Row(where, parse_object(raw, where)) for where, raw in iter_lines(path))
 
 
 def _iter_json(path: Path) -> Iterator[Row]:
     """One object is one row (the original layout of MATH); a list is many."""
-    content = _decode(path.read_bytes(), str(path))
+    with open_bytes(path) as file:
+        content = parse_json(file.read(), str(path))
     if isinstance(content, dict):
         yield Row(str(path), content)
         return
@@ -115,7 +205,9 @@ def _iter_json(path: Path) -> Iterator[Row]:
         raise BadRecord(f"{path}: expected a JSON object or a list of objects, found {type(content).__name__}")
     for index, item in enumerate(content):
         where = f"{path}: row {index}"
-        yield Row(where, _as_object(item, where))
+        if not isinstance(item, dict):
+            raise BadRecord(f"{where}: expected a JSON object, found {type(item).__name__}")
+        yield Row(where, item)
 
 
 def _iter_parquet(path: Path) -> Iterator[Row]:
@@ -130,23 +222,8 @@ def _iter_parquet(path: Path) -> Iterator[Row]:
     index = 0
     for batch in file.iter_batches(batch_size=1024):
         for fields in batch.to_pylist():
-            yield Row(f"{path}: row {index}", fields)
+            yield Row(f"{path}: row {index}", normal_lines(fields))
             index += 1
-
-
-def _decode(raw: bytes, where: str) -> Any:
-    try:
-        return json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise BadRecord(f"{where}: not JSON ({error.msg} at column {error.colno}); was the file cut off?") from None
-
-
-def _as_object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadRecord(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def iter_hub(hub_id: str, split: str, configs: Sequence[str] = (), revision: str = "") -> Iterator[Row]:
@@ -165,7 +242,7 @@ def iter_hub(hub_id: str, split: str, configs: Sequence[str] = (), revision: str
         for name in names:
             rows = datasets.load_dataset(hub_id, name, split=split, revision=revision or None)
             for index, fields in enumerate(rows):
-                yield Row(f"hub:{hub_id}/{name}/{split}: row {index}", dict(fields))
+                yield Row(f"hub:{hub_id}/{name}/{split}: row {index}", without_nan(normal_lines(dict(fields))))
     except (OSError, ValueError) as error:  # all that datasets and huggingface_hub raise for a set that cannot be had
         if isinstance(error, BadRecord):
             raise
@@ -177,11 +254,13 @@ def iter_hub(hub_id: str, split: str, configs: Sequence[str] = (), revision: str
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all data files below a folder."""
+    """SHA-256 of a file, or of the names and contents of the files below a folder that are read."""
     path = Path(path)
     if path.is_file():
         return _file_sha256(path)
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if saved_to_disk(path) else None
+    files = list_folder(path).files if files is None else files
+    files = sorted(files)
     listing = "".join(f"{file.relative_to(path).as_posix()} {_file_sha256(file)}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
+from rlhf_e2h.data.own_rows import given_id
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _ANSWER = re.compile(r"\n?\s*####\s*(.+?)\s*$", re.DOTALL)
@@ -32,7 +33,7 @@ def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake) -> Iterator[Exa
             continue
         if not answer and not intake.passes(NO_ANSWER, row.where, "the solution has no answer after '####'"):
             continue
-        problem_id = str(row.fields.get("problem_id") or f"gsm8k-{origin}-{index:05d}")
+        problem_id = given_id(row, ("problem_id",)) or f"gsm8k-{origin}-{index:05d}"
         if intake.is_new(problem_id, row.where):
             yield Example(problem_id, problem, level, "GSM8K", answer, solution, "gsm8k", origin)
 

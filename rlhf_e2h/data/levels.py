@@ -7,6 +7,7 @@ answers, and adding a problem moves no other problem between the splits more tha
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,23 +16,26 @@ from typing import Any, TypeVar
 from rlhf_e2h.data.example import Example
 
 LEVELS = (1, 2, 3, 4, 5)
+_LEVEL = re.compile(r"(?:level\s*)?([1-5])(?:\.0+)?", re.IGNORECASE)
 EASY = (1, 2, 3)
 HARD = (4, 5)
 
 
 def parse_level(value: Any) -> int | None:
-    """A level from "Level 3", "3" or 3; None from null, "" and "Level ?" (two rows of MATH have it).
+    """A level from "Level 3", "3", 3 or 3.0; None from null, NaN, "" and "Level ?" (two rows of MATH have it).
+
+    pandas writes whole numbers as 3.0, and a missing one as NaN, as soon as one row of the table has none.
 
     Raises:
         ValueError: anything else, such as level 0, 6 or "hard".
     """
     text = "" if value is None else str(value).strip()
-    if text.lower() in ("", "?", "level ?", "none"):
+    if text.lower() in ("", "?", "level ?", "none", "nan"):
         return None
-    digits = text[5:].strip() if text.lower().startswith("level") else text
-    if digits not in map(str, LEVELS):
+    match = None if isinstance(value, bool) else _LEVEL.fullmatch(text)
+    if match is None:
         raise ValueError(f"level {value!r} is not allowed; use 1 to 5, 'Level 1' to 'Level 5', or null if unknown")
-    return int(digits)
+    return int(match[1])
 
 
 def band(level: int | None, easy_levels: Collection[int] = EASY) -> str:

@@ -2,7 +2,8 @@
 
 Fields: `problem`, `solution`, `level` (3, "3" or "Level 3"), `subject` or `type`; the answer is the content of the
 last `\\boxed{}` of the solution. Also read: the openai/prm800k `math_splits` files (with `unique_id`), the original
-folder of JSON files (`train/algebra/1.json`), hub mirrors, and rows of your own that have these fields.
+folder of JSON files (`train/algebra/1.json`), hub mirrors, and rows of your own (see own_rows.py). A row needs no
+solution if it has an answer: sampling, RL and evaluation work with it, fine-tuning leaves it out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rlhf_e2h.checker.extract import boxes
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
+from rlhf_e2h.data.own_rows import answer_of, given_id, problem_text, solution_of
 
 
 def read_math(
@@ -29,31 +31,30 @@ def read_math(
         BadRecord: text missing or empty, a level outside 1-5, or a flaw that `intake` does not let pass.
     """
     for index, row in enumerate(rows):
-        problem, solution = row.text("problem", "question"), row.text("solution")
+        problem, solution = problem_text(row), solution_of(row)
         level = intake.level(row.fields.get("level"), row.where)
         if level is None and not intake.passes(NO_LEVEL, row.where, "the level is unknown"):
             continue
         answer = _answer(row, solution, answer_field_first)
-        if not answer and not intake.passes(NO_ANSWER, row.where, "the solution has no answer in a \\boxed{}"):
+        missing = "the solution has no answer in a \\boxed{}" if solution else "neither an answer nor a solution"
+        if not answer and not intake.passes(NO_ANSWER, row.where, missing):
             continue
         problem_id = _problem_id(row, f"{source}-{origin}-{index:05d}")
         if not intake.is_new(problem_id, row.where):
             continue
-        subject = str(row.fields.get("subject") or row.fields.get("type") or "")
+        subject = row.optional_text("subject", "type")
         yield Example(problem_id, problem, level, subject, answer, solution, source, _origin(problem_id, origin))
 
 
 def _answer(row: Row, solution: str, field_first: bool) -> str:
-    field = row.fields.get("answer")
-    own = str(field).strip() if isinstance(field, str | int | float) and not isinstance(field, bool) else ""
+    own = answer_of(row)
     boxed = last_boxed(solution) or ""
     return (own or boxed) if field_first else (boxed or own)
 
 
 def _problem_id(row: Row, numbered: str) -> str:
-    given = row.fields.get("problem_id") or row.fields.get("unique_id")
-    if given:
-        return str(given)
+    if given := given_id(row):
+        return given
     if row.where.endswith(".json"):  # one row a file: train/algebra/1.json
         return "/".join(PurePosixPath(row.where).parts[-3:])
     return numbered

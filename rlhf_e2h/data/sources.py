@@ -12,6 +12,7 @@ from rlhf_e2h.data.gsm8k import read_gsm8k
 from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.data.levels import problem_key
 from rlhf_e2h.data.math import read_math
+from rlhf_e2h.data.own_rows import problem_text
 
 
 @dataclass
@@ -44,5 +45,5 @@ def read_sides(source: str, rows_of: Callable[[str], Iterable[Row]], intake: Int
 def _marking(rows: Iterable[Row], marked: set[str]) -> Iterator[Row]:
     for row in rows:
         if row.fields.get("in_math500"):
-            marked.add(problem_key(row.text("problem")))
+            marked.add(problem_key(problem_text(row)))
         yield row

@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 
 _DISPLAYED = r"\[asy\].*?\[/asy\]|\\\[.*?\\\]|\$\$.*?\$\$|\\begin\{(?P<env>[a-zA-Z]+\*?)\}.*?\\end\{(?P=env)\}"
-# A lone dollar sign must not swallow the rest of the text, so an inline formula has no blank line.
-_INLINE = r"\\\(.*?\\\)|(?<!\\)\$(?:\\.|[^$\\\n]|\n(?!\s*\n))*\$"
+# Dollar signs are formulas or money. Pandoc's rule tells them apart: no blank after the first sign, none before the
+# second, no digit after it ("$5 and $10" is money). A formula that has blanks at its ends or runs over a line end must
+# hold a command, ^ or _; one with a blank first may hold "=" instead. No inline formula holds a blank line.
+_LINE = r"(?:\\.|[^$\\\n])*?"
+_LINES = r"(?:\\.|[^$\\\n]|\n(?!\s*\n))*?"
+_DOLLARS = rf"(?<!\\)\$(?:(?!\s){_LINE}(?<!\s)|(?=[^$]*[\\^_]){_LINES}|(?=\s[^$]*=){_LINE})\$(?!\d)"
+_INLINE = rf"\\\(.*?\\\)|{_DOLLARS}"
 _PROTECTED = re.compile(f"(?P<displayed>{_DISPLAYED})|{_INLINE}", re.DOTALL)
 _FORMULA = "\ufffc"  # stands for every character of a protected span while looking for cuts
 _CLOSING = r"(?:\\\]|\\\)|\$\$?|\\end\{[a-zA-Z]+\*?\}|\}|\s)*$"

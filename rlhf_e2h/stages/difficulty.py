@@ -63,7 +63,7 @@ def main(config: Config, run: StageRun) -> None:
     with run.progress(len(problems), "measuring", "problems") as bar:
         for problem in problems:
             label = labels.get(problem["problem_id"])
-            text, solution = problem["problem"], label.solution if label else None
+            text, solution = problem["problem"], (label.solution or None) if label else None
             row = {"problem_id": problem["problem_id"], "level": problem["level"]}
             row |= difficulty.counted(text, label.answer if label else None, solution)
             rows.append(row | (difficulty.likelihoods(*model, text, solution) if model else {}))

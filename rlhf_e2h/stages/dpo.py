@@ -20,6 +20,7 @@ from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoded_trainers import dpo_trainer
 from rlhf_e2h.encoding import preference_rows
 from rlhf_e2h.judge import by_problem, summary
+from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
 from rlhf_e2h.processes import whole_model
 from rlhf_e2h.prompts import SECTIONS
@@ -28,7 +29,7 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
 
-VERSION = 1
+VERSION = 2
 Loss = Literal["sigmoid", "cdpo", "ipo", "rpo", "rpo_nll", "sigmoid_norm", "robust"]
 
 
@@ -97,7 +98,11 @@ def main(config: Config, run: StageRun) -> None:
 
 
 def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list[dict[str, Any]]:
-    """Preference rows (prompt, chosen, rejected, margin), the widest margins first, at most `max_pairs` a problem."""
+    """Preference rows (prompt, chosen, rejected, margin), the widest margins first, at most `max_pairs` a problem.
+
+    Only finished samples are paired. On a problem without a label the chosen one has an answer and no empty step:
+    reward models like what says nothing, and no checker is there to object.
+    """
     found: list[dict[str, Any]] = []
     for problem_id, group in by_problem(rows).items():
         prompt = SECTIONS.prompt(problems[problem_id]["problem"])
@@ -106,8 +111,9 @@ def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list
         )
         labelled = group[0]["correct"] is not None
         margin = config.margin if labelled else config.margin_unlabelled
+        good = scored if labelled else [entry for entry in scored if _says_something(entry[1])]
         # The best with the worst, the second best with the second worst: each text in one pair at most.
-        both_ends = list(zip(scored, reversed(scored), strict=True))[: config.max_pairs]
+        both_ends = list(zip(good, reversed(scored), strict=False))[: config.max_pairs]
         for (high, best), (low, worst) in both_ends:
             if high - low <= margin:
                 break
@@ -122,6 +128,10 @@ def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list
                 }
             )
     return found
+
+
+def _says_something(row: Row) -> bool:
+    return bool((row["answer"] or "").strip()) and all(step.strip() for step in SECTIONS.split_steps(row["text"]))
 
 
 def pair_counts(chosen: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -158,12 +168,15 @@ def _train(
         beta=config.beta,
         max_length=config.training.max_length,
     )
+    encoded = preference_rows(policy.tokenizer, rows)
+    parts = [(len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"]))) for row in encoded]
+    report_lengths(run, [(prompt, prompt + text) for prompt, text in parts], config.training.max_length, "pairs")
     freeze_parts(policy.model, config.training.freeze_embeddings, config.training.freeze_norms)
     trainer = dpo_trainer()(
         model=policy.model,
         ref_model=reference,
         args=arguments,
-        train_dataset=Dataset.from_list(preference_rows(policy.tokenizer, rows)),
+        train_dataset=Dataset.from_list(encoded),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.lora) if config.lora.rank else None,
     )

@@ -221,6 +221,11 @@ class _Study:
 
     def _solved(self, cell: Cell) -> list[tuple[str, str]]:
         labels = [self.labels[p["problem_id"]] for p in self.chosen(cell)]
+        if without := sum(not label.solution for label in labels):
+            raise ConfigError(
+                f"{self.run.name}: {without} of {len(labels)} problems of arm {cell.train_on!r} have no solution, "
+                f"which {cell.method} learns from; give solutions to `prepare`, or compare probe and rm only"
+            )
         pairs = [(self.problems[label.problem_id]["problem"], label.solution) for label in labels]
         if not cell.noise:
             return pairs

@@ -66,5 +66,5 @@ def _solved(config: Config, run: StageRun, data: Path) -> list[tuple[str, str]]:
     return [
         (problem["problem"], labels[problem["problem_id"]].solution)
         for problem in read_problems(data, "train")
-        if problem["problem_id"] in labels
+        if problem["problem_id"] in labels and labels[problem["problem_id"]].solution
     ]

@@ -24,12 +24,13 @@ from reward_models.records import write_jsonl
 from rlhf_e2h.coding.problems import iter_apps
 from rlhf_e2h.config import Input, Inputs
 from rlhf_e2h.data.example import Example
-from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of
+from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of, skipped_files
 from rlhf_e2h.data.firewall import write_split
 from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.data.leaks import Leak
 from rlhf_e2h.data.levels import EASY, LEVELS, check_per_level, counts_by_level, problem_key
 from rlhf_e2h.data.metamath import read_metamath
+from rlhf_e2h.data.own_rows import problem_text
 from rlhf_e2h.data.prm800k import read_prm800k
 from rlhf_e2h.data.shepherd import read_shepherd
 from rlhf_e2h.data.solution_sets import Choice, write_solution_set
@@ -48,6 +49,7 @@ from rlhf_e2h.data.splitting import (
     without_near_duplicates,
 )
 from rlhf_e2h.data.steps import solution_text
+from rlhf_e2h.losses import nonzero
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 
@@ -156,9 +158,16 @@ def _prepare_problems(config: Config, run: StageRun) -> None:
     write_split(run.out, parts, config.easy_levels)
     leaks = [] if config.near_duplicates == "ignore" else leaks_of(split, config.near_duplicate_threshold)
     write_jsonl(run.out / "leaks.jsonl", map(asdict, leaks))
-    summary = _summary(config, split, intake, leaks) | {"inputs": _inputs(config, run)}
+    summary = _summary(config, run, split, intake, leaks) | {"inputs": _inputs(config, run)}
     write_json(run.out / "summary.json", summary)
-    run.finish(counts=summary["counts"])
+    without = sum(summary["without_solution"].values())
+    run.finish(counts=summary["counts"], **nonzero(**_lost(summary["left_out"]), without_solution=without))
+
+
+def _lost(left_out: dict[str, Any]) -> dict[str, int]:
+    """What the stage's line says: rows left out by kind, files skipped by name, problems without a solution."""
+    rows = {kind.replace(" ", "_"): entry["rows"] for kind, entry in left_out.items() if "rows" in entry}
+    return {**rows, "files_skipped": len(left_out["files"]["skipped"])}
 
 
 def _prepare_solutions(config: Config, run: StageRun) -> None:
@@ -203,7 +212,7 @@ def _split(config: Config, run: StageRun, intake: Intake) -> Split:
     if config.split == "paper":
         keys = sides.math500
         if config.test_subset:
-            keys = {problem_key(row.text("problem")) for row in iter_rows(run.path(config.test_subset))}
+            keys = {problem_key(problem_text(row)) for row in iter_rows(run.path(config.test_subset))}
         return split_paper([*sides.train, *sides.test], keys, rules)
     return split_files(sides.train, sides.test, rules)
 
@@ -212,8 +221,8 @@ def _rows(config: Config, run: StageRun, origin: str) -> Iterable[Row]:
     if config.hub_id:
         return iter_hub(config.hub_id, origin, config.hub_configs, config.hub_revision)
     place = config.train if origin == "train" else config.test
-    read = iter_apps if config.source == "apps" else iter_rows
-    return read(run.path(place)) if place else ()
+    read: Callable[[Path, str], Iterable[Row]] = iter_apps if config.source == "apps" else iter_rows
+    return read(run.path(place), origin) if place else ()
 
 
 def _shrunk(part: list[Example], size: int, per_level: list[int], seed: int) -> list[Example]:
@@ -223,10 +232,11 @@ def _shrunk(part: list[Example], size: int, per_level: list[int], seed: int) -> 
 
 
 def _in_steps(example: Example) -> Example:
-    return replace(example, solution=solution_text(example.solution, example.answer))
+    """With the solution as a policy should write it; a problem without a solution stays without."""
+    return replace(example, solution=solution_text(example.solution, example.answer)) if example.solution else example
 
 
-def _summary(config: Config, split: Split, intake: Intake, leaks: list[Leak]) -> dict[str, Any]:
+def _summary(config: Config, run: StageRun, split: Split, intake: Intake, leaks: list[Leak]) -> dict[str, Any]:
     parts = split.by_name()
     return {
         "source": config.hub_id or config.source,
@@ -234,14 +244,21 @@ def _summary(config: Config, split: Split, intake: Intake, leaks: list[Leak]) ->
         "data_seed": config.data_seed,
         "easy_levels": config.easy_levels,
         "counts": {name: counts_by_level(part, config.easy_levels) for name, part in parts.items()},
+        "without_solution": {name: sum(not e.solution for e in part) for name, part in parts.items()},
         "subjects": {name: dict(sorted(Counter(e.subject for e in part).items())) for name, part in parts.items()},
         "left_out": {
             **intake.report(),
             "too long": {"rows": split.too_long},
+            "files": {"skipped": _skipped(config, run)},
             "duplicates": {"rows": len(split.duplicates), "pairs": [asdict(pair) for pair in split.duplicates]},
         },
         "leaks": {"threshold": config.near_duplicate_threshold, **Counter(leak.kind for leak in leaks)},
     }
+
+
+def _skipped(config: Config, run: StageRun) -> list[str]:
+    places = [place for place in (config.train, config.test) if place and not config.hub_id and config.source != "apps"]
+    return [name for place in places for name in skipped_files(run.path(place))]
 
 
 def _inputs(config: Config, run: StageRun) -> dict[str, dict[str, str]]:

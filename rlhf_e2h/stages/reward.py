@@ -209,7 +209,7 @@ def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
 
 def _reference_records(run: StageRun, data: Path, problems: dict[str, str]) -> list[Stepwise]:
     labels = run.labels(data, "easy", splits=("train",))
-    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items()]
+    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items() if label.solution]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
 
 

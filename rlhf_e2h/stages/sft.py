@@ -6,6 +6,7 @@ Writes a model folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.encoding import trl_rows
+from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
@@ -65,8 +67,10 @@ def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     problems, rows = _steps(config, run, data) if config.targets == "steps" else _solutions(config, run, data)
     if not rows:
+        without = run.results.get("without_solution", 0)
         raise ConfigError(
-            f"{run.name}: no {config.targets} with {config.labels} labels in {data}; check the prepare stage"
+            f"{run.name}: no {config.targets} with {config.labels} labels in {data} ({without} problems have an answer "
+            "only); give solutions to `prepare`, or start from a model that answers without this stage"
         )
     plan = plan_training(config, run, policy.tokenizer, problems, rows)
     model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
@@ -80,7 +84,8 @@ def _solutions(config: Config, run: StageRun, data: Path) -> tuple[list[Row], li
     """Problems and their rows."""
     labels = run.labels(data, config.labels, splits=("train",))
     kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
-    problems = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
+    named = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
+    problems = [p for p in named if labels[p["problem_id"]].solution]
     rows = [
         {
             "prompt": SECTIONS.prompt(problem["problem"]),
@@ -88,6 +93,8 @@ def _solutions(config: Config, run: StageRun, data: Path) -> tuple[list[Row], li
         }
         for problem in problems
     ][: config.limit]
+    if without := len(named) - len(problems):
+        run.finish(without_solution=without)
     return problems[: len(rows)], rows
 
 
@@ -116,14 +123,15 @@ def finetune(
         **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
     )
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
+    encoded = trl_rows(tokenizer, rows)
+    _report_lengths(encoded, settings.max_length, extras, run)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(trl_rows(tokenizer, rows)),
+        train_dataset=Dataset.from_list(encoded),
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )
-    _report_lengths(trainer.train_dataset, len(rows), settings.max_length, extras, run)
     for callback in extras.callbacks if extras else []:
         trainer.add_callback(callback)
     if extras and extras.order:
@@ -132,13 +140,12 @@ def finetune(
     return whole_model(trainer), metrics["train_loss"]
 
 
-def _report_lengths(kept: Any, given: int, max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:
+def _report_lengths(rows: Sequence[Row], max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:
     """TRL cuts rows at max_length, and leaves out those of which only the prompt remains: say how many."""
-    left_out, cut = given - len(kept), sum(len(ids) >= max_length for ids in kept["input_ids"])
-    if not len(kept) or (left_out and extras and extras.order):
+    lengths = [(row["completion_mask"].count(0), len(row["input_ids"])) for row in rows]
+    left_out, _ = report_lengths(run, lengths, max_length)
+    if left_out and extras and extras.order:
         raise ConfigError(
-            f"{run.name}: {left_out} of {given} solutions have no token left within training.max_length={max_length}, "
-            "since their prompts fill it; raise it"
+            f"{run.name}: {left_out} of {len(rows)} solutions have no token left within training.max_length="
+            f"{max_length}, since their prompts fill it, and a mixture needs all of them; raise it"
         )
-    if left_out or cut:
-        run.finish(left_out=left_out, cut=cut)

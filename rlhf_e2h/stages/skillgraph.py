@@ -98,7 +98,7 @@ def _rows(config: Config, run: StageRun) -> tuple[dict[str, Rows], dict[str, Row
     labels = run.labels(data, config.labels, splits=("train",))
     groups: dict[str, Rows] = {}
     for problem in read_problems(data, "train"):
-        if problem["problem_id"] in labels:
+        if problem["problem_id"] in labels and labels[problem["problem_id"]].solution:
             row = {
                 "prompt": SECTIONS.prompt(problem["problem"]),
                 "completion": labels[problem["problem_id"]].solution,

@@ -85,3 +85,23 @@ def test_a_quarter_of_real_math(shared_data: Path) -> None:
             counts.append(len(solution_steps(solution)))
     assert len(counts) == 12500 / 4
     assert 4 < sum(counts) / len(counts) < 6  # neither whole paragraphs nor fragments
+
+
+@pytest.mark.parametrize(
+    ("solution", "steps"),
+    [
+        # money of GSM8K: what stands between two dollar signs is no formula
+        (
+            "She makes $0.2 per minute.\nWorking 50 minutes, she earned 0.2*50 = $10.\nThat is $10-$2=$8.",
+            ["She makes $0.2 per minute.", "Working 50 minutes, she earned 0.2*50 = $10.", "That is $10-$2=$8."],
+        ),
+        ("Rent: 350$\nFood: 50+2(350)=750$", ["Rent: 350$", "Food: 50+2(350)=750$"]),
+        ("The total was 2*340 = $ 680\nBoth spent 1020$", ["The total was 2*340 = $ 680", "Both spent 1020$"]),
+        # formulas: over a line end, with blanks at the ends, with money inside
+        ("Let $x\\le\nY$ hold. Then", ["Let $x\\le\nY$ hold.", "Then"]),
+        ("So $ 2 + 3 = 5. Q$ holds.", ["So $ 2 + 3 = 5. Q$ holds."]),
+        ("We pay $\\$5. A$ in all. Yes", ["We pay $\\$5. A$ in all.", "Yes"]),
+    ],
+)
+def test_dollar_signs_of_money_and_of_formulas(solution: str, steps: list[str]) -> None:
+    assert solution_steps(solution) == steps

@@ -96,6 +96,25 @@ def test_thinning_is_refused_where_it_means_nothing():
         Config(kind="prm", base="b", data="d", faultless_per_faulty=0.0)
 
 
+def test_unlabelled_pairs_choose_only_what_says_something():
+    """An empty text, one without an answer or with an empty step may lose, but never win."""
+    rows = [
+        _row(0, 0.99, answer=None, text=""),
+        _row(1, 0.98, answer=" ", text="no answer here"),
+        _row(2, 0.97, text="a\n\n\n\nb"),
+        _row(3, 0.9, text="2 + 3 = 5\n\n# Answer\n\n5"),
+        _row(4, 0.1, answer=None, text="nothing"),
+    ]
+    assert _pairs(rows) == [("2 + 3 = 5\n\n# Answer\n\n5", "nothing", 0.8)]
+    assert _pairs(rows[:3]) == []
+
+
+def test_a_text_is_in_one_pair_at_most():
+    rows = [_row(index, 1 - index / 10, answer=None if index in (0, 2) else "1") for index in range(10)]
+    found = _pairs(rows, margin_unlabelled=0.1, max_pairs=5)
+    assert found == [("text 1", "text 9", 0.8), ("text 3", "text 8", 0.5), ("text 4", "text 7", 0.3)]
+
+
 def test_outcome_data_of_an_oprm_is_balanced_where_asked():
     """Sun et al. 2024, appendix C.1: between 1:3 and 3:1 a question, for the ORM and the OPRM that reads the same."""
     rows = [{"problem_id": "a", "text": str(i), "correct": i == 0, "finished": i != 1} for i in range(9)]
