@@ -54,23 +54,57 @@ def sample(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
     spend: Callable[[float, float], None] | None = None,
-    first_row: int = 0,
 ) -> list[Row]:
     """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other.
 
-    `spend` gets the tokens and the floating-point operations of it. Where `problems` are a part of more, `first_row` is
-    the number of their first solution among those of all, so that the parts are what would be sampled at once.
+    `spend` gets the tokens and the floating-point operations of it.
     """
-    sampling = Sampling(
-        decoding.n, decoding.temperature, decoding.top_k, decoding.max_new_tokens, seed, decoding.batch_size, first_row,
-        decoding.top_p, decoding.min_p, tuple(decoding.stop),
-    )  # fmt: skip
-    prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
-    with closing(open_engine(decoding.engine, policy.model, policy.tokenizer)) as engine:
-        rollouts = engine.sample(prompts, sampling, on_batch)
-    if spend:
-        spend(*spent.sampling(policy.model, rollouts.prompt_ids, rollouts.completion_ids))
-    return sample_rows(problems, rollouts, decoding.n, policy.text_format)
+    with closing(BankSampler(policy, decoding)) as sampler:
+        return sampler.sample(problems, seed, on_batch, spend)
+
+
+class BankSampler:
+    """A policy in its engine, which is opened once for all parts of a bank."""
+
+    def __init__(self, policy: Policy, decoding: Decoding) -> None:
+        """
+        Raises:
+            ValueError: the engine does not run here; the message says what to do.
+        """
+        self.policy, self.decoding = policy, decoding
+        self.engine = open_engine(decoding.engine, policy.model, policy.tokenizer)
+
+    def sample(
+        self,
+        problems: Sequence[Row],
+        seed: int,
+        on_batch: Callable[[int], None] | None = None,
+        spend: Callable[[float, float], None] | None = None,
+        first_row: int = 0,
+    ) -> list[Row]:
+        """See `sample`. Where `problems` are a part of more, `first_row` is the number of their first solution among
+        those of all, so that the parts are what would be sampled at once."""
+        policy, decoding = self.policy, self.decoding
+        sampling = Sampling(
+            n=decoding.n,
+            temperature=decoding.temperature,
+            top_k=decoding.top_k,
+            max_new_tokens=decoding.max_new_tokens,
+            seed=seed,
+            batch_size=decoding.batch_size,
+            first_row=first_row,
+            top_p=decoding.top_p,
+            min_p=decoding.min_p,
+            stop=tuple(decoding.stop),
+        )
+        prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
+        rollouts = self.engine.sample(prompts, sampling, on_batch)
+        if spend:
+            spend(*spent.sampling(policy.model, rollouts.prompt_ids, rollouts.completion_ids))
+        return sample_rows(problems, rollouts, decoding.n, policy.text_format)
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int, text_format: TextFormat = SECTIONS) -> list[Row]:

@@ -15,7 +15,7 @@ from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.store import external_path
 
 # stages that `--launch` starts on many processes
-DISTRIBUTED = ("sft", "sample", "reward", "rerank", "ppo", "dpo", "rest", "grpo")
+DISTRIBUTED = ("sft", "sample", "reward", "rerank", "ppo", "dpo", "rest", "grpo", "evaluate")
 REWARD_MODELS = ("reward_model", "outcome_model", "reward_models")  # settings that name reward models
 
 

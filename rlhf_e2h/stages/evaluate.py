@@ -2,7 +2,8 @@
 
 Greedy decoding for every policy; majority, weighted vote, best-of-n and pass@n from one sample bank, every method on
 the same subsets of it. Writes outcomes.jsonl (a row for each method and problem), quality.json (the reward models on
-the bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read).
+the bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read). Decoding and
+judging are sharded over the processes that were started together; one grades and writes.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ from transformers import AutoConfig
 from reward_models.contract import StepContract
 from reward_models.evaluation import compare
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
-from reward_models.score import Scorer, StepScores
+from reward_models.score import StepScores
 from reward_models.voting import curve
-from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade, sample, score
+from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade
+from rlhf_e2h.bank_work import sample_bank, score_bank
+from rlhf_e2h.blocks import Parts
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.config import Input, NamedInputs, setting
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
-from rlhf_e2h.models import DTYPES, open_policy, sampling_dtype
+from rlhf_e2h.processes import join
 from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.rl.engines import EngineSettings
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 
-VERSION = 2
+VERSION = 3
 OUTCOMES = "outcomes.jsonl"
 
 
@@ -54,6 +58,7 @@ class Config:
     step_labels: Literal["procedural", "none"] = "none"  # how steps of the bank are checked, for reward-model quality
     max_new_tokens: int = 256
     batch_size: int = setting(256)
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what decodes
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -61,6 +66,8 @@ def main(config: Config, run: StageRun) -> None:
     problems = {problem["problem_id"]: problem for problem in read_problems(data, "test")}
     labels = run.labels(data, "full", "evaluation", splits=("test",))
     outcomes, solutions = _greedy(config, run, problems, labels)
+    if not run.is_main:
+        return
     if config.samples:
         bank_outcomes, shown = _bank(config, run, run.path(config.samples), problems, labels)
         outcomes += bank_outcomes
@@ -84,25 +91,43 @@ def label_scope(run: StageRun, *references: str) -> str:
 def _greedy(
     config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
-    decoding = Decoding(n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
-    judge = None
+    rank, asked = join(), list(problems.values())
+    decoding = Decoding(
+        n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size, engine=config.engine
+    )
+    # first all policies, then the judge: no two models are in memory at once
+    sampled = {
+        name: sample_bank(run, run.path(reference), asked, decoding, run.seed, rank, f"greedy {name}")
+        for name, reference in config.policies.items()
+    }
     if config.judge:
-        judge = Scorer.from_pretrained(run.path(config.reward_models[config.judge]), dtype=DTYPES[sampling_dtype()])
+        rows = list(_named(sampled))
+        model = run.path(config.reward_models[config.judge])
+        judged = score_bank(run, rows, problems, model, rank, "judging", config.judge)
+    if not run.is_main:
+        return [], []
+    by_name: dict[str, list[Row]] = {
+        name: [] if config.judge else list(parts.rows()) for name, parts in sampled.items()
+    }
+    for row in judged.rows() if config.judge else ():
+        by_name[row.pop("policy")].append(row)
     outcomes: list[Row] = []
     solutions: list[Row] = []
     by_policy: dict[str, Any] = {}
-    with run.progress(len(problems) * len(config.policies), "greedy", "solutions") as bar:
-        for name, reference in config.policies.items():
-            policy = open_policy(run.path(reference), sampling_dtype())
-            rows = grade(sample(policy, list(problems.values()), decoding, run.seed, bar.advance, run.spend), labels)
-            scope = label_scope(run, reference)
-            outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
-            if judge:
-                rows = score(rows, problems, judge, str(config.judge))
-                solutions += _readable(rows, problems, labels, name)
-            by_policy[name] = _by_level(rows, problems)
+    for name, reference in config.policies.items():
+        sampled[name].spend(run.spend)
+        rows, scope = grade(by_name[name], labels), label_scope(run, reference)
+        outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
+        if config.judge:
+            solutions += _readable(rows, problems, labels, name)
+        by_policy[name] = _by_level(rows, problems)
     write_json(run.out / "policies.json", {"judge": config.judge, "policies": by_policy})
     return outcomes, solutions
+
+
+def _named(sampled: Mapping[str, Parts]) -> Iterator[Row]:
+    for name, parts in sampled.items():
+        yield from ({**row, "policy": name} for row in parts.rows())
 
 
 def _outcomes(

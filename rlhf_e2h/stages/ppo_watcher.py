@@ -16,14 +16,13 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.rl.checkpoint import trainable
-from rlhf_e2h.rl.distributed import gather_json
+from rlhf_e2h.rl.distributed import gather_json, shard, unsharded
 from rlhf_e2h.rl.ppo import Metrics
 from rlhf_e2h.rl.rewards import Completion, Reward
 from rlhf_e2h.rl.rollout import Rollouts, generate
 from rlhf_e2h.rl.sharding import whole_copy, whole_weights
 from rlhf_e2h.rl.sources import RewardSources, panel
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.shares import share
 
 if TYPE_CHECKING:
     from rlhf_e2h.stages.ppo import Config
@@ -115,7 +114,7 @@ class Watcher:
     def _evaluate(self, validation: Validation) -> Metrics:
         """Each process solves a share of the problems. All get the same panel, so that they keep and stop together."""
         accelerator = self.accelerator
-        _, rows = share(validation.rows, accelerator)
+        rows = shard(validation.rows, accelerator)
         with accelerator.autocast(), whole_weights(self.policy.model, accelerator):
             rollouts = generate(
                 self.policy.model,
@@ -128,7 +127,7 @@ class Watcher:
         own = [Completion(*triple) for triple in zip(rows, rollouts.texts, rollouts.finished, strict=True)]
         with self._whole_base():
             judged = [(one.text, one.finished, asdict(r)) for one, r in zip(own, validation.judge(own), strict=True)]
-        found = [item for part in gather_json(accelerator, judged) for item in part]
+        found = unsharded(gather_json(accelerator, judged))
         completions = [Completion(row, *item[:2]) for row, item in zip(validation.rows, found, strict=True)]
         return panel(completions, [Reward(**item[2]) for item in found])
 

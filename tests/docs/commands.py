@@ -48,7 +48,7 @@ class Block:
 
 def markdown_files() -> list[Path]:
     places = ("README.md", "docs/*.md", "docs/*/*.md", "recipes/*/README.md", "reward_models/README.md", "launch/*.md")
-    generated = {ROOT / "docs/reference/settings.md", *ROOT.glob("docs/recipes/*.md")}  # by docs/conf.py
+    generated = {*ROOT.glob("docs/reference/settings/*.md"), *ROOT.glob("docs/recipes/*.md")}  # by docs/conf.py
     return sorted({path for place in places for path in ROOT.glob(place)} - generated)
 
 
