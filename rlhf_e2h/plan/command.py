@@ -25,8 +25,9 @@ TIGHT = 0.9  # share of what is usable above which a plan is tight: closer to th
 _ABOUT = """\
 Memory of every phase of every stage, tokens and floating-point operations, the
 phase that decides and what lowers it, and the cheapest launch file under which
-the stage fits. Nothing is loaded: sizes come from config.json. Rows are taken as long as settings allow; counts that are not known
-before the data is read are assumed, and the assumptions are listed.
+the stage fits. Nothing is loaded: sizes come from config.json. Rows are taken as
+long as settings allow; counts that are not known before the data is read are
+assumed, and the assumptions are listed.
 """
 
 
@@ -92,9 +93,10 @@ def make_plan(
 def _entry(plan: StagePlan, forms: list[Form], limit: float, memory: float) -> dict[str, Any]:
     tried = forms if plan.trains else [Form("single")]
     found = {form.name: _memory(plan, form, limit, memory) for form in tried}
-    # a form that is not tight before one that is, though it costs more
-    fitting = [name for name, one in found.items() if one["fits"]]
-    chosen = next((name for name in fitting if not found[name]["tight"]), fitting[0] if fitting else None)
+    fitting = [form for form in tried if found[form.name]["fits"]]
+    # room to spare before low cost, but a tight plan on the GPU before one that carries states to the CPU and back
+    fitting.sort(key=lambda form: (form.offload_optimizer, found[form.name]["tight"]))
+    chosen = fitting[0].name if fitting else None
     entry = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
     for name in ("phases", "assumed"):
         entry.pop(name)

@@ -12,7 +12,7 @@ from rlhf_e2h.plan.activations import LOGITS_TILE, logit_bytes
 from rlhf_e2h.plan.architecture import Architecture, read_architecture
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops
-from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained
+from rlhf_e2h.plan.memory import SCORING, Form, Trained
 from rlhf_e2h.plan.phases import Decoding, Phase, Update, checkpoint, rollout, training, vllm_engine
 from rlhf_e2h.recipe import Recipe, StageSpec
 

@@ -132,14 +132,13 @@ def rollout(name: str, model: Architecture, decoding: Decoding, there: Parts, bf
 
 
 def _growth(model: Architecture, decoding: Decoding, length: int) -> float:
-    """One layer's keys (or values) are copied when a token is appended; under a mask both are repeated for each head
-    of the queries."""
+    """One layer's keys (or values) are copied when a token is appended; or both are repeated for each query head."""
     one = decoding.size * decoding.rows * length
     return max(one * model.keys, 2 * one * model.queries if model.queries != model.keys else 0.0)
 
 
 def logits_of_a_draw(bf16: bool) -> float:
-    """Bytes a vocabulary entry and row while a token is drawn: logits, float32, quotient, and the weights drawn from."""
+    """Bytes a vocabulary entry and row while a token is drawn: logits, in float32, quotient, weights drawn from."""
     return (2 if bf16 else 4) + 4 + 4 + 4
 
 

@@ -51,10 +51,15 @@ def _pretrain(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan | 
 
 def _sft(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     config, model = spec.config, model_of(recipe, spec.config.policy)
-    examples = data.easy_labels(recipe, config.data, config.labels, numbers)
-    length = min(numbers.prompt + numbers.solution, config.training.max_length)
+    if config.targets == "steps":  # on average after half of the solution, and a tenth of it is trained
+        examples = data.step_targets(recipe, config.data, config.labels, numbers)
+        length, trained = numbers.prompt + numbers.solution / 2, numbers.solution / 10
+    else:
+        examples = data.easy_labels(recipe, config.data, config.labels, numbers)
+        length, trained = numbers.prompt + numbers.solution, numbers.solution
+    length = min(length, config.training.max_length)
     tokens = trained_rows(config.training, min(examples, config.limit or examples)) * length
-    head = tokens * numbers.solution / (numbers.prompt + numbers.solution)
+    head = tokens * trained / length
     flops = training_flops(model, tokens, length, head, config.training.gradient_checkpointing)
     phases = partial(trainer_phases, config.training, trained_model(model, config.lora, config.training), {}, 1)
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)

@@ -7,10 +7,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.models import LoraSettings, with_lora
+from rlhf_e2h.plan.activations import kept, layer_bytes
 from rlhf_e2h.plan.architecture import known, of_config, read_architecture
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
 from rlhf_e2h.plan.launches import parse_size
-from rlhf_e2h.plan.memory import Form, Trained, Update, activations, layer_bytes, state, update_phases
+from rlhf_e2h.plan.memory import Form, Trained, state
+from rlhf_e2h.plan.phases import Update, _moments
 
 SHAPE = {
     "vocab_size": 50,
@@ -132,8 +134,8 @@ def test_state_of_a_model_of_a_million_weights_by_hand():
 def test_checkpointing_and_accumulation():
     model, _ = made(num_hidden_layers=40)
     trained = Trained(model)
-    assert activations(trained, 100, False, True) < 0.15 * activations(trained, 100, False, False)
-    once, often = (update_phases(Update((trained,), 1, 8, n), Form("single"))["backward begins"] for n in (1, 4))
+    assert kept(trained, 100, False, True) < 0.15 * kept(trained, 100, False, False)
+    once, often = (_moments(Update((trained,), 1, 8, n), Form("single"))[0] for n in (1, 4))
     assert once["gradients"] == 0 and often["gradients"] == 4 * model.parameters
 
 
