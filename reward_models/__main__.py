@@ -8,12 +8,14 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reward_models.aggregate import AGGREGATIONS
+from reward_models.causes import say
 from reward_models.records import BadRecord, iter_jsonl, write_jsonl
 
 _SETTING = re.compile(r"[a-z_0-9]+=")
@@ -274,13 +276,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         options.function(options)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # the reader, `head` for instance, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        sentence, foreseen = say(error)
+        print(f"error: {sentence}", file=sys.stderr)
+        if not foreseen:
+            traceback.print_exception(error)
+        return 1
     return 0
 
 

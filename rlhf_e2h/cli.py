@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlhf_e2h import __version__
+from rlhf_e2h.config import StageError
 from rlhf_e2h.recipe import STAGES
 
 _ABOUT = """\
@@ -124,11 +125,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; start the same command again to go on", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("E2H_TRACEBACK"):
-            raise
-        print(f"e2h: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return _say(error)
+
+
+def _say(error: Exception) -> int:
+    """One sentence for what went wrong; a traceback only after it, and only where nobody foresaw the error."""
+    import traceback
+
+    from reward_models.causes import say
+
+    if os.environ.get("E2H_TRACEBACK"):
+        raise error
+    sentence, foreseen = say(error)
+    print(f"e2h: {sentence}", file=sys.stderr)
+    if foreseen:
+        return 1 if isinstance(error, StageError) else 2
+    traceback.print_exception(error)
+    return 1
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -25,6 +25,10 @@ class ConfigError(ValueError):
     """A setting is wrong; the message says which, what is allowed and what to do."""
 
 
+class StageError(ConfigError):
+    """A process that ran a stage has ended without finishing it; what it had to say stands above."""
+
+
 def setting(
     default: Any = dataclasses.MISSING, *, affects_result: bool = True, factory: Any = None, added: bool = False
 ) -> Any:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h.config import ConfigError, nearest
+from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
 from rlhf_e2h.losses import LOSSES
@@ -84,7 +84,7 @@ class _Progress:
     def ran(self, spec: StageSpec, seed: int) -> None:
         folder = self._store.finished(spec, seed)
         if folder is None:
-            raise RuntimeError(f"{spec.name}: its process ended without finishing the stage")
+            raise StageError(f"{spec.name}: its process ended without finishing the stage")
         done = read_done(folder)
         assert done is not None
         self.fresh += 1
@@ -126,7 +126,7 @@ def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+        raise StageError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
 
 
 def _summary(results: dict[str, Any]) -> str:

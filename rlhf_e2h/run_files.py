@@ -15,6 +15,7 @@ from rlhf_e2h.config import ConfigError
 
 DONE = "done.json"
 SETTINGS = "settings.json"
+ERRORS = "error.txt"  # the traceback of what stopped a stage; gone when the stage is run again
 SCRATCH = "_partial"  # what a killed stage left for its own resumption; removed on completion
 _RECORDS = {DONE, SETTINGS, "metrics.jsonl"}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.resume import disk_errors
-from rlhf_e2h.run_files import DONE, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
+from rlhf_e2h.run_files import DONE, ERRORS, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
 from rlhf_e2h.store import Resolved, Store, stage_seed
 from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
 
@@ -148,7 +149,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     tracker = Tracker(folder if is_main else None, wandb_run)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     started = time.time()
-    with disk_errors(folder), contextlib.closing(tracker):
+    with _traceback_kept(folder if is_main else None, spec.name), disk_errors(folder), contextlib.closing(tracker):
         _fresh_process_state(run.seed, settings.threads)
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
@@ -176,6 +177,20 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
         }
         write_json(folder / DONE, record)
     return folder
+
+
+@contextlib.contextmanager
+def _traceback_kept(folder: Path | None, stage: str) -> Iterator[None]:
+    """What a stage dies of is written beside its outputs, and the error says where."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"stage {stage}")
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                (folder / ERRORS).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+                error.add_note(f"traceback in {folder / ERRORS}")
+        raise
 
 
 def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
