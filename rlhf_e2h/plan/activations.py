@@ -22,9 +22,10 @@ def layer_bytes(model: Architecture, bf16: bool, adapters: bool = False) -> floa
     return norms + attention + half * 4 * model.intermediate
 
 
-def transient_bytes(model: Architecture, bf16: bool) -> float:
-    """Alive inside one layer without a backward pass, a token."""
-    return 4 * 3 * model.hidden + (2 if bf16 else 4) * 3 * model.intermediate
+def transient_bytes(model: Architecture, bf16: bool, autocast: bool = True) -> float:
+    """Alive inside one layer without a backward pass, a token. Under autocast the residual is float32."""
+    half = 2 if bf16 else 4
+    return (4 if autocast else half) * 3 * model.hidden + half * 3 * model.intermediate
 
 
 def kept(trained: Trained, tokens: int, bf16: bool, checkpointing: bool) -> float:
@@ -50,6 +51,14 @@ def logit_bytes(kind: str, bf16: bool) -> int:
     return {"ppo": half + 4 + 4 + 4, "fused": 8, "entropy": half + 4 + 4 + 4, "none": 0}[kind]
 
 
+def draw_bytes(bf16: bool) -> int:
+    """Bytes a row and vocabulary entry while a token is drawn: logits, in float32, quotient, weights to draw from."""
+    return (2 + 4 if bf16 else 4) + 4 + 4
+
+
 def cache_bytes(model: Architecture, rows: int, length: int, size: float) -> float:
-    """Keys and values of `rows` sequences of `length` tokens; `size` bytes a number."""
-    return 2 * size * rows * length * model.layers * model.keys
+    """Keys and values of `rows` sequences of `length` tokens; `size` bytes a number.
+
+    The buffers of one layer are there twice while they grow.
+    """
+    return 2 * size * rows * length * (model.layers + 1) * model.keys

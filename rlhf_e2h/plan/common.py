@@ -140,7 +140,7 @@ def sampling_phase(name: str, model: Architecture, decode: Any, count: float, nu
     prompts = max(1, decode.batch_size // decode.n)
     rows = min(prompts * at_once, max(1, int(count)))
     decoding = Decoding(rows, min(prompts, rows), numbers.prompt, decode.max_new_tokens)
-    return rollout(name, model, decoding, {"weights": SCORING * model.parameters}, True)
+    return rollout(name, model, decoding, {"weights": SCORING * model.parameters})
 
 
 def sample_count(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> int:

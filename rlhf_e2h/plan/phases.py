@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlhf_e2h.plan.activations import cache_bytes, kept, logit_bytes, transient_bytes
+from rlhf_e2h.plan.activations import cache_bytes, draw_bytes, kept, logit_bytes, transient_bytes
 from rlhf_e2h.plan.architecture import Architecture
 from rlhf_e2h.plan.memory import Form, Parts, Trained, offloaded, state
 
@@ -117,29 +117,22 @@ def checkpoint(update: Update, form: Form, gathered: float = 0.0, moments: bool 
     return Phase("checkpoint", parts, host)
 
 
-def rollout(name: str, model: Architecture, decoding: Decoding, there: Parts, bf16: bool) -> Phase:
-    """Our decoding loop: keys and values, logits of one token a row, and the prompt's first pass."""
-    length = decoding.prompt + decoding.completion
+def rollout(name: str, model: Architecture, decoding: Decoding, there: Parts, autocast: bool = False) -> Phase:
+    """Our decoding loop: keys and values, logits of one token a row, and the first pass over the prompts."""
+    bf16 = decoding.size == 2
+    cache = cache_bytes(model, decoding.rows, decoding.prompt + decoding.completion, decoding.size)
     parts: Parts = {
         **there,
-        "KV cache": cache_bytes(model, decoding.rows, length, decoding.size),
-        "logits": float(decoding.rows * model.vocabulary * logits_of_a_draw(bf16)),
-        "activations": _growth(model, decoding, length),
+        "KV cache": cache,
+        "logits": float(decoding.rows * model.vocabulary * draw_bytes(bf16)),
+        "activations": decoding.rows * transient_bytes(model, bf16, autocast),
     }
-    reading = decoding.prompts * decoding.prompt * transient_bytes(model, bf16)
-    parts["activations"] = max(parts["activations"], reading)
-    return Phase(name, parts)
-
-
-def _growth(model: Architecture, decoding: Decoding, length: int) -> float:
-    """One layer's keys (or values) are copied when a token is appended; or both are repeated for each query head."""
-    one = decoding.size * decoding.rows * length
-    return max(one * model.keys, 2 * one * model.queries if model.queries != model.keys else 0.0)
-
-
-def logits_of_a_draw(bf16: bool) -> float:
-    """Bytes a vocabulary entry and row while a token is drawn: logits, in float32, quotient, weights drawn from."""
-    return (2 if bf16 else 4) + 4 + 4 + 4
+    reading: Parts = {
+        **there,
+        "KV cache": cache_bytes(model, decoding.prompts, decoding.prompt, decoding.size),
+        "activations": decoding.prompts * decoding.prompt * transient_bytes(model, bf16, autocast),
+    }
+    return Phase(name, max(parts, reading, key=lambda found: sum(found.values())))
 
 
 def vllm_engine(name: str, share: float, memory: float, there: Parts) -> Phase:
@@ -147,9 +140,9 @@ def vllm_engine(name: str, share: float, memory: float, there: Parts) -> Phase:
     return Phase(name, {**there, "vLLM engine": share * memory})
 
 
-def scoring(model: Architecture, tokens: int, there: Parts, bf16: bool = True) -> Phase:
-    """A reward model reads `tokens` tokens at once."""
-    return Phase("scoring", {**there, "activations": tokens * transient_bytes(model, bf16)})
+def scoring(model: Architecture, tokens: int, there: Parts) -> Phase:
+    """A reward model in bf16 reads `tokens` tokens at once."""
+    return Phase("scoring", {**there, "activations": tokens * transient_bytes(model, True, autocast=False)})
 
 
 def log_probabilities(update: Update, form: Form, rows: int, completion: int, logits: float) -> Phase:

@@ -145,9 +145,9 @@ def _rollout(config: Any, policy: Architecture, numbers: Numbers, form: Form, th
         return Phase("rollout", there)  # what vLLM takes is added to every phase
     prompts = max(1, ppo.prompts_per_step // form.processes)
     rows = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
-    size = 2.0 if form.halves(config.bf16) else 4.0
+    size = 2.0 if config.bf16 else 4.0  # what attention computes in
     decoding = Decoding(rows, -(-rows // ppo.samples_per_prompt), numbers.prompt, ppo.max_new_tokens, size)
-    return rollout("rollout", policy, decoding, there, config.bf16)
+    return rollout("rollout", policy, decoding, there, config.bf16 and not form.halves(True))
 
 
 def plan_grpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -191,7 +191,7 @@ def grpo_phases(
     # all completions of an update are sampled together, by TRL's loop with transformers' cache, in the model's dtype
     size = 2.0 if form.halves(settings.bf16) else 4.0
     decoding = Decoding(rows * count, rows * count, prompt, config.max_new_tokens, size)
-    phases = [loading, rollout("rollout", model, decoding, there, settings.bf16)]
+    phases = [loading, rollout("rollout", model, decoding, there, settings.bf16 and not form.halves(True))]
     if rewards["reward model"]:
         phases.append(scoring(model, config.reward_batch_tokens, there))
     return [*phases, backward, step, checkpoint(update, form, moments=settings.checkpoint_every > 0)]

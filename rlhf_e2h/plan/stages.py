@@ -126,7 +126,7 @@ def _evaluate(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     weights = {"weights": SCORING * model.parameters}
 
     def phases(form: Form, memory: float) -> Phases:
-        return [_loaded(model), rollout("sampling", model, decoding, weights, True)]
+        return [_loaded(model), rollout("sampling", model, decoding, weights)]
 
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases)
 

@@ -4,6 +4,7 @@ A peak is what the process needed beyond what it held before the models were mad
 """
 
 import contextlib
+import ctypes
 import gc
 import json
 import sys
@@ -11,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from memory_worker import resident
 from memory_worker import peak as highest
+from memory_worker import resident
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
 
 from reward_models.contract import StepContract
-from reward_models.score import Scorer
+from reward_models.score import CPU_TOKENS, Scorer
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.models import LoraSettings, with_lora
 from rlhf_e2h.rl import ppo
@@ -34,7 +35,7 @@ PPO = PPOSettings(
     steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, generation_batch=2 * ROWS,
     max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
 )  # fmt: skip
-SCORED = 4096  # tokens at once
+SCORED = CPU_TOKENS  # tokens at once
 
 
 def configuration(shape, **changes):
@@ -42,11 +43,19 @@ def configuration(shape, **changes):
     return LlamaConfig(**{**shape, **heads, "tie_word_embeddings": True, "eos_token_id": None, **changes})
 
 
+def tokenizer(shape):
+    """One that knows all ids of the model, so that few of them are the end of a text."""
+    made = BUILDERS["procedural"]()
+    made.add_tokens([f"<{number}>" for number in range(len(made), shape["vocab_size"])])
+    return made
+
+
 class Meter:
     """Peaks by phase; the last one of each counts, since Adam's moments are there from the second step on."""
 
     def __init__(self):
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
         self.before, self.found = resident(), {}
 
     @contextlib.contextmanager
@@ -68,7 +77,6 @@ class Meter:
 
 
 def train(shape, variant, meter):
-    tokenizer = BUILDERS["procedural"]()
     torch.manual_seed(0)
     policy = LlamaForCausalLM(configuration(shape))
     value = LlamaForTokenClassification(configuration(shape))
@@ -93,7 +101,7 @@ def train(shape, variant, meter):
         with tempfile.TemporaryDirectory() as folder:
             prompts = [{"prompt": ("p=q+2;" * PROMPT)[:PROMPT]}] * 4
             ppo.train_ppo(
-                policy, reference, value, tokenizer, prompts, lambda cs: [Reward(outcome=1.0) for _ in cs], PPO,
+                policy, reference, value, tokenizer(shape), prompts, lambda cs: [Reward(outcome=1.0) for _ in cs], PPO,
                 accelerator, checkpoint_dir=Path(folder),
             )  # fmt: skip
     finally:
@@ -103,9 +111,9 @@ def train(shape, variant, meter):
 
 def sample(shape, meter):
     """The sampling of banks: a bf16 policy, n samples of a prompt."""
-    model = LlamaForCausalLM(configuration(shape)).to(torch.bfloat16)
+    model, words = LlamaForCausalLM(configuration(shape)).to(torch.bfloat16), tokenizer(shape)
     with meter.phase("sampling"):
-        generate(model, BUILDERS["procedural"](), ["p=q+2;p=q+2;p=q"] * 4, n=16, max_new_tokens=96, batch_size=64)
+        generate(model, words, ["p=q+2;p=q+2;p=q"] * 4, n=16, max_new_tokens=96, batch_size=64)
 
 
 def score(shape, meter):
@@ -131,6 +139,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {}
     for name in sys.argv[1:]:
-        run(name, SMALL)  # imports, kernels and what libraries keep for themselves
+        run(name, SMALL)  # imports, and what libraries keep for themselves
+        if name != "float32":
+            run(name, LARGE)  # oneDNN keeps something for each shape of a bf16 product
         found[name] = run(name, LARGE)
     print(json.dumps(found))
