@@ -24,35 +24,8 @@ from rlhf_e2h.config import (
     set_dotted,
     substitute,
 )
+from rlhf_e2h.traits import STAGES, Traits
 
-STAGES = {
-    "pretrain": "train a small base model from nothing (rebuilds the one that ships)",
-    "prepare": "split problems into easy and hard, and seal the hard labels",
-    "sft": "fine-tune a policy on written solutions (TRL)",
-    "icl": "make an in-context baseline from solved exemplars",
-    "sample": "sample solutions from a policy",
-    "grade": "check samples against labels",
-    "annotate": "label the steps of graded samples by rollouts, without people",
-    "reward": "train a reward model: ORM, PRM or OPRM",
-    "rerank": "score a sample bank with reward models",
-    "ppo": "optimise a policy with PPO against reward models",
-    "dpo": "optimise a policy with DPO on pairs ranked by a reward model (TRL)",
-    "rest": "optimise a policy with ReST-EM: sample, filter, fine-tune",
-    "grpo": "baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
-    "evaluate": "score policies and decodings on the test set",
-    "programs": "score policies that write programs: strict and average accuracy",
-    "map": "draw the data map of a training run: what is easy, ambiguous and hard to learn",
-    "select": "choose a part of a training set by its data map",
-    "mislabel": "find suspect labels from training dynamics",
-    "contrast": "compare reward models on graded samples, paired over problems and seeds",
-    "skillgraph": "learn which skills help which, from short fine-tuning runs",
-    "speed": "measure how fast skills are learnt, from the snapshots of fine-tuning runs",
-    "difficulty": "measure how hard problems are, and how far the measures agree",
-    "gap": "train on none, easy, medium, hard and all problems at equal n, by several methods",
-    "weak_to_strong": "train students on a weak supervisor's soft labels of hard problems",
-    "findings": "intervals, tests and figures of a gap or weak-to-strong study over all seeds",
-    "report": "results.csv, results.json and the report page",
-}
 _FILE = re.compile(r"\d+_(\w+)\.yaml")
 
 
@@ -94,6 +67,10 @@ class StageSpec:
     config: Any
     module: ModuleType
     optional: bool
+
+    @property
+    def traits(self) -> Traits:
+        return STAGES[self.kind]
 
     def upstream(self) -> list[str]:
         """Names of the stages whose output this one reads."""

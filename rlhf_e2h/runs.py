@@ -194,8 +194,8 @@ def _traceback_kept(folder: Path | None, stage: str) -> Iterator[None]:
 
 
 def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
-    trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "weak_to_strong", "gap")
-    if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
+    easy_only = firewall.allowed_scope(spec.kind, spec.name) == "easy"
+    if spec.traits.trains and easy_only and firewall.SEALED_LABELS in inherited:
         raise firewall.FirewallError(
             f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "
             "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is a baseline"

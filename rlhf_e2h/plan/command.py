@@ -15,7 +15,7 @@ from rlhf_e2h.plan.data import token_numbers
 from rlhf_e2h.plan.launches import parse_size, read_forms
 from rlhf_e2h.plan.memory import Form
 from rlhf_e2h.plan.phases import deciding
-from rlhf_e2h.plan.stages import MODEL_FREE, plan_stage
+from rlhf_e2h.plan.stages import plan_stage
 from rlhf_e2h.recipe import Recipe, load_recipe
 
 CONTEXT = 1e9  # bytes of a CUDA context and its libraries
@@ -74,7 +74,7 @@ def make_plan(
         planned = plan_stage(recipe, spec, numbers)
         if planned:
             stages.append(_entry(planned, forms, limit, memory))
-        elif spec.kind not in MODEL_FREE:
+        elif spec.traits.runs_model:
             unplanned.append(spec.name)
     return {
         "recipe": recipe.settings.name,

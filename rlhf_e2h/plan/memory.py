@@ -72,11 +72,12 @@ class Trained:
 
     @property
     def matrices(self) -> int:
-        """Trained weights that are multiplied with, of which autocast keeps copies: all but embeddings and norms."""
-        if self.adapters or self.head_only:
+        """Weights that a backward pass multiplies with: all but input embeddings and norms."""
+        model = self.model
+        if self.head_only:
             return self.trained
-        head = self.model.hidden * (1 if self.scorer else self.model.vocabulary * (not self.freeze_embeddings))
-        return self.model.layers * self.model.layer_parameters + head
+        trunk = 0 if self.shares_base else model.layers * model.layer_parameters
+        return self.adapters + trunk + model.hidden * (1 if self.scorer else model.vocabulary)
 
 
 def frozen_bytes(bf16: bool, form: Form) -> float:
@@ -105,7 +106,7 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
     if form.kind == "fsdp":
         parts["gathered weights"] = w * 2 * max(m.model.layer_parameters for m in models)
     if bf16 and not form.halves(bf16):
-        # autocast keeps a bf16 copy of each trained matrix until the backward pass is over
+        # autocast casts each matrix, and keeps the copies until the backward pass is over
         parts["bf16 copies"] = 2.0 * sum(m.matrices for m in models) / (n if form.divides_weights else 1)
     if form.offload_optimizer:
         parts["optimiser"] = 0.0

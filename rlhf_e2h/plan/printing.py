@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_e2h.preflight import DISTRIBUTED
+from rlhf_e2h.traits import STAGES
 
 
 def show(plan: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ def _overview(plan: dict[str, Any]) -> Table:
             launch = f"{stage['launch']}.yaml" if stage["launch"] else "[red]none fits[/red]"
         else:  # a process holds whole models, whatever the launch file
             cells = [_cell(stage["memory"]["single"]), *[""] * (len(names) - 1)] if names else []
-            fitting = "any" if stage["kind"] in DISTRIBUTED else "one process"
+            fitting = "any" if STAGES[stage["kind"]].distributed else "one process"
             launch = fitting if stage["launch"] else "[red]does not fit[/red]"
         if stage["launch"] and _chosen(stage)["tight"]:
             launch += " [yellow]tight[/yellow]"

@@ -24,8 +24,13 @@ from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.engines import Engine, EngineSettings, Sampling, open_engine
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=70,
+    about="label the steps of graded samples by rollouts, without people",
+)
 OUTPUT = "stepwise.jsonl"
 
 

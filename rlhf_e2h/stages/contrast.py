@@ -27,9 +27,14 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stats.auc import auc_kernel, bootstrap_aucs
 from rlhf_e2h.stats.intervals import Interval, bootstrap_mean, interval_from_draws, paired_difference
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
-ALL_SEEDS = True
+TRAITS = Traits(
+    order=190,
+    about="compare reward models on graded samples, paired over problems and seeds",
+    all_seeds=True,
+)
 GROUPS = {"easy": (1, 2, 3), "hard": (4, 5)}
 COLUMNS = ("reward_model", "levels", "figure", "estimate", "low", "high", "difference", "difference_low",
            "difference_high", "problems", "seeds", "reason")  # fmt: skip

@@ -24,8 +24,13 @@ from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies import difficulty, mdl
 from rlhf_e2h.studies.drawings import heat_map
 from rlhf_e2h.studies.features import last_token_features, solution_texts
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=220,
+    about="measure how hard problems are, and how far the measures agree",
+)
 MDL = ("mdl_probe", "prequential_bits")
 COLUMNS = ("measure", "with", "rho", "problems", "null_because")
 Row = dict[str, Any]

@@ -28,8 +28,16 @@ from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=110,
+    about="optimise a policy with DPO on pairs ranked by a reward model (TRL)",
+    trains=True,
+    distributed=True,
+    tiny={"margin": 0.0, "margin_unlabelled": 0.0, "training.batch_size": 2, "rounds": 1, "decoding.n": 4},
+)
 Loss = Literal["sigmoid", "cdpo", "ipo", "rpo", "rpo_nll", "sigmoid_norm", "robust"]
 
 

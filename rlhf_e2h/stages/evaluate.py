@@ -35,8 +35,16 @@ from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.traits import Traits
 
 VERSION = 3
+TRAITS = Traits(
+    order=140,
+    about="score policies and decodings on the test set",
+    distributed=True,
+    sealed_labels="evaluation",
+    tiny={"draws": 8},
+)
 OUTCOMES = "outcomes.jsonl"
 
 

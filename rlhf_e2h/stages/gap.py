@@ -26,8 +26,14 @@ from rlhf_e2h.studies import arms, slices
 from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.students import FitSettings
 from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=230,
+    about="train on none, easy, medium, hard and all problems at equal n, by several methods",
+    trains=True,
+)
 ITEMS = "items.jsonl"
 MEASURES = "difficulty.jsonl"  # what a difficulty stage writes
 Row = dict[str, Any]

@@ -14,8 +14,15 @@ from rlhf_e2h.bank import grade
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=60,
+    about="check samples against labels",
+    runs_model=False,
+    sealed_labels="named",
+)
 OUTPUT = "graded.jsonl"
 
 

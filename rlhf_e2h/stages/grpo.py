@@ -30,8 +30,15 @@ from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=130,
+    about="baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
+    trains=True,
+    distributed=True,
+)
 
 
 @dataclass

@@ -19,8 +19,15 @@ from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
 from rlhf_e2h.prompts import FORMATS, few_shot
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=40,
+    about="make an in-context baseline from solved exemplars",
+    trains=True,
+    runs_model=False,
+)
 
 
 @dataclass

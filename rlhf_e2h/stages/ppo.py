@@ -37,8 +37,16 @@ from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.shared_models import open_base, share_models
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=100,
+    about="optimise a policy with PPO against reward models",
+    trains=True,
+    distributed=True,
+    tiny={"eval_every": 1},
+)
 
 
 @dataclass

@@ -14,8 +14,14 @@ from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=90,
+    about="score a sample bank with reward models",
+    distributed=True,
+)
 
 
 @dataclass

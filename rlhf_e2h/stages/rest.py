@@ -22,8 +22,16 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=120,
+    about="optimise a policy with ReST-EM: sample, filter, fine-tune",
+    trains=True,
+    distributed=True,
+    tiny={"threshold": 0.0, "training.bf16": False, "rounds": 1, "decoding.n": 4},
+)
 
 
 @dataclass

@@ -35,8 +35,16 @@ from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
 from rlhf_e2h.studies.sampler import SkillSampler
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=80,
+    about="train a reward model: ORM, PRM or OPRM",
+    trains=True,
+    distributed=True,
+    tiny={"held_out": 0.4, "training.epochs": 1},
+)
 
 
 @dataclass

@@ -15,8 +15,14 @@ from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=50,
+    about="sample solutions from a policy",
+    distributed=True,
+)
 OUTPUT = "samples.jsonl"
 
 

@@ -27,8 +27,16 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_plan import TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=30,
+    about="fine-tune a policy on written solutions (TRL)",
+    trains=True,
+    distributed=True,
+    tiny={"training.bf16": False, "training.epochs": 1},
+)
 Row = dict[str, Any]
 
 

@@ -28,8 +28,14 @@ from rlhf_e2h.report.svg import new_figure
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.mixtures import learned_graph
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=200,
+    about="learn which skills help which, from short fine-tuning runs",
+    trains=True,
+)
 Rows = list[dict[str, str]]
 
 

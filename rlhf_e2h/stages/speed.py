@@ -31,9 +31,15 @@ from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stats.intervals import paired_difference
 from rlhf_e2h.studies import speed
 from rlhf_e2h.studies.formats import Format, read_answer
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
-ALL_SEEDS = True
+TRAITS = Traits(
+    order=210,
+    about="measure how fast skills are learnt, from the snapshots of fine-tuning runs",
+    sealed_labels="evaluation",
+    all_seeds=True,
+)
 MEAN = "mean"  # of the skills' curves, each counted alike
 COLUMNS = (
     "run", "skill", "threshold", "step", "step_low", "step_high", "ratio", "ratio_low", "ratio_high", "area",

@@ -35,8 +35,14 @@ from rlhf_e2h.studies.features import token_features
 from rlhf_e2h.studies.probe_labels import ProbeSettings, probe_predictions, probed
 from rlhf_e2h.studies.soft_rows import Item, Labels
 from rlhf_e2h.studies.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=240,
+    about="train students on a weak supervisor's soft labels of hard problems",
+    trains=True,
+)
 SCORES = "scores.jsonl"
 PREDICTIONS = "predictions.jsonl"
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ from memory_worker import peak as highest
 from memory_worker import resident
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
 
+from reward_models import score as scores
 from reward_models.contract import StepContract
-from reward_models.score import CPU_TOKENS, Scorer
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.models import LoraSettings, with_lora
 from rlhf_e2h.rl import ppo
@@ -35,7 +35,7 @@ PPO = PPOSettings(
     steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, generation_batch=2 * ROWS,
     max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
 )  # fmt: skip
-SCORED = CPU_TOKENS  # tokens at once
+SCORED = 8192  # tokens at once, as on a GPU; a CPU takes fewer for the sake of its caches
 
 
 def configuration(shape, **changes):
@@ -118,8 +118,9 @@ def sample(shape, meter):
 
 def score(shape, meter):
     model = LlamaForTokenClassification(configuration(shape)).to(torch.bfloat16).eval()
-    scorer = Scorer(model, BUILDERS["procedural"](), StepContract("prm"), max_tokens_per_batch=SCORED)
-    steps = [["p=q+2;" * 40]] * 64
+    scores.CPU_TOKENS = SCORED
+    scorer = scores.Scorer(model, BUILDERS["procedural"](), StepContract("prm"), max_tokens_per_batch=SCORED)
+    steps = [[f"p=q+{number};" * 40] for number in range(64)]  # the same text would be read once
     with meter.phase("scoring"):
         scorer.score_texts(["p=q?"] * len(steps), steps)
 
