@@ -141,8 +141,16 @@ def vllm_engine(name: str, share: float, memory: float, there: Parts) -> Phase:
 
 
 def scoring(model: Architecture, tokens: int, there: Parts) -> Phase:
-    """A reward model in bf16 reads `tokens` tokens at once."""
-    return Phase("scoring", {**there, "activations": tokens * transient_bytes(model, True, autocast=False)})
+    """A reward model in bf16 reads `tokens` tokens at once.
+
+    Solutions of one problem share its tokens, which are read once; that needs the keys and values of all rows.
+    """
+    parts: Parts = {
+        **there,
+        "activations": tokens * transient_bytes(model, True, autocast=False),
+        "KV cache": 4.0 * tokens * model.layers * model.keys,
+    }
+    return Phase("scoring", parts)
 
 
 def log_probabilities(update: Update, form: Form, rows: int, completion: int, logits: float) -> Phase:

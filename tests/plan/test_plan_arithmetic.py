@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, Qwen2Config, Qwen2ForCausalLM
 
+from reward_models.model import freeze_parts
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.models import LoraSettings, with_lora
 from rlhf_e2h.plan.activations import kept, layer_bytes
@@ -129,6 +130,18 @@ def test_state_of_a_model_of_a_million_weights_by_hand():
     assert (zero2["weights"], zero2["gradients"], zero2["optimiser"]) == (2 * p, 2 * p / 4, 12 * p / 4)
     zero3 = state(trained, Form("zero3", 4, "deepspeed", 3, True, True), False)
     assert (zero3["weights"], zero3["gradients"], zero3["optimiser"]) == (0, 0, 0)
+
+
+def test_what_is_frozen_has_no_gradient_and_no_moments():
+    model, real = made(num_hidden_layers=2)
+    freeze_parts(real, embeddings=True, norms=True)
+    trained = sum(p.numel() for p in real.parameters() if p.requires_grad)
+    parts = state((Trained(model, freeze_embeddings=True, freeze_norms=True),), Form("single"), False)
+    assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (
+        4 * model.parameters,
+        4 * trained,
+        8 * trained,
+    )
 
 
 def test_checkpointing_and_accumulation():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from phase_worker import COMPLETION, LARGE, PPO, PROMPT, SCORED, VARIANTS, configuration
 from test_plan_measured import ENVIRONMENT
 
