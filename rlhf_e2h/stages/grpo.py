@@ -16,20 +16,20 @@ from typing import Any, Literal
 
 import torch
 
+from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
 from rlhf_e2h.encoded_trainers import online_trainer
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
-from rlhf_e2h.processes import whole_model
 from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
 from rlhf_e2h.rl.step_rewards import check_scheme
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
-from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.traits import Traits
 
 VERSION = 1
@@ -102,8 +102,7 @@ def main(config: Config, run: StageRun) -> None:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" else None
         reward = SummedReward(open_sources(config, run, checker, device), config, end_tokens(policy.tokenizer))
         trainer = _trainer(config, run, policy.model, policy.tokenizer, prompts, reward)
-        metrics = fit(trainer, run, f"{config.algorithm.upper()}: training")
-    model = whole_model(trainer)
+        model, metrics = trained(trainer, run, f"{config.algorithm.upper()}: training")
     if run.is_main:
         save_policy(model, policy.tokenizer, run.out)
     run.finish(steps=trainer.state.global_step, loss=metrics["train_loss"], reward=reward.last_mean)
@@ -168,9 +167,9 @@ def _trainer(
     if unknown:
         shared["generation_kwargs"] = {"suppress_tokens": unknown}
     if config.algorithm == "grpo":
-        arguments: Any = GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards)
+        arguments: Any = on_one_device(GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards))
     else:
-        arguments = RLOOConfig(**shared)
+        arguments = on_one_device(RLOOConfig(**shared))
     freeze_parts(model, config.training.freeze_embeddings, config.training.freeze_norms)
     columns = ("prompt", "problem_id", "problem", "level")
     return online_trainer(config.algorithm)(
