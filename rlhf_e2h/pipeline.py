@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from rlhf_e2h import gpus
 from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
@@ -97,6 +99,8 @@ class _Progress:
         assert done is not None
         self.fresh += 1
         self._line(spec, seed, folder, f"{_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+        for warning in done.get("warnings", []):
+            console.print(f"         [yellow]warning:[/yellow] {escape(warning)}")
 
     def _line(self, spec: StageSpec, seed: int, folder: Path, text: str) -> None:
         console.print(f"{self.title(spec, seed):<34} {text}")

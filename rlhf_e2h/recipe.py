@@ -24,6 +24,7 @@ from rlhf_e2h.config import (
     set_dotted,
     substitute,
 )
+from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.traits import STAGES, Traits
 
 _FILE = re.compile(r"\d+_(\w+)\.yaml")
@@ -48,6 +49,7 @@ class RecipeSettings:
     jobs: int = 1  # stages at once, each in a process of its own; with --launch one after the other
     threads: int | None = None  # of the CPU for a stage; all cores if not given. Sums in another order differ a little
     wandb: Wandb | None = None
+    format: FormatSettings | None = None  # text format of all stages that have one and set no other
     variables: dict[str, Any] = field(default_factory=dict)  # used as ${name} in stage files
 
     def __post_init__(self) -> None:
@@ -115,8 +117,10 @@ def load_recipe(folder: str | Path, overrides: list[str] | None = None, only_kin
         _apply_override(text, common, raw, current)
     settings = build(RecipeSettings, common, str(place / "recipe.yaml"))
     variables = substitute(settings.variables, {}, str(place / "recipe.yaml"))
+    given = {"format": common["format"]} if common.get("format") is not None else {}
+    shared = substitute(given, variables, str(place / "recipe.yaml"))
     stages = {
-        name: _build_stage(name, files[name], substitute(data, variables, str(files[name])))
+        name: _build_stage(name, files[name], substitute(data, variables, str(files[name])), shared)
         for name, data in raw.items()
     }
     if current and only_kind and stages[current].kind != only_kind:
@@ -164,13 +168,15 @@ def _apply_override(text: str, common: dict[str, Any], raw: dict[str, dict[str, 
         raise ConfigError(f"override {text!r}: {head!r} is no stage, recipe key or variable; {nearest(head, known)}")
 
 
-def _build_stage(name: str, file: Path, data: dict[str, Any]) -> StageSpec:
+def _build_stage(name: str, file: Path, data: dict[str, Any], shared: dict[str, Any]) -> StageSpec:
+    """A stage; `shared` are settings of recipe.yaml that hold where the stage has them and sets no other."""
     data = dict(data)
     kind = data.pop("stage", None)
     if kind not in STAGES:
         raise ConfigError(f"{file}: `stage: {kind}` is not a stage; {nearest(str(kind), STAGES)}")
     optional = bool(data.pop("optional", False))
     module = importlib.import_module(f"rlhf_e2h.stages.{kind}")
+    data = {key: value for key, value in shared.items() if key in module.Config.__dataclass_fields__} | data
     return StageSpec(name, kind, file, build(module.Config, data, str(file)), module, optional)
 
 

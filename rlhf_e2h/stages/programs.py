@@ -108,7 +108,7 @@ def _greedy(
     measured = []
     with run.progress(len(problems) * len(config.policies), "greedy", "programs") as bar:
         for name, reference in config.policies.items():
-            policy = open_policy(run.path(reference), sampling_dtype())
+            policy = open_policy(run.path(reference), sampling_dtype(), sections=True)
             rows = sample(policy, list(problems.values()), decoding, run.seed, bar.advance)
             strict_PK, average_PK = _tested(rows, list(problems), labels, pool)
             scope = label_scope(run, reference)

@@ -132,7 +132,8 @@ def _decode(
     for step in steps:
         policy = open_policy(folder / f"step_{step:06d}")
         rows = sample(policy, problems, decoding, run.seed, on_batch)
-        answers = [read_answer(row["text"], form) if row["finished"] else None for row in rows]
+        texts = policy.text_format.of_rows()
+        answers = [read_answer(row["text"], form, texts) if row["finished"] else None for row in rows]
         pairs = [(labels[row["problem_id"]].answer, answer) for row, answer in zip(rows, answers, strict=True)]
         verdicts.append([float(verdict.equal) for verdict in pool.check(pairs)])
     return np.array(verdicts)
