@@ -194,12 +194,13 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
     from rlhf_e2h import gpus
+    from rlhf_e2h.mirrors import check_mirrors
     from rlhf_e2h.processes import is_main
+    from rlhf_e2h.progress import console
     from rlhf_e2h.recipe import load_recipe, stage_name
     from rlhf_e2h.run_files import lock
     from rlhf_e2h.runs import run_stage
     from rlhf_e2h.store import Store
-    from rlhf_e2h.tracking import console
 
     note = gpus.keep_one()
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
@@ -207,6 +208,7 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     console.quiet = console.quiet or not is_main()  # of many processes one holds the lock and speaks
     if note and not args.locked:
         console.print(note)
+    check_mirrors(recipe.settings)
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)

@@ -19,9 +19,9 @@ from rlhf_e2h.processes import (
     whole_model,
     world_size,
 )
+from rlhf_e2h.progress import Bar
 from rlhf_e2h.resume import checkpoint_to_resume, disk_errors, remove_damaged
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.tracking import Bar
 
 
 @dataclass
@@ -102,6 +102,7 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, An
         "save_total_limit": 2,
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 10,
+        "logging_first_step": True,
         "report_to": "none",
         "disable_tqdm": True,
         "seed": run.seed,
