@@ -45,17 +45,20 @@ suppress_warnings = ["misc.highlighting_failure"]
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
-def _settings_page() -> str:
-    from rlhf_e2h.recipe import STAGES
+def _settings_pages() -> dict[str, str]:
+    """A page for each stage, and `index`, by file name."""
+    from rlhf_e2h.traits import STAGES
 
-    parts = [
-        "# Settings of every stage\n",
-        "What a stage file may hold. `e2h STAGE --settings` prints the first level.\n",
-    ]
-    for kind, about in STAGES.items():
+    pages = {}
+    for kind, traits in STAGES.items():
         config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
-        parts.append(f"## {kind}\n\n{about[0].upper()}{about[1:]}.\n\n{_table(config)}")
-    return "\n".join(parts)
+        told = f"{traits.about[0].upper()}{traits.about[1:]}. `e2h {kind} --settings` prints the same in a terminal."
+        pages[kind] = f"# {kind}\n\n{told}\n\n{_table(config)}"
+    listed = "\n".join(f"- [{kind}]({kind}.md): {traits.about}" for kind, traits in STAGES.items())
+    tree = "\n".join(STAGES)
+    head = "# Settings of every stage\n\nWhat a stage file may hold, a page a stage."
+    pages["index"] = f"{head}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"
+    return pages
 
 
 def _table(config: type, prefix: str = "") -> str:
@@ -128,7 +131,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _generate(app: object) -> None:
-    _write(HERE / "reference/settings.md", _settings_page())
+    for name, text in _settings_pages().items():
+        _write(HERE / f"reference/settings/{name}.md", text)
     names = []
     for readme in sorted((ROOT / "recipes").glob("*/README.md")):
         names.append(readme.parent.name)

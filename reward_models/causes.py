@@ -80,6 +80,10 @@ OPENING = (
         "take a model whose class transformers has (`model_type` in its config.json), or a newer transformers",
     ),
     Cause(
+        "ValueError OSError", "instantiate the backend tokenizer|can't load tokenizer",
+        "{0}: no tokenizer that can be read; tokenizer.json and tokenizer_config.json are needed beside the model",
+    ),
+    Cause(
         "RuntimeError", "size mismatch|ignore_mismatched_sizes",
         "{0}: the weights do not have the shapes that config.json says ({error}); they belong to another model or "
         "vocabulary: download the folder again as a whole",
@@ -146,20 +150,39 @@ def foreseen(error: BaseException) -> str | None:
     return None
 
 
-def meant_for_people(error: BaseException) -> bool:
-    """Whether somebody wrote this message for whoever reads it: a ValueError or the like that a `raise` raised.
+def say(error: BaseException) -> tuple[str, bool]:
+    """(what to print for an error that ended a command, whether it was foreseen). Notes of the error are added."""
+    notes = "".join(f" [{note}]" for note in getattr(error, "__notes__", []))
+    raised, ours = _raised(error)
+    if ours and isinstance(error, _MESSAGES) and raised:
+        return str(error), True
+    if sentence := foreseen(error):
+        return sentence + notes, True
+    if isinstance(error, _MESSAGES) and raised:
+        return str(error) + notes, True
+    message = str(error).strip().partition("\n")[0]
+    return f"an error that nobody foresaw, {type(error).__name__}: {message}{notes}", False
 
-    One that comes out of an operation (`zip() argument 2 is longer than argument 1`) is a bug of ours.
+
+_MESSAGES = (ValueError, FileNotFoundError, FloatingPointError)  # what is raised to tell a person something
+
+
+def _raised(error: BaseException) -> tuple[bool, bool]:
+    """(whether a `raise` raised it, whether one of ours did).
+
+    A ValueError out of an operation (`zip() argument 2 is longer than argument 1`) tells nobody what to do.
     """
-    if not isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
-        return False
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None or isinstance(error, UnicodeError):
-        return trace is None
-    code = trace.tb_frame.f_code.co_code
-    return dis.opname[code[trace.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
+    if trace is None:  # made, and not raised: it came from another process
+        return True, True
+    frame = trace.tb_frame
+    package = str(frame.f_globals.get("__name__", "")).split(".")[0]
+    return dis.opname[frame.f_code.co_code[trace.tb_lasti]] in ("RAISE_VARARGS", "RERAISE"), package in _OURS
+
+
+_OURS = ("reward_models", "rlhf_e2h")
 
 
 @contextmanager

@@ -118,13 +118,11 @@ class Stepwise:
         if isinstance(self.steps, str):
             raise ValueError("steps is text; give a list of texts (or a field text)")
         self.steps = list(self.steps)
-        wrong = next((step for step in self.steps if not isinstance(step, str)), None)
-        if not self.steps or wrong is not None:
-            raise ValueError(
-                "steps is empty; a record needs at least one step"
-                if not self.steps
-                else f"steps holds {wrong!r:.60}; each step must be text"
-            )
+        if not self.steps:
+            raise ValueError("steps is empty; a record needs at least one step")
+        for step in self.steps:
+            if not isinstance(step, str):
+                raise ValueError(f"steps holds {step!r:.60}; each step must be text")
         if self.labels is not None:
             self.labels = as_labels(self.labels)
         if self.labels is not None and len(self.labels) != len(self.steps):

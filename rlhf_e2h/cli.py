@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlhf_e2h import __version__
-from rlhf_e2h.recipe import STAGES
+from rlhf_e2h.config import StageError
+from rlhf_e2h.traits import STAGES
 
 _ABOUT = """\
 Train reward models on easy problems, use them to rerank samples and to optimise
@@ -61,7 +62,8 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         help="as KEY=VALUE below; model=tiny tries every stage",
     )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
-    for kind, about in STAGES.items():
+    for kind, traits in STAGES.items():
+        about = traits.about
         stage = commands.add_parser(
             kind,
             prog=f"e2h {kind}",
@@ -124,11 +126,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; start the same command again to go on", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("E2H_TRACEBACK"):
-            raise
-        print(f"e2h: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return _say(error)
+
+
+def _say(error: Exception) -> int:
+    """One sentence for what went wrong; a traceback only after it, and only where nobody foresaw the error."""
+    import traceback
+
+    from reward_models.causes import say
+
+    if os.environ.get("E2H_TRACEBACK"):
+        raise error
+    sentence, foreseen = say(error)
+    print(f"e2h: {sentence}", file=sys.stderr)
+    if foreseen:
+        return 1 if isinstance(error, StageError) else 2
+    traceback.print_exception(error)
+    return 1
 
 
 def _dispatch(args: argparse.Namespace) -> int:
@@ -178,16 +193,18 @@ def _dispatch(args: argparse.Namespace) -> int:
 def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
+    from rlhf_e2h.mirrors import check_mirrors
     from rlhf_e2h.processes import is_main
+    from rlhf_e2h.progress import console
     from rlhf_e2h.recipe import load_recipe, stage_name
     from rlhf_e2h.run_files import lock
     from rlhf_e2h.runs import run_stage
     from rlhf_e2h.store import Store
-    from rlhf_e2h.tracking import console
 
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
     store, spec = Store(recipe), recipe.stages[stage_name(args.file)]
     console.quiet = console.quiet or not is_main()  # of many processes one holds the lock and speaks
+    check_mirrors(recipe.settings)
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)

@@ -25,6 +25,10 @@ class ConfigError(ValueError):
     """A setting is wrong; the message says which, what is allowed and what to do."""
 
 
+class StageError(ConfigError):
+    """A process that ran a stage has ended without finishing it; what it had to say stands above."""
+
+
 def setting(
     default: Any = dataclasses.MISSING, *, affects_result: bool = True, factory: Any = None, added: bool = False
 ) -> Any:
@@ -152,6 +156,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value!r}; allowed: {', '.join(map(str, args))}")
         return value
     if dataclasses.is_dataclass(kind):
+        shorthand = getattr(kind, "SHORTHAND", None)  # `format: chat` for `format: {name: chat}`
+        if shorthand and isinstance(value, str):
+            value = {shorthand: value}
         return build(typing.cast(type, kind), _expect(value, dict, where), where)
     if origin is list:
         return [_convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(_expect(value, list, where))]

@@ -21,8 +21,9 @@ from typing import Any
 
 from rich.progress import Progress
 
-from rlhf_e2h import tracking
-from rlhf_e2h.config import ConfigError
+from reward_models.causes import say
+from rlhf_e2h import progress
+from rlhf_e2h.config import ConfigError, StageError
 from rlhf_e2h.recipe import Recipe, StageSpec, load_recipe
 from rlhf_e2h.runs import run_stage
 from rlhf_e2h.store import Store, seeds_read, stage_seed
@@ -54,14 +55,14 @@ def run_at_once(
         report: called after each pair that was run.
 
     Raises:
-        ConfigError: a stage ended with a mistake of the user.
-        RuntimeError: a stage ended with another error, or its process was killed.
+        ConfigError: a stage ended with an error that has a sentence.
+        StageError: a stage ended with another error, or its process was killed.
     """
     waiting = {(spec.name, stage_seed(spec, seed)): (spec, seed) for spec, seed in todo}
     running: dict[Key, _Job] = {}
     errors: list[Exception] = []
     context = _context()
-    with tracking.stage_bars() as display:
+    with progress.stage_bars() as display:
         try:
             while running or (waiting and not errors):
                 for key in _ready(recipe, waiting, running) if not errors else []:
@@ -140,20 +141,30 @@ def _listen(running: dict[Key, _Job], display: Progress) -> list[tuple[Key, Exce
             kind, *content = connection.recv()
         except EOFError:
             job.process.join()
-            kind, content = "failed", [False, f"its process ended with exit code {job.process.exitcode}"]
+            kind, content = "failed", [f"{job.name}: {ending(job.process.exitcode)}", False]
         if kind == "progress":
             description, completed, total, unit = content
             text = f"{job.name}: {description}"
             display.update(job.task, description=text, completed=completed, total=total, unit=unit)
             continue
         display.remove_task(job.task)
-        ended.append((key, _as_error(job.name, *content) if kind == "failed" else None))
+        ended.append((key, _as_error(*content) if kind == "failed" else None))
         job.process.join()
     return ended
 
 
-def _as_error(stage: str, of_the_user: bool, message: str) -> Exception:
-    return ConfigError(message) if of_the_user else RuntimeError(f"{stage}: {message}")
+def _as_error(sentence: str, foreseen: bool) -> Exception:
+    return ConfigError(sentence) if foreseen else StageError(sentence)
+
+
+def ending(code: int | None) -> str:
+    """How a process ended that did not say so itself."""
+    if code == -signal.SIGKILL:
+        return (
+            "its process was killed (signal 9), as a system does that runs out of memory: lower micro_batch_size or "
+            "jobs, and start the same command again; it resumes"
+        )
+    return f"its process ended with exit code {code}; what it said stands above"
 
 
 def _work(
@@ -172,15 +183,15 @@ def _work(
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the process that waits; it ends this one
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     quiet_libraries()
-    tracking.send_progress(lambda *content: connection.send(("progress", *content)))
+    progress.send_progress(lambda *content: connection.send(("progress", *content)))
     try:
         recipe = load_recipe(folder, overrides)
         run_stage(Store(recipe), recipe.stages[name], seed)
     except Exception as error:
-        of_the_user = isinstance(error, ValueError | FileNotFoundError)
-        if not of_the_user or os.environ.get("E2H_TRACEBACK"):
+        sentence, foreseen = say(error)
+        if not foreseen or os.environ.get("E2H_TRACEBACK"):
             traceback.print_exc()
-        connection.send(("failed", of_the_user, str(error) if of_the_user else f"{type(error).__name__}: {error}"))
+        connection.send(("failed", sentence, foreseen))
     else:
         connection.send(("finished",))
 

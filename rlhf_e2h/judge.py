@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from reward_models.score import Scorer
-from rlhf_e2h.bank import Row, aggregate_steps, grade, score
+from rlhf_e2h.bank import Row, aggregate_steps, grade
 from rlhf_e2h.checker import answer_classes
 from rlhf_e2h.data.firewall import Label
-from rlhf_e2h.models import DTYPES, sampling_dtype
 
 
-def judged(
-    rows: Sequence[Row],
-    problems: Mapping[str, Row],
-    labels: Mapping[str, Label],
-    model: Path,
-    aggregation: str,
-    device: torch.device,
-) -> list[Row]:
-    """Rows with `rm` (aggregated reward-model score in [0, 1]) and `correct` (True, False, or None without label)."""
-    scored = score(rows, problems, Scorer.from_pretrained(model, device, DTYPES[sampling_dtype()]), "rm")
-    verdicts = {(row["problem_id"], row["sample_id"]): row["correct"] for row in grade(rows, labels)}
+def judged(scored: Sequence[Row], labels: Mapping[str, Label], aggregation: str) -> list[Row]:
+    """Scored rows with `rm` (aggregated reward-model score in [0, 1]) and `correct` (True, False, or None without
+    label)."""
+    verdicts = {(row["problem_id"], row["sample_id"]): row["correct"] for row in grade(scored, labels)}
     return [
         {**row, "rm": value, "correct": verdicts.get((row["problem_id"], row["sample_id"]))}
         for row, value in zip(scored, aggregate_steps(scored, aggregation), strict=True)

@@ -8,16 +8,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h.config import ConfigError, nearest
+from rich.markup import escape
+
+from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
 from rlhf_e2h.losses import LOSSES
-from rlhf_e2h.preflight import DISTRIBUTED, check_inputs, check_launch, launch_file
+from rlhf_e2h.mirrors import check_mirrors
+from rlhf_e2h.preflight import check_inputs, check_launch, launch_file
+from rlhf_e2h.progress import clock, console
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
 from rlhf_e2h.store import Store, stage_seed
-from rlhf_e2h.tracking import console
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = None) -> Path | None:
@@ -31,6 +34,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     todo = _plan(recipe, only)
     specs = [spec for spec, _ in todo]
     check_inputs(specs)
+    check_mirrors(recipe.settings)
     if launch:
         check_launch(specs, launch)
     with lock(store.root):
@@ -40,7 +44,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
             run_at_once(recipe, todo, recipe.settings.jobs, progress.finished, progress.ran)
         else:
             _run_in_turn(store, todo, progress, launch)
-    spent = _clock(time.time() - started)
+    spent = clock(time.time() - started)
     if progress.fresh:
         console.print(f"{progress.fresh} of {len(todo)} stages run in {spent}; outputs in {recipe.run_folder}")
     else:
@@ -54,7 +58,7 @@ def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Pro
             continue
         if console.is_terminal:
             console.print(f"{progress.title(spec, seed):<34} [dim]{spec.kind} ...[/dim]", end="\r")
-        if launch and spec.kind in DISTRIBUTED:
+        if launch and spec.traits.distributed:
             _launch(store, spec, seed, launch)
         else:
             run_stage(store, spec, seed)
@@ -84,11 +88,13 @@ class _Progress:
     def ran(self, spec: StageSpec, seed: int) -> None:
         folder = self._store.finished(spec, seed)
         if folder is None:
-            raise RuntimeError(f"{spec.name}: its process ended without finishing the stage")
+            raise StageError(f"{spec.name}: its process ended without finishing the stage")
         done = read_done(folder)
         assert done is not None
         self.fresh += 1
-        self._line(spec, seed, folder, f"{_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+        self._line(spec, seed, folder, f"{clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+        for warning in done.get("warnings", []):
+            console.print(f"         [yellow]warning:[/yellow] {escape(warning)}")
 
     def _line(self, spec: StageSpec, seed: int, folder: Path, text: str) -> None:
         console.print(f"{self.title(spec, seed):<34} {text}")
@@ -118,7 +124,7 @@ def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
 
 
 def _spans_seeds(spec: StageSpec) -> bool:
-    return bool(getattr(spec.module, "ALL_SEEDS", False))
+    return spec.traits.all_seeds
 
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
@@ -126,7 +132,7 @@ def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
     command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
     if subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+        raise StageError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
 
 
 def _summary(results: dict[str, Any]) -> str:
@@ -135,7 +141,3 @@ def _summary(results: dict[str, Any]) -> str:
     lost = [(k, v) for k, v in figures.items() if k in LOSSES]
     shown = [*[(k, v) for k, v in figures.items() if k not in LOSSES][:4], *lost]
     return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown)
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"

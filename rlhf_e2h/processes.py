@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +26,28 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+TIMEOUT = "E2H_TIMEOUT_HOURS"
+
+
+def collective_timeout() -> timedelta:
+    """How long a process waits for the others before it gives them up.
+
+    Half an hour, the default of the libraries, is too short: one process may save a large checkpoint, grade a bank or
+    train for the others, which wait meanwhile.
+
+    Raises:
+        ConfigError: E2H_TIMEOUT_HOURS is not a positive number.
+    """
+    text = os.environ.get(TIMEOUT, "12")
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < 10_000:
+        raise ConfigError(f"{TIMEOUT} is {text!r}; give a number of hours above 0, for example 12")
+    return timedelta(hours=hours)
+
+
 def launched_with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
@@ -36,15 +60,16 @@ def device_arguments() -> dict[str, Any]:
     """What `TrainingArguments` has to be told about the machine."""
     import torch
 
+    waits = {"ddp_timeout": int(collective_timeout().total_seconds())}
     if torch.cuda.is_available():
-        return {"use_cpu": False}
+        return {"use_cpu": False, **waits}
     # `use_cpu` would switch DeepSpeed off; without it, processes on a CPU have to be told how to find each other
     together = {"ddp_backend": "gloo"} if world_size() > 1 else {}
-    return {"use_cpu": not launched_with_deepspeed(), **together}
+    return {"use_cpu": not launched_with_deepspeed(), **together, **waits}
 
 
 def join() -> Any:
-    """This process among those that were started together, before there is a trainer: see `shares.Place`.
+    """This process among those that were started together, before there is a trainer: see `blocks.Rank`.
 
     Raises:
         ConfigError: fewer processes see each other than were started.
@@ -108,6 +133,14 @@ def forget_divided_loading() -> None:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()
+
+
+def release_memory() -> None:
+    """Give back what models that are gone have left, for the next model or for another process on the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def wait_for_all() -> None:

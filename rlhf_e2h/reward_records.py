@@ -12,7 +12,7 @@ from reward_models.formats import read_records
 from reward_models.records import Stepwise, read_jsonl
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data import procedural
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 
@@ -27,7 +27,7 @@ class Found:
     lost: dict[str, int] = field(default_factory=dict)
 
 
-def gather(config: Any, run: StageRun, problems: dict[str, str]) -> Found:
+def gather(config: Any, run: StageRun, problems: dict[str, str], texts: TextFormat = SECTIONS) -> Found:
     """All records that the settings of a `reward` stage name; `problems` are texts by id.
 
     Raises:
@@ -39,11 +39,11 @@ def gather(config: Any, run: StageRun, problems: dict[str, str]) -> Found:
         kept = outcome_rows(config, rows, found.lost)
         if rows and not kept:
             raise ConfigError(f"{run.name}: {_why_none(rows, config.balance)}")
-        found.records += [_labelled(row, problems[row["problem_id"]], config.step_labels) for row in kept]
+        found.records += [_labelled(row, problems[row["problem_id"]], config.step_labels, texts) for row in kept]
     if config.records:
         found.records += read_records(run.path(config.records))
     if config.reference_solutions:
-        found.records += _reference_records(run, run.path(config.data), problems)
+        found.records += _reference_records(run, run.path(config.data), problems, texts)
     if not found.records:
         raise ConfigError(f"{run.name}: nothing to train on; set `graded`, `records` or `reference_solutions`")
     return found
@@ -81,8 +81,8 @@ def outcome_rows(config: Any, rows: list[Row], lost: dict[str, int] | None = Non
     return kept
 
 
-def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
-    steps = SECTIONS.split_steps(row["text"])
+def _labelled(row: Row, problem: str, source: str, texts: TextFormat) -> Stepwise:
+    steps = texts.split_steps(row["text"])
     outcome = int(row["correct"])
     labels: list[int | None] | None = None
     if source == "procedural":
@@ -92,9 +92,10 @@ def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
     return Stepwise(problem, steps, labels, outcome, {k: row[k] for k in ("problem_id", "sample_id") if k in row})
 
 
-def _reference_records(run: StageRun, data: Path, problems: dict[str, str]) -> list[Stepwise]:
+def _reference_records(run: StageRun, data: Path, problems: dict[str, str], texts: TextFormat) -> list[Stepwise]:
     labels = run.labels(data, "easy", splits=("train",))
-    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items() if label.solution]
+    known = {key: texts.exemplar(label.solution) for key, label in labels.items() if label.solution}
+    found = [(problems[key], texts.split_steps(solution)) for key, solution in known.items()]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
 
 

@@ -16,14 +16,16 @@ from typing import Any
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank import Decoding, Row, sample
+from rlhf_e2h.bank import Decoding, Row
+from rlhf_e2h.bank_work import sample_bank, score_bank
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
-from rlhf_e2h.models import Policy, open_policy, sampling_dtype, save_policy
-from rlhf_e2h.processes import join
+from rlhf_e2h.models import Policy, open_policy, policy_format, save_policy
+from rlhf_e2h.processes import join, wait_for_all
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.shares import Spend, divided, share
+from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.unsplit import report_unsplit
 
 
 def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
@@ -46,14 +48,17 @@ class Rounds:
         labels: Mapping[str, Label],
         reward_model: Path,
         aggregation: str,
+        text_format: FormatSettings | None = None,
     ) -> None:
-        self.run, self.start, self.title = run, start, title
+        self.run, self.start, self.title, self.settings = run, start, title, text_format
+        self.text_format, why = policy_format(start, text_format)
+        run.use_format(self.text_format, why)
         self.decoding, self.labels = decoding, labels
         self.reward_model, self.aggregation = reward_model, aggregation
 
     def policy(self, number: int) -> Policy:
         """The policy with which round `number` begins."""
-        return open_policy(self._start_of(number))
+        return open_policy(self._start_of(number), text_format=self.settings)
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
@@ -71,24 +76,27 @@ class Rounds:
             self._replay(file.stem)
             return read_jsonl(file)
         self._mark()
-        rows = self._sampled(number, problems, seed)
+        rank, policy, title = join(), self._start_of(number), f"{self.title} {number + 1}:"
+        sampled = sample_bank(
+            self.run, policy, problems, self.decoding, seed, rank, f"{title} sampling", text_format=self.settings
+        )
+        known = {problem["problem_id"]: problem for problem in problems}
+        bank = list(sampled.rows())
+        scored = score_bank(
+            self.run, bank, known, self.reward_model, rank, f"{title} scoring", "rm",
+            text_format=self.text_format.of_rows(),
+        )  # fmt: skip
         if self.run.is_main:
+            sampled.spend(self.run.spend)
+            report_unsplit(self.run, bank, [self.reward_model])
+            rows = judged(list(scored.rows()), self.labels, self.aggregation)
             self._record(file.stem)
             write_jsonl(file, rows)
-        return rows
-
-    def _sampled(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
-        place, decoding = join(), self.decoding
-        policy = open_policy(self._start_of(number), sampling_dtype(), place.device)
-        total = len(share(problems, place)[1]) * decoding.n
-        with self.run.progress(total, f"{self.title} {number + 1}: sampling", "solutions") as bar:
-
-            def work(own: Sequence[Row], first: int, spend: Spend) -> list[Row]:
-                rows = sample(policy, own, decoding, seed, bar.advance, spend, first * decoding.n)
-                known = {problem["problem_id"]: problem for problem in own}
-                return judged(rows, known, self.labels, self.reward_model, self.aggregation, place.device)
-
-            return divided(problems, place, work, self.run.spend)
+        wait_for_all()
+        if self.run.is_main:
+            for parts in (sampled, scored):
+                shutil.rmtree(parts.folder)
+        return read_jsonl(file)
 
     def keep(self, number: int, model: Any, tokenizer: Any) -> None:
         """Save what round `number` trained, adapters merged; it is there completely or not at all."""
@@ -96,7 +104,7 @@ class Rounds:
             folder = self._folder(number)
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            save_policy(model, tokenizer, partial)
+            save_policy(model, tokenizer, partial, self.text_format)
             self._record(folder.name)
             os.replace(partial, folder)
             # the next round's trainer must not take this round's checkpoint for its own

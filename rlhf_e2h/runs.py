@@ -6,13 +6,17 @@ Where its outputs go and when old ones may be reused is in store.py.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from reward_models.peft_folder import is_adapter, merged_folder
 from reward_models.records import iter_jsonl
@@ -20,11 +24,16 @@ from rlhf_e2h import processes
 from rlhf_e2h.config import ConfigError, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
+from rlhf_e2h.mirrors import About, open_mirrors
+from rlhf_e2h.progress import Bar, Pulse, console, progress_bar
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.resume import disk_errors
-from rlhf_e2h.run_files import DONE, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
+from rlhf_e2h.run_files import DONE, ERRORS, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
 from rlhf_e2h.store import Resolved, Store, stage_seed
-from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
+from rlhf_e2h.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,8 +50,11 @@ class StageRun:
     is_main: bool = True
     labels_read: list[dict[str, str]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
     tokens: int = 0  # read and written by models, for the report's cost table
     flops: float = 0.0
+    pulse: Pulse | None = None  # of the main process: says every so often how far the stage is
 
     @property
     def scratch(self) -> Path:
@@ -64,9 +76,11 @@ class StageRun:
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
         self.tracker.log(metrics, step)
+        if self.pulse:
+            self.pulse.note(metrics)
 
     def progress(self, total: float, description: str, unit: str = "items") -> contextlib.AbstractContextManager[Bar]:
-        return progress_bar(total, description, unit, show=self.is_main)
+        return progress_bar(total, description, unit, self.is_main, self.pulse)
 
     def labels(
         self, prepare_dir: Path, scope: str, purpose: str = "training", splits: Collection[str] = firewall.SPLITS
@@ -102,8 +116,24 @@ class StageRun:
         """Numbers worth showing in the run's summary and in the report."""
         self.results.update(results)
 
+    def warn(self, text: str) -> None:
+        """Say what spoils results without stopping the stage: in the log, beneath the stage's line, in done.json."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            if self.is_main:
+                log.warning("%s: %s", self.name, text)
+
+    def use_format(self, text_format: TextFormat, why: str) -> None:
+        """Record the text format of a policy and why it is that one; said unless it is the default."""
+        log.info("%s: text format %s (%s)", self.name, text_format.name, why)
+        self.notes["format"] = f"{text_format.name}: {why}"
+        if text_format.name != SECTIONS.name:
+            self.finish(format=text_format.name)
+            if self.is_main:
+                console.print(f"[dim]{self.name}: text format {text_format.name}, since {escape(why)}[/dim]")
+
     def row(self, table: str, row: dict[str, Any]) -> None:
-        """Show a row (a sample, say) in a table of wandb."""
+        """Show a row (a sample, say) in a table of wandb and its like."""
         self.tracker.row(table, row)
 
     def spend(self, tokens: float, flops: float) -> None:
@@ -141,14 +171,21 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
         _clear_unfinished(folder)
     config = result_settings(spec.config)
     settings = store.recipe.settings
-    wandb_run = None
+    mirrors = pulse = None
     if is_main:
         write_json(folder / SETTINGS, {"stage": spec.kind, "name": spec.name, "seed": seed, **asdict(spec.config)})
-        wandb_run = start_wandb(settings.wandb, settings.name, spec.name, spec.kind, seed, folder, config)
-    tracker = Tracker(folder if is_main else None, wandb_run)
+        mirrors = open_mirrors(settings, About(settings.name, spec.name, spec.kind, seed, folder, config))
+        pulse = Pulse(spec.name + (f" (seed {seed})" if len(settings.seeds) > 1 else ""), store.root)
+    tracker = Tracker(folder if is_main else None, mirrors)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
+    run.pulse = pulse
     started = time.time()
-    with disk_errors(folder), contextlib.closing(tracker):
+    with (
+        pulse.beating() if pulse else contextlib.nullcontext(),
+        _traceback_kept(folder if is_main else None, spec.name),
+        disk_errors(folder),
+        contextlib.closing(tracker),
+    ):
         _fresh_process_state(run.seed, settings.threads)
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
@@ -173,14 +210,30 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             "labels_read": run.labels_read,
             "labels_inherited": inherited,
             "results": run.results,
+            **({"warnings": run.warnings} if run.warnings else {}),
+            **({"notes": run.notes} if run.notes else {}),
         }
         write_json(folder / DONE, record)
     return folder
 
 
+@contextlib.contextmanager
+def _traceback_kept(folder: Path | None, stage: str) -> Iterator[None]:
+    """What a stage dies of is written beside its outputs, and the error says where."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"stage {stage}")
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                (folder / ERRORS).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+                error.add_note(f"traceback in {folder / ERRORS}")
+        raise
+
+
 def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
-    trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "weak_to_strong", "gap")
-    if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
+    easy_only = firewall.allowed_scope(spec.kind, spec.name) == "easy"
+    if spec.traits.trains and easy_only and firewall.SEALED_LABELS in inherited:
         raise firewall.FirewallError(
             f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "
             "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is a baseline"

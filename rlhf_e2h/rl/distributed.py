@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather, pad_across_processes
 
 from rlhf_e2h.environment import forget_accelerate_state
+from rlhf_e2h.processes import collective_timeout
+
+T = TypeVar("T")
+_NOTHING: Any = object()
 
 
 def start_accelerator(bf16: bool = False) -> Accelerator:
@@ -25,11 +30,12 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
     # Without cpu=True, processes without a GPU would each train alone, and all write to the same folder.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     cpu = not torch.accelerator.is_available()
+    backend: dict[str, Any] = {"backend": "gloo"} if cpu and deepspeed else {}
     with _without_fsdp():
         accelerator = Accelerator(
             cpu=cpu and not deepspeed,
             mixed_precision="bf16" if bf16 else "no",
-            kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu and deepspeed else None,
+            kwargs_handlers=[InitProcessGroupKwargs(**backend, timeout=collective_timeout())],
         )
     if deepspeed:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -71,3 +77,16 @@ def gather_json(place: Accelerator | PartialState, value: Any) -> list[Any]:
     padded = pad_across_processes(data, dim=0).unsqueeze(0)
     rows = gather(padded).cpu().numpy()
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def shard(items: Sequence[T], place: Accelerator | PartialState) -> Sequence[T]:
+    """The items of this process: every n-th, so that a list in order of difficulty gives each some of all."""
+    return items[place.process_index :: place.num_processes]
+
+
+def unsharded(parts: Sequence[Sequence[T]]) -> list[T]:
+    """The items of all processes, one list a rank, in the order that they had before `shard`."""
+    found: list[T] = []
+    for items in zip_longest(*parts, fillvalue=_NOTHING):
+        found += [item for item in items if item is not _NOTHING]
+    return found

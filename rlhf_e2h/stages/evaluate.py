@@ -2,7 +2,8 @@
 
 Greedy decoding for every policy; majority, weighted vote, best-of-n and pass@n from one sample bank, every method on
 the same subsets of it. Writes outcomes.jsonl (a row for each method and problem), quality.json (the reward models on
-the bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read).
+the bank), policies.json (reward-model score beside accuracy, by level) and solutions.jsonl (to read). Decoding and
+judging are sharded over the processes that were started together; one grades and writes.
 """
 
 from __future__ import annotations
@@ -17,22 +18,38 @@ from transformers import AutoConfig
 
 from reward_models.contract import StepContract
 from reward_models.evaluation import compare
+from reward_models.intervals import intervals
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
-from reward_models.score import Scorer, StepScores
+from reward_models.score import StepScores
 from reward_models.voting import curve
-from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade, sample, score
+from rlhf_e2h.answers import say_missing_answers
+from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade
+from rlhf_e2h.bank_work import sample_bank, score_bank
+from rlhf_e2h.blocks import Parts
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.config import Input, NamedInputs, setting
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
-from rlhf_e2h.models import DTYPES, open_policy, sampling_dtype
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.models import policy_format
+from rlhf_e2h.processes import join
+from rlhf_e2h.prompts import TextFormat
+from rlhf_e2h.rl.engines import EngineSettings
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.text_formats import FormatSettings, format_of
+from rlhf_e2h.traits import Traits
+from rlhf_e2h.unsplit import report_unsplit
 
-VERSION = 2
+VERSION = 3
+TRAITS = Traits(
+    order=140,
+    about="score policies and decodings on the test set",
+    distributed=True,
+    sealed_labels="evaluation",
+    tiny={"draws": 8},
+)
 OUTCOMES = "outcomes.jsonl"
 
 
@@ -53,7 +70,10 @@ class Config:
     weighted_vote: str = "prod"  # and for weighted voting (the paper: prod)
     step_labels: Literal["procedural", "none"] = "none"  # how steps of the bank are checked, for reward-model quality
     max_new_tokens: int = 256
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     batch_size: int = setting(256)
+    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what decodes
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -61,6 +81,8 @@ def main(config: Config, run: StageRun) -> None:
     problems = {problem["problem_id"]: problem for problem in read_problems(data, "test")}
     labels = run.labels(data, "full", "evaluation", splits=("test",))
     outcomes, solutions = _greedy(config, run, problems, labels)
+    if not run.is_main:
+        return
     if config.samples:
         bank_outcomes, shown = _bank(config, run, run.path(config.samples), problems, labels)
         outcomes += bank_outcomes
@@ -84,25 +106,61 @@ def label_scope(run: StageRun, *references: str) -> str:
 def _greedy(
     config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
-    decoding = Decoding(n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
-    judge = None
+    rank, asked = join(), list(problems.values())
+    decoding = Decoding(
+        n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size, engine=config.engine
+    )
+    formats: dict[str, TextFormat] = {}
+    for name, reference in config.policies.items():
+        formats[name], why = policy_format(run.path(reference), config.format)
+        run.use_format(formats[name], f"{name}: {why}")
+    # first all policies, then the judge: no two models are in memory at once
+    sampled = {
+        name: sample_bank(
+            run, run.path(reference), asked, decoding, run.seed, rank, f"greedy {name}", text_format=config.format
+        )
+        for name, reference in config.policies.items()
+    }
     if config.judge:
-        judge = Scorer.from_pretrained(run.path(config.reward_models[config.judge]), dtype=DTYPES[sampling_dtype()])
+        rows = list(_named(sampled))
+        model = run.path(config.reward_models[config.judge])
+        report_unsplit(run, rows, [model])
+        judged = score_bank(
+            run,
+            rows,
+            problems,
+            model,
+            rank,
+            "judging",
+            config.judge,
+            text_format=lambda row: formats[row["policy"]].of_rows(),
+        )
+    if not run.is_main:
+        return [], []
+    by_name: dict[str, list[Row]] = {
+        name: [] if config.judge else list(parts.rows()) for name, parts in sampled.items()
+    }
+    for row in judged.rows() if config.judge else ():
+        by_name[row.pop("policy")].append(row)
     outcomes: list[Row] = []
     solutions: list[Row] = []
     by_policy: dict[str, Any] = {}
-    with run.progress(len(problems) * len(config.policies), "greedy", "solutions") as bar:
-        for name, reference in config.policies.items():
-            policy = open_policy(run.path(reference), sampling_dtype())
-            rows = grade(sample(policy, list(problems.values()), decoding, run.seed, bar.advance, run.spend), labels)
-            scope = label_scope(run, reference)
-            outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
-            if judge:
-                rows = score(rows, problems, judge, str(config.judge))
-                solutions += _readable(rows, problems, labels, name)
-            by_policy[name] = _by_level(rows, problems)
+    for name, reference in config.policies.items():
+        sampled[name].spend(run.spend)
+        rows, scope = grade(by_name[name], labels), label_scope(run, reference)
+        say_missing_answers(run, rows, formats[name], name)
+        texts = formats[name].of_rows()
+        outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
+        if config.judge:
+            solutions += _readable(rows, problems, labels, name, texts)
+        by_policy[name] = _by_level(rows, problems, texts)
     write_json(run.out / "policies.json", {"judge": config.judge, "policies": by_policy})
     return outcomes, solutions
+
+
+def _named(sampled: Mapping[str, Parts]) -> Iterator[Row]:
+    for name, parts in sampled.items():
+        yield from ({**row, "policy": name} for row in parts.rows())
 
 
 def _outcomes(
@@ -121,7 +179,7 @@ def _outcomes(
     ]
 
 
-def _by_level(rows: Sequence[Row], problems: Mapping[str, Row]) -> dict[str, dict[str, float]]:
+def _by_level(rows: Sequence[Row], problems: Mapping[str, Row], text_format: TextFormat) -> dict[str, dict[str, float]]:
     """Accuracy, reward-model score, steps and share of unfinished solutions, by level."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -131,7 +189,7 @@ def _by_level(rows: Sequence[Row], problems: Mapping[str, Row]) -> dict[str, dic
             "n": len(group),
             "accuracy": float(np.mean([row["correct"] for row in group])),
             "unfinished": float(np.mean([not row["finished"] for row in group])),
-            "steps": float(np.mean([len(SECTIONS.split_steps(row["text"])) for row in group])),
+            "steps": float(np.mean([len(text_format.split_steps(row["text"])) for row in group])),
             **({"reward": float(np.mean([row["score"] for row in group]))} if "score" in group[0] else {}),
         }
         for level, group in sorted(groups.items())
@@ -142,6 +200,7 @@ def _bank(
     config: Config, run: StageRun, samples: Path, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
     rows = grade(read_jsonl(samples / SAMPLES), labels, progress=run.is_main)
+    text_format = format_of(samples)
     ids, correct_PK = as_matrix(rows, [row["correct"] for row in rows], "the bank")
     with CheckerPool() as pool:
         classes_PK = np.array([answer_classes(answers, pool) for answers in _answers(rows, len(ids))])
@@ -162,10 +221,10 @@ def _bank(
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
         outcomes += _curve_rows(config, wanted, name, label_scope(run, str(config.samples), reference), ids, problems)
-        quality[name] = _quality(config, kind, scored, rows, problems)
+        quality[name] = _quality(config, kind, scored, rows, problems, text_format)
         if name == config.judge:
             both = [truth | row for truth, row in zip(rows, scored, strict=True)]
-            shown = _readable(both, problems, labels, config.bank_policy)
+            shown = _readable(both, problems, labels, config.bank_policy, text_format)
     write_json(run.out / "quality.json", quality)
     return outcomes, shown
 
@@ -191,13 +250,18 @@ def _curve_rows(
 
 
 def _quality(
-    config: Config, kind: str, scored: Sequence[Row], graded: Sequence[Row], problems: Mapping[str, Row]
-) -> dict[str, dict[str, float | None]]:
-    """AUCs, calibration and first-error F1 of one reward model on the bank: easy, hard and each level."""
+    config: Config,
+    kind: str,
+    scored: Sequence[Row],
+    graded: Sequence[Row],
+    problems: Mapping[str, Row],
+    text_format: TextFormat,
+) -> dict[str, dict[str, Any]]:
+    """AUCs, calibration and first-error F1 of one reward model on the bank, with intervals, by band and level."""
     records, scores, levels = [], [], []
     for row, truth in zip(scored, graded, strict=True):
         problem = problems[row["problem_id"]]
-        steps = SECTIONS.split_steps(row["text"])
+        steps = text_format.split_steps(row["text"])
         labels = procedural.step_labels(problem["problem"], steps) if config.step_labels == "procedural" else None
         records.append(Stepwise(problem["problem"], steps, list(labels) if labels else None, int(truth["correct"])))
         scores.append(StepScores(steps=row["step_scores"], score=row["score"]))
@@ -208,11 +272,15 @@ def _quality(
     for group, members in groups.items():
         chosen = [i for i, level in enumerate(levels) if level in members]
         if chosen:
-            found[group] = compare([records[i] for i in chosen], [scores[i] for i in chosen], kind)
+            part = [records[i] for i in chosen], [scores[i] for i in chosen], kind
+            ends = intervals(*part, [scored[i]["problem_id"] for i in chosen])
+            found[group] = compare(*part) | {"intervals": ends}
     return found
 
 
-def _readable(rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str) -> list[Row]:
+def _readable(
+    rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str, text_format: TextFormat
+) -> list[Row]:
     """Up to two right and two wrong solutions of each level, one a problem, with the score of each step."""
     shown: list[Row] = []
     found: dict[tuple[int | None, bool], set[str]] = {}
@@ -227,7 +295,7 @@ def _readable(rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[
                     "problem_id": row["problem_id"],
                     "level": problem["level"],
                     "problem": problem["problem"],
-                    "steps": SECTIONS.split_steps(row["text"]),
+                    "steps": text_format.split_steps(row["text"]),
                     "step_scores": row["step_scores"],
                     "score": row["score"],
                     "reward_model": row["reward_model"],

@@ -1,22 +1,29 @@
-"""Score a sample bank with reward models; no label is read. Writes scored_NAME.jsonl for each model."""
+"""Score a sample bank with reward models; no label is read. Writes scored_NAME.jsonl for each model.
+
+One model is in memory at a time. A killed stage resumes with the solutions whose scores are not saved yet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward_models.records import read_jsonl, write_jsonl
-from reward_models.score import Scorer
-from rlhf_e2h.bank import Row, score
+from rlhf_e2h.bank_work import score_bank
 from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import SPLITS, read_problems
-from rlhf_e2h.models import DTYPES, sampling_dtype
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.shares import divided, share
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.traits import Traits
+from rlhf_e2h.unsplit import report_unsplit
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=90,
+    about="score a sample bank with reward models",
+    distributed=True,
+)
 
 
 @dataclass
@@ -39,16 +46,11 @@ def main(config: Config, run: StageRun) -> None:
     rows = read_jsonl(run.path(config.samples) / SAMPLES, required=("problem_id", "sample_id", "text"))
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
-    place, dtype = join(), DTYPES[sampling_dtype()]
-    total = len(share(rows, place)[1]) * len(config.reward_models)
-    with run.progress(total, "scoring", "solutions") as bar:
-        for name, reference in config.reward_models.items():
-            scorer = Scorer.from_pretrained(run.path(reference), place.device, dtype, config.max_tokens_per_batch)
-
-            def work(own: Sequence[Row], *_: object, scorer: Scorer = scorer, name: str = name) -> list[Row]:
-                return score(own, problems, scorer, name, bar.advance)
-
-            scored = divided(rows, place, work, run.spend)
-            if run.is_main:
-                write_jsonl(run.out / scored_file(name), scored)
+    rank, texts = join(), format_of(run.path(config.samples))
+    for name, reference in config.reward_models.items():
+        model, title = run.path(reference), f"scoring {name}"
+        parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch, texts)
+        if run.is_main:
+            write_jsonl(run.out / scored_file(name), parts.rows())
+    report_unsplit(run, rows, [run.path(reference) for reference in config.reward_models.values()])
     run.finish(solutions=len(rows), reward_models=len(config.reward_models))

@@ -23,9 +23,10 @@ from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
 from rlhf_e2h.losses import nonzero
 from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
+from rlhf_e2h.models import policy_format
 from rlhf_e2h.plan import spent
 from rlhf_e2h.processes import forget_divided_loading
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.reward_records import gather, thinned
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
@@ -33,8 +34,17 @@ from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
 from rlhf_e2h.studies.sampler import SkillSampler
+from rlhf_e2h.text_formats import FormatSettings, format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 3
+TRAITS = Traits(
+    order=80,
+    about="train a reward model: ORM, PRM or OPRM",
+    trains=True,
+    distributed=True,
+    tiny={"held_out": 0.4, "training.epochs": 1},
+)
 
 
 @dataclass
@@ -50,7 +60,9 @@ class Config:
     # every step of a right solution valid and leaves those of wrong ones unlabelled but for the last
     step_labels: Literal["procedural", "outcome", "none"] = "none"
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
-    template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the graded samples
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    template: str | None = None  # text before a solution, with {problem}; that of the format if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
     # OPRM: `balance` holds for its outcome data too, as in the paper
     balance_outcomes: bool = field(default=False, metadata={"added": True})
@@ -95,10 +107,11 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
+    texts = _text_format(config, run)
     rows = read_problems(run.path(config.data), "train")
     problems = {p["problem_id"]: p["problem"] for p in rows}
     levels = {p["problem"]: {"level": p["level"]} for p in rows if p.get("level")}
-    found = gather(config, run, problems)
+    found = gather(config, run, problems, texts)
     records = [
         dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {})) for record in found.records
     ]
@@ -114,7 +127,12 @@ def main(config: Config, run: StageRun) -> None:
             f"{run.name}: {len(training)} records to train on and {len(validation)} held out; "
             "both are needed, so give more problems or change held_out"
         )
-    contract = StepContract(config.kind, template=config.template or SECTIONS.template, separator=SECTIONS.separator)
+    contract = StepContract(
+        config.kind,
+        template=config.template or texts.template,
+        separator=texts.separator,
+        answer_mark=texts.answer_mark,
+    )
     settings = dataclasses.replace(config.training, seed=run.seed)
     if config.flip_labels:
         training = _flipped(config, run, training, items)
@@ -124,14 +142,13 @@ def main(config: Config, run: StageRun) -> None:
         order = _Order(config.mixture, training, by_text, settings) if config.mixture else None
 
         def on_log(logs: Mapping[str, float]) -> None:
-            bar.update(logs.get("step", 0) / max(logs.get("max_steps", 0), 1))
             values = {f"train/{name}": v for name, v in logs.items() if name not in ("step", "max_steps")}
             step = int(logs.get("step", 0))
             run.log(values | (order.weights(step) if order else {}), step=step)
 
         result = train(
             run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics,
-            order,
+            order, on_step=bar.update,
         )  # fmt: skip
     forget_divided_loading()
     if dynamics:
@@ -182,6 +199,17 @@ def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: lis
     chosen = flips(candidates, config.flip_labels, len(items), run.seed + bool(config.flip_among))
     write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
     return with_flips(training, items, chosen)
+
+
+def _text_format(config: Config, run: StageRun) -> TextFormat:
+    """That of the settings, else of the graded samples, else sections."""
+    if config.format.name != "auto":
+        made, why = policy_format(run.path(config.base), config.format)
+    else:
+        made = format_of(run.path(config.graded) if config.graded else None)
+        why = "that of the graded samples" if config.graded else "no samples, and none is set"
+    run.use_format(made.of_rows(), why)
+    return made.of_rows()
 
 
 def _held_out(problem: str, share: float) -> bool:

@@ -1,24 +1,31 @@
 """Sample solutions from a policy. Reads a policy and the problems of a `prepare` stage; writes samples.jsonl.
 
-A killed stage goes on with the chunk of problems at which it stopped.
+A killed stage resumes with the problems whose solutions are not saved yet: at most a few minutes' work is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank import Decoding, Row, sample
+from reward_models.records import write_jsonl
+from rlhf_e2h.answers import say_missing_answers
+from rlhf_e2h.bank import Decoding
+from rlhf_e2h.bank_work import sample_bank
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.models import open_policy, sampling_dtype
+from rlhf_e2h.models import policy_format
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.shares import Spend, divided
+from rlhf_e2h.text_formats import FormatSettings, save_format
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=50,
+    about="sample solutions from a policy",
+    distributed=True,
+)
 OUTPUT = "samples.jsonl"
 
 
@@ -32,43 +39,37 @@ class Config:
     levels: list[int] | None = None  # only problems of these levels; all, those without a level too, if not given
     limit: int | None = None  # at most so many problems
     decoding: Decoding = field(default_factory=Decoding)
-    chunk: int = setting(256)  # problems between two savings
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    # most problems between two savings; fewer where they would take much longer than a minute
+    chunk: int = setting(256, affects_result=False)
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; it must be at least 1")
 
 
 def main(config: Config, run: StageRun) -> None:
-    place = join()
-    policy = open_policy(run.path(config.policy), sampling_dtype(), place.device)
+    rank = join()
     problems = choose(read_problems(run.path(config.data), config.split), config.levels, config.limit)
     if not problems:
         raise ConfigError(
             f"{run.name}: no {config.split} problems of levels {config.levels}; check `levels` and prepare"
         )
-    total = len(problems) * config.decoding.n // place.num_processes
-    with run.progress(total, "sampling", "solutions") as bar:
-
-        def chunks() -> Iterator[dict[str, Any]]:
-            for index, start in enumerate(range(0, len(problems), config.chunk)):
-                part = run.scratch / f"part-{index:05d}.jsonl"
-                if part.is_file():
-                    rows = read_jsonl(part)
-                    bar.advance(len(rows) // place.num_processes)
-                else:
-                    seed, chunk = run.seed * 100_003 + index, problems[start : start + config.chunk]
-
-                    def work(own: Sequence[Row], first: int, spend: Spend, seed: int = seed) -> list[Row]:
-                        first_row = first * config.decoding.n
-                        return sample(policy, own, config.decoding, seed, bar.advance, spend, first_row)
-
-                    rows = divided(chunk, place, work, run.spend)
-                    if run.is_main:
-                        write_jsonl(part, rows)
-                yield from rows
-
-        rows = list(chunks())
+    seed, policy = run.seed * 100_003, run.path(config.policy)
+    texts, why = policy_format(policy, config.format)
+    run.use_format(texts, why)
+    parts = sample_bank(
+        run, policy, problems, config.decoding, seed, rank, "sampling", config.chunk, text_format=config.format
+    )
     if run.is_main:
+        parts.spend(run.spend)
+        rows = list(parts.rows())
         write_jsonl(run.out / OUTPUT, rows)
-    finished = sum(row["finished"] for row in rows) / len(rows)
-    run.finish(problems=len(problems), solutions=len(rows), finished=finished)
+        save_format(texts.of_rows(), run.out)
+        say_missing_answers(run, rows, texts)
+        finished = sum(row["finished"] for row in rows) / len(rows)
+        run.finish(problems=len(problems), solutions=len(rows), finished=finished)
 
 
 def choose(problems: list[dict[str, Any]], levels: list[int] | None, limit: int | None) -> list[dict[str, Any]]:

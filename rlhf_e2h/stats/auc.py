@@ -18,8 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_e2h.stats.intervals import DRAWS
 
-CHUNK = 1000  # right solutions compared with all wrong ones at a time
-
 
 @dataclass(frozen=True)
 class AucKernel:
@@ -49,15 +47,21 @@ def auc_kernel(scores_N: ArrayLike, correct_N: ArrayLike, problem_N: ArrayLike, 
         raise ValueError("scores hold NaN or infinity; drop the solutions that were not scored")
     if len(problem_N) and not 0 <= problem_N.min() <= problem_N.max() < problems:
         raise ValueError(f"problem numbers lie in [{problem_N.min()}, {problem_N.max()}]; allowed: 0 to {problems - 1}")
-    right, wrong = np.flatnonzero(correct_N), np.flatnonzero(~correct_N)
-    member_QW = np.zeros((len(wrong), problems))
-    member_QW[np.arange(len(wrong)), problem_N[wrong]] = 1
     wins_PP = np.zeros((problems, problems))
-    for start in range(0, len(right), CHUNK):
-        part = right[start : start + CHUNK]
-        above = (scores_N[part, None] > scores_N[wrong]) + 0.5 * (scores_N[part, None] == scores_N[wrong])
-        np.add.at(wins_PP, problem_N[part], above @ member_QW)
-    counts = [np.bincount(problem_N[side], minlength=problems).astype(np.float64) for side in (right, wrong)]
+    wrong = ~correct_N
+    # All scores in order, equal ones together: what a right solution wins against is counted up along the way, by
+    # problem, so that the work is N log N + N x P and not N x N.
+    order = np.argsort(scores_N, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores_N[order]), 1.0)) + 1
+    beaten_P, start = np.zeros(problems), 0
+    for end in ends.tolist() if len(order) else ():
+        group = order[start:end]
+        tied_P = np.bincount(problem_N[group[wrong[group]]], minlength=problems)
+        for problem in problem_N[group[correct_N[group]]]:
+            wins_PP[problem] += beaten_P + 0.5 * tied_P
+        beaten_P += tied_P
+        start = end
+    counts = [np.bincount(problem_N[side], minlength=problems).astype(np.float64) for side in (correct_N, wrong)]
     return AucKernel(wins_PP, *counts)
 
 

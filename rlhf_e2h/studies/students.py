@@ -22,8 +22,9 @@ from reward_models.dataset import LengthSampler, optimiser_steps
 from reward_models.metrics import auc
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
+from reward_models.trainer import Steps
 from rlhf_e2h.config import ConfigError
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.studies import weak_losses
 from rlhf_e2h.studies.soft_rows import Item, Labels, SoftRows, soft_rows
 
@@ -122,6 +123,8 @@ def fit_soft(
     validation: tuple[Sequence[Item], Labels] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
     kind: Literal["orm", "prm"] = "orm",
+    on_step: Callable[[int, int], None] | None = None,
+    text_format: TextFormat = SECTIONS,
 ) -> Scorer:
     """Train a reward model on soft labels in [0, 1], save it in `out` and return it ready to score.
 
@@ -134,7 +137,7 @@ def fit_soft(
         ConfigError: no item fits `max_length`, or more layers than there are.
     """
     loss = loss or LossSettings()
-    contract = soft_contract(kind, template)
+    contract = soft_contract(kind, template, text_format)
     tokenizer = load_tokenizer(base)
     rows = soft_rows(tokenizer, contract, items, labels, settings.max_length)
     torch.manual_seed(seed)
@@ -148,6 +151,8 @@ def fit_soft(
     trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn)
     if on_log is not None:
         trainer.add_callback(_Logs(on_log))
+    if on_step is not None:
+        trainer.add_callback(Steps(on_step))
     trainer.train()
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if settings.lora_rank:
@@ -165,9 +170,16 @@ def predict(scorer: Scorer, items: Sequence[Item]) -> NDArray[np.float64]:
     return np.where(np.isfinite(scores_N), scores_N, 0.5)
 
 
-def soft_contract(kind: Literal["orm", "prm"], template: str | None) -> StepContract:
-    """How a model of the study reads solutions; `template` as in `StepContract`, the policy's prompt if None."""
-    return StepContract(kind, template=template or SECTIONS.template, separator=SECTIONS.separator)
+def soft_contract(
+    kind: Literal["orm", "prm"], template: str | None, text_format: TextFormat = SECTIONS
+) -> StepContract:
+    """How a model of the study reads solutions; `template` as in `StepContract`, that of the samples if None."""
+    return StepContract(
+        kind,
+        template=template or text_format.template,
+        separator=text_format.separator,
+        answer_mark=text_format.answer_mark,
+    )
 
 
 def judge(scorer: Scorer, items: Sequence[Item]) -> Labels:
@@ -240,6 +252,7 @@ def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose
         bf16=settings.bf16,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=20,
+        logging_first_step=True,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=settings.eval_every or None,
         save_strategy="steps" if evaluates else "no",

@@ -62,7 +62,7 @@ def test_a_stage_whose_process_is_killed_is_named(recipe, tmp_path, monkeypatch)
         os.kill(_process_of_stage(process, runs, "broken"), signal.SIGKILL)
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 1
-    assert "broken: its process ended with exit code -9" in said
+    assert "broken: its process was killed (signal 9)" in said
     assert any(path.parts[0] == "sample" for path in _folders(runs))
 
 

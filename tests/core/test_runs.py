@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reward_models.records import read_jsonl
+from rlhf_e2h.blocks import Parts
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.recipe import load_recipe
@@ -84,15 +85,16 @@ def test_a_killed_sampling_stage_goes_on_where_it_stopped(recipe, runs):
     rows = read_jsonl(folder / "samples.jsonl")
     (folder / "done.json").unlink()
     (folder / "samples.jsonl").unlink()
-    part = folder / "_partial" / "part-00000.jsonl"
-    part.parent.mkdir()
-    marked = [{**row, "text": "kept"} for row in rows[:8]]
-    part.write_text("".join(json.dumps(row) + "\n" for row in marked))
+    parts = Parts(folder / "_partial" / "sampling", 10)
+    marked = [{**row, "text": "kept"} for row in rows[:8]]  # of four problems
+    parts.folder.mkdir(parents=True)
+    parts.save(0, 4, marked, (7, 11.0))
     run_recipe(load_recipe(recipe, [runs]))
     again = read_jsonl(folder / "samples.jsonl")
     assert [row["text"] for row in again[:8]] == ["kept"] * 8
     assert again[8:] == rows[8:]
-    assert not part.parent.exists()
+    assert not parts.folder.parent.exists()
+    assert json.loads((folder / "done.json").read_text())["tokens"] > 7  # what the killed run has spent counts too
 
 
 def test_seeds_share_what_does_not_depend_on_them(recipe, runs):

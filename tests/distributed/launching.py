@@ -45,6 +45,14 @@ STAGES = {
         "decoding": {"n": 3, "max_new_tokens": 20},
     },
     "5_rerank": {"stage": "rerank", "samples": "@bank", "data": "@prepare", "reward_models": {"prm": "@prm"}},
+    "6_evaluate": {
+        "stage": "evaluate",
+        "data": "@prepare",
+        "policies": {"base": "${base}", "sft": "@sft"},
+        "reward_models": {"prm": "@prm"},
+        "judge": "prm",
+        "max_new_tokens": 20,
+    },
     "4_ppo": {
         "stage": "ppo",
         "policy": "${base}",

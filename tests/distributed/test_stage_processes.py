@@ -64,21 +64,48 @@ def test_sft_in_two_processes_is_sft_in_one(place, tmp_path):
     assert other["tokens"] == pytest.approx(done["tokens"], rel=0.15)  # the shorter one repeats examples
 
 
-def test_samples_and_scores_of_two_processes_are_those_of_one(place, tmp_path):
-    """13 problems in chunks of 9 and 4, three solutions each: no chunk, and not the bank, divides by two."""
-    for stage in ("prepare", "prm"):
+STAGES_IN_TURN = """
+import sys
+import yaml
+from rlhf_e2h.cli import main
+from rlhf_e2h.processes import leave
+files, overrides = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
+for file in files:
+    code = main([yaml.safe_load(open(file))["stage"], file, "--locked", *overrides, "seed=0"])
+    if code:
+        break
+leave(code)
+"""
+
+
+def test_samples_scores_and_evaluation_of_two_processes_are_those_of_one(place, tmp_path):
+    """13 problems of three solutions each, in blocks of 5: no block, and not the bank, divides by two."""
+    for stage in ("prepare", "sft", "prm"):
         run(place / "recipe", place / "one", stage)
-    for runs, launch in (("one", []), ("two", ["--launch", cpu_launch("ddp_cpu", tmp_path)])):
+    stages, small = {"bank": "4_bank", "rerank": "5_rerank", "evaluate": "6_evaluate"}, "bank.chunk=5"
+    for runs in ("one", "two"):
         shutil.copytree(place / "one", tmp_path / runs)
-        for stage in ("bank", "rerank"):
-            must(e2h("run", place / "recipe", f"runs={tmp_path / runs}", "--only", stage, *launch))
-    for stage, file in (("bank", "samples"), ("rerank", "scored_prm")):
-        one, two = (read_jsonl(next(tmp_path.glob(f"{runs}/{stage}/*/{file}.jsonl"))) for runs in ("one", "two"))
-        assert len(one) == 39 and [row["text"] for row in one] == [row["text"] for row in two]
-        costs = [json.loads(next(tmp_path.glob(f"{runs}/bank/*/done.json")).read_text()) for runs in ("one", "two")]
-        assert costs[0]["tokens"] == costs[1]["tokens"] > 39
-    assert [row["score"] for row in one] == pytest.approx([row["score"] for row in two], abs=1e-6)
-    assert len({row["score"] for row in one}) > 30
+    for stage in stages:
+        run(place / "recipe", tmp_path / "one", stage, small)
+    files = [f"{place / 'recipe' / file}.yaml" for file in stages.values()]
+    (tmp_path / "worker.py").write_text(STAGES_IN_TURN)
+    file = cpu_launch("ddp_cpu", tmp_path)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    command += [str(tmp_path / "worker.py"), *files, "--", f"runs={tmp_path / 'two'}", small]
+    must(subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300))
+    found = {}
+    for file in ("bank/*/samples.jsonl", "rerank/*/scored_prm.jsonl", "evaluate/*/outcomes.jsonl"):
+        found[file], two = (read_jsonl(next(tmp_path.glob(f"{runs}/{file}"))) for runs in ("one", "two"))
+        assert found[file] == two
+    assert [len(rows) for rows in found.values()] == [39, 39, 20]  # 10 test problems, two policies
+    for stage in ("bank", "evaluate"):
+        costs = [json.loads(next(tmp_path.glob(f"{runs}/{stage}/*/done.json")).read_text()) for runs in ("one", "two")]
+        assert costs[0]["tokens"] == costs[1]["tokens"] > 39 and costs[0]["flops"] == costs[1]["flops"] > 0
+    policies = [
+        json.loads(next(tmp_path.glob(f"{runs}/evaluate/*/policies.json")).read_text()) for runs in ("one", "two")
+    ]
+    assert policies[0] == policies[1] and policies[0]["policies"]["sft"]["5"]["reward"] > 0
+    assert len({row["score"] for row in found["rerank/*/scored_prm.jsonl"]}) > 30
 
 
 @pytest.mark.slow

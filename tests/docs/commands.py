@@ -48,7 +48,7 @@ class Block:
 
 def markdown_files() -> list[Path]:
     places = ("README.md", "docs/*.md", "docs/*/*.md", "recipes/*/README.md", "reward_models/README.md", "launch/*.md")
-    generated = {ROOT / "docs/reference/settings.md", *ROOT.glob("docs/recipes/*.md")}  # by docs/conf.py
+    generated = {*ROOT.glob("docs/reference/settings/*.md"), *ROOT.glob("docs/recipes/*.md")}  # by docs/conf.py
     return sorted({path for place in places for path in ROOT.glob(place)} - generated)
 
 
@@ -161,7 +161,8 @@ def _module(name: str, rest: list[str]) -> None:
 
 def _e2h(rest: list[str]) -> None:
     from rlhf_e2h.cli import parser
-    from rlhf_e2h.recipe import STAGES, load_recipe
+    from rlhf_e2h.recipe import load_recipe
+    from rlhf_e2h.traits import STAGES
 
     if len(rest) == 1:  # a command's name in running text
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -178,3 +179,35 @@ def test_the_collector_sees_commands():
     lines = [line for block in shell_blocks("parse") for line in command_lines(block)]
     assert any(line.startswith("make quickstart") for line in lines) and len(lines) > 20
     assert len(shell_blocks("run")) >= 5 and len(shell_blocks("slow")) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_notebook_runs(finished_quickstart: Path):
+    """Every cell, on the run that the notebook names, in a kernel of its own."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "docs/notebooks/rerank.ipynb", as_version=4)
+    where = {"metadata": {"path": str(finished_quickstart)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()) if "text" in output
+    )
+    assert re.search(r"12 hard problems, 4 samples each", printed) and re.search(r"weighted vote +\d", printed)
+
+
+def test_settings_of_other_libraries_have_a_counterpart_here():
+    """The page for people who come from elsewhere names settings and metrics that exist."""
+    from rlhf_e2h.rl.ppo_settings import PPOSettings
+    from rlhf_e2h.stages.ppo import Config
+
+    text = (ROOT / "docs/howto/from_other_libraries.md").read_text(encoding="utf-8")
+    settings, _, metrics = text.partition("## Metrics")
+    known = {*PPOSettings.__dataclass_fields__, *Config.__dataclass_fields__}
+    named = re.findall(r"^\| (`.*?) \|", settings, re.MULTILINE)
+    found = [name for cell in named for name in re.findall(r"`([a-z_]+)[`.:]", cell)]
+    assert len(found) > 25 and not set(found) - known
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rlhf_e2h").rglob("*.py"))
+    shown = re.findall(r"`([a-z]+/[a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", metrics, re.MULTILINE)))
+    assert len(shown) > 10 and not [name for name in shown if name not in code]

@@ -13,7 +13,8 @@ import pytest
 from commands import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-HOW_TO = ("own_data", "own_model", "own_reward", "rerank", "resume", "multi_node", "dashboards", "ppo_diverges")
+HOW_TO = ("from_other_libraries", "own_data", "own_model", "own_reward", "rerank", "resume", "multi_node", "dashboards",
+          "ppo_diverges")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,15 @@ def test_links_lead_somewhere(site: Path):
 
 def test_everything_is_there(site: Path):
     text = (site / "index.html").read_text(encoding="utf-8")
-    for page in ("tutorial", "method", "reference/settings", "reference/python", *(f"howto/{name}" for name in HOW_TO)):
+    for page in (
+        "tutorial",
+        "method",
+        "reference/settings/index",
+        "reference/python",
+        *(f"howto/{name}" for name in HOW_TO),
+    ):
         assert f'href="{page}.html"' in text, page
-    settings = (site / "reference/settings.html").read_text(encoding="utf-8")
+    settings = (site / "reference/settings/ppo.html").read_text(encoding="utf-8")
     assert "ppo.kl_coef" in settings and "nats a completion; given, the coefficient adapts" in settings
     python = (site / "reference/python.html").read_text(encoding="utf-8")
     assert 'id="reward_models.aggregate.aggregate"' in python and "rlhf_e2h.rl.ppo.train_ppo" in python
@@ -78,7 +85,7 @@ def test_pages_open_without_a_network(site: Path, tmp_path: Path):
         pytest.skip("chromium is not installed")
     browser = Browser(chromium, tmp_path / "profile")
     try:
-        for name in ("index", "tutorial", "reference/settings", "howto/ppo_diverges"):
+        for name in ("index", "tutorial", "reference/settings/ppo", "howto/ppo_diverges"):
             for width in (1280, 390):
                 browser.open(site / f"{name}.html", width)
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width, (

@@ -65,11 +65,12 @@ from rlhf_e2h.models import load_policy
 from rlhf_e2h.processes import join, leave
 from rlhf_e2h.rl.distributed import gather_json
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
-from rlhf_e2h.shares import share
 
 folder, prompts, sampling = json.loads(sys.argv[1])
 place = join()
-first, own = share(prompts, place)
+half = len(prompts) // 2  # of two processes
+first = place.process_index * half
+own = prompts[first : first + half]
 engine = open_engine(EngineSettings("vllm", context=128), *load_policy(folder))
 assert engine.llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend == "external_launcher"
 rollouts = engine.sample(own, Sampling(**sampling, first_row=first * sampling["n"]))

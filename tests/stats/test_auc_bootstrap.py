@@ -1,5 +1,7 @@
 """AUC draws against scikit-learn on resampled rows, and what has no AUC."""
 
+import time
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -58,3 +60,25 @@ def test_bad_scores_are_named():
         auc_kernel([np.nan], [1], [0], 1)
     with pytest.raises(ValueError, match="allowed: 0 to 0"):
         auc_kernel([0.5], [1], [3], 1)
+
+
+def test_wins_of_each_pair_of_problems_are_those_counted_pair_by_pair():
+    scores, correct, problem = bank(problems=7)
+    expected = np.zeros((7, 7))
+    for mine, right, p in zip(scores, correct, problem, strict=True):
+        for theirs, also, q in zip(scores, correct, problem, strict=True):
+            if right and not also:
+                expected[p, q] += 1.0 if mine > theirs else 0.5 if mine == theirs else 0.0
+    assert (auc_kernel(scores, correct, problem, 7).wins == expected).all()
+    assert (auc_kernel([], [], [], 3).wins == np.zeros((3, 3))).all()
+
+
+def test_sixty_thousand_solutions_take_seconds_not_minutes():
+    """500 problems x 128: comparing all pairs would be a billion comparisons."""
+    rng = np.random.default_rng(0)
+    correct, problem = rng.random(64_000) < 0.5, np.repeat(np.arange(500), 128)
+    scores = rng.random(64_000) + 0.2 * correct
+    started = time.process_time()
+    kernel = auc_kernel(scores, correct, problem, 500)
+    assert time.process_time() - started < 10
+    assert kernel.estimate() == pytest.approx(roc_auc_score(correct, scores), abs=1e-12)
