@@ -38,7 +38,7 @@ Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow
   python -m reward_models score runs/prm samples.jsonl -o scored.jsonl
 """
 RERANK_HELP = """Accuracy of choosing among samples: mean, majority, weighted vote, best-of-n, pass@n for n = 1, 2, 4
-Rows need `problem_id`, `answer` (null: none), `correct`, and `score` or `step_scores` (list of probabilities).
+Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities).
 Answers are grouped as strings, or by a column `answer_class`.
 
 Rules: ties go to the answer seen first. A missing answer never wins; a problem with none is wrong. Negative scores (raw
