@@ -1,7 +1,7 @@
 """All GPU measurements in one go, as one JSON file a size: PPO against TRL, sampling against `generate`, utilisation.
 
-    python benchmarks/gpu/against_peers.py --out gpu.json --peer-python PATH --vllm-python PATH   # half an hour, one GPU
-    python benchmarks/gpu/against_peers.py --tiny                                                 # minutes on a CPU
+    python benchmarks/gpu/against_peers.py --out gpu.json --peer-python PATH --vllm-python PATH   # half an hour
+    python benchmarks/gpu/against_peers.py --tiny                                                   # minutes on a CPU
 
 The peers' interpreters are optional; see `benchmarks/ppo.py` and `benchmarks/rollout.py`, which this calls.
 """
