@@ -150,6 +150,8 @@ def _load(load_records: Any, path: str, style: str) -> list[Any]:
         print(reason, file=sys.stderr)
     if bad:
         print(f"{path}: {len(bad)} rows left out, {len(records)} records read", file=sys.stderr)
+    if len(bad) > len(records):
+        raise ValueError(f"{path}: most rows cannot be used, see above; correct them, or name their --format")
     return list(records)
 
 
