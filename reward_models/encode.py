@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reward_models.contract import StepContract
 from reward_models.readout import compose, owners, step_ends
-from reward_models.special_tokens import leading_ids
+from reward_models.special_tokens import leading_ids, leading_text
 
 OVERLONG = ("error", "truncate_left", "skip")
 
@@ -51,6 +51,8 @@ def encode(
         return _encode_steps(tokenizer, contract, problems, solutions)
     if contract.joining == "pieces":
         return _encode_pieces(tokenizer, contract, problems, solutions)
+    if contract.version > 1:
+        contract = _without_leading(tokenizer, contract)
     composed = [compose(contract, problem, steps) for problem, steps in zip(problems, solutions, strict=True)]
     batch = tokenizer(
         [text for text, _ in composed],
@@ -70,6 +72,14 @@ def encode(
             batch["input_ids"], batch["offset_mapping"], composed, problems, strict=True
         )
     ]
+
+
+def _without_leading(tokenizer: Any, contract: StepContract) -> StepContract:
+    """A template rendered from a chat template spells BOS, which the tokenizer would put before it once more."""
+    spelled = leading_text(tokenizer)
+    if not spelled or not contract.template.startswith(spelled):
+        return contract
+    return replace(contract, template=contract.template.removeprefix(spelled))
 
 
 def _encode_steps(
