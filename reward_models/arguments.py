@@ -40,6 +40,7 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         logging_steps=settings.log_every,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if settings.eval_every else "no",
         eval_steps=settings.eval_every or None,

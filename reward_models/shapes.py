@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reward_models.contract import PROBLEM_SLOT, StepContract
-from reward_models.readout import split_documents, split_steps
+from reward_models.readout import is_unsplit, split_documents, split_steps
 from reward_models.score import StepScores
+from reward_models.step_text import normalise_newlines
 
 Body = Mapping[str, Any]
 Item = tuple[str, list[str]]
@@ -39,6 +40,7 @@ class Request:
     items: list[Item]
     answer: Answer
     overlong: str | None = None  # what becomes of over-long items; None: as the server was told
+    unsplit: int = 0  # texts of several lines that are scored as one step
 
 
 def rerank(body: Body, contract: StepContract, model: str) -> Request:
@@ -108,7 +110,8 @@ def score(body: Body, contract: StepContract, model: str) -> Request:
 
 def _items(queries: Sequence[str], documents: Sequence[str], contract: StepContract) -> list[Item]:
     try:
-        return list(zip(queries, split_documents(contract, documents), strict=True))
+        steps = split_documents(contract, documents)
+        return list(zip([normalise_newlines(query) for query in queries], steps, strict=True))
     except ValueError as error:
         raise BadRequestError(str(error)) from None
 
@@ -123,7 +126,7 @@ def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Re
     if not isinstance(prompts, list) or len(prompts) != len(texts):
         raise BadRequestError(f"prompts must be a list of {len(texts)} texts, one for each query")
     items = [
-        _split_whole(_strip(text, special), prompt and _strip(str(prompt), special), contract, place)
+        _split_whole(_plain(text, special), prompt and _plain(str(prompt), special), contract, place)
         for place, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
     ]
 
@@ -132,7 +135,9 @@ def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Re
         logs = {"step_scores": [entry.steps for entry in scores]}
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}, **logs}
 
-    return Request(items, answer)
+    # a refusal would end the training that asks; the server counts them
+    unsplit = sum(len(steps) == 1 and is_unsplit(contract, steps[0]) for _, steps in items)
+    return Request(items, answer, unsplit=unsplit)
 
 
 def _split_whole(text: str, prompt: str | None, contract: StepContract, place: int) -> Item:
@@ -151,7 +156,8 @@ def _split_whole(text: str, prompt: str | None, contract: StepContract, place: i
     return head, split_steps(contract, solution)
 
 
-def _strip(text: str, special: Sequence[str]) -> str:
+def _plain(text: str, special: Sequence[str]) -> str:
+    text = normalise_newlines(text)
     for token in special:
         while text.startswith(token):
             text = text[len(token) :]

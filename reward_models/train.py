@@ -60,13 +60,14 @@ def train(
     contract: StepContract | None = None,
     on_epoch: OnEpoch | None = None,
     order: Callable[[list[int]], Sampler[int]] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train a reward model of `kind` (orm, prm, oprm) and save it in `out`.
 
     `contract` sets template, separator and aggregation; without one the defaults of the kind hold. `on_log` gets the
-    Trainer's logs with `step` and `max_steps` in them; `on_epoch` the number of each finished epoch and a scorer of the
-    model as it then is, on every process. `order` makes the order of training rows, as a sampler of row numbers: it is
-    given the index in `records` of each row, and replaces grouping by length.
+    Trainer's logs with `step` and `max_steps` in them, `on_step` those two after every step; `on_epoch` the number of
+    each finished epoch and a scorer of the model as it then is, on every process. `order` makes the order of training
+    rows, as a sampler of row numbers: it is given the index in `records` of each row, and replaces grouping by length.
 
     Returns:
         Counts of what was used and left out, the last training loss, and `validation`: the metrics of
@@ -98,6 +99,7 @@ def train(
         evaluate_fn=(lambda: evaluate_records(scorer, held_out)) if held_out else None,
         on_log=on_log,
         on_epoch=(lambda epoch: on_epoch(epoch, scorer)) if on_epoch else None,
+        on_step=on_step,
         order=order(rows.sources) if order else None,
     )
     _check_launch(trainer)

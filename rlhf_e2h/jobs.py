@@ -22,7 +22,7 @@ from typing import Any
 from rich.progress import Progress
 
 from reward_models.causes import say
-from rlhf_e2h import tracking
+from rlhf_e2h import progress
 from rlhf_e2h.config import ConfigError, StageError
 from rlhf_e2h.recipe import Recipe, StageSpec, load_recipe
 from rlhf_e2h.runs import run_stage
@@ -62,7 +62,7 @@ def run_at_once(
     running: dict[Key, _Job] = {}
     errors: list[Exception] = []
     context = _context()
-    with tracking.stage_bars() as display:
+    with progress.stage_bars() as display:
         try:
             while running or (waiting and not errors):
                 for key in _ready(recipe, waiting, running) if not errors else []:
@@ -183,7 +183,7 @@ def _work(
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the process that waits; it ends this one
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     quiet_libraries()
-    tracking.send_progress(lambda *content: connection.send(("progress", *content)))
+    progress.send_progress(lambda *content: connection.send(("progress", *content)))
     try:
         recipe = load_recipe(folder, overrides)
         run_stage(Store(recipe), recipe.stages[name], seed)

@@ -14,12 +14,13 @@ from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
 from rlhf_e2h.losses import LOSSES
+from rlhf_e2h.mirrors import check_mirrors
 from rlhf_e2h.preflight import check_inputs, check_launch, launch_file
+from rlhf_e2h.progress import clock, console
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
 from rlhf_e2h.store import Store, stage_seed
-from rlhf_e2h.tracking import console
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = None) -> Path | None:
@@ -33,6 +34,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     todo = _plan(recipe, only)
     specs = [spec for spec, _ in todo]
     check_inputs(specs)
+    check_mirrors(recipe.settings)
     if launch:
         check_launch(specs, launch)
     with lock(store.root):
@@ -42,7 +44,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
             run_at_once(recipe, todo, recipe.settings.jobs, progress.finished, progress.ran)
         else:
             _run_in_turn(store, todo, progress, launch)
-    spent = _clock(time.time() - started)
+    spent = clock(time.time() - started)
     if progress.fresh:
         console.print(f"{progress.fresh} of {len(todo)} stages run in {spent}; outputs in {recipe.run_folder}")
     else:
@@ -90,7 +92,7 @@ class _Progress:
         done = read_done(folder)
         assert done is not None
         self.fresh += 1
-        self._line(spec, seed, folder, f"{_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+        self._line(spec, seed, folder, f"{clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
         for warning in done.get("warnings", []):
             console.print(f"         [yellow]warning:[/yellow] {escape(warning)}")
 
@@ -139,7 +141,3 @@ def _summary(results: dict[str, Any]) -> str:
     lost = [(k, v) for k, v in figures.items() if k in LOSSES]
     shown = [*[(k, v) for k, v in figures.items() if k not in LOSSES][:4], *lost]
     return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown)
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"

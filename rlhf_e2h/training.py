@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 
 from rlhf_e2h.config import setting
 from rlhf_e2h.processes import check_together, device_arguments, forget_divided_loading, size_buckets, world_size
+from rlhf_e2h.progress import Bar
 from rlhf_e2h.resume import checkpoint_to_resume, disk_errors, remove_damaged
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.tracking import Bar
 
 
 @dataclass
@@ -94,6 +94,7 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, An
         "save_total_limit": 2,
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 10,
+        "logging_first_step": True,
         "report_to": "none",
         "disable_tqdm": True,
         "seed": run.seed,

@@ -134,14 +134,13 @@ def main(config: Config, run: StageRun) -> None:
         order = _Order(config.mixture, training, by_text, settings) if config.mixture else None
 
         def on_log(logs: Mapping[str, float]) -> None:
-            bar.update(logs.get("step", 0) / max(logs.get("max_steps", 0), 1))
             values = {f"train/{name}": v for name, v in logs.items() if name not in ("step", "max_steps")}
             step = int(logs.get("step", 0))
             run.log(values | (order.weights(step) if order else {}), step=step)
 
         result = train(
             run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics,
-            order,
+            order, on_step=bar.update,
         )  # fmt: skip
     forget_divided_loading()
     if dynamics:
