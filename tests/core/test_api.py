@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,23 @@ def test_sample_grade_score_vote(reward_model: Path) -> None:
     scored = e2h.score(graded, reward_model)
     assert all(len(row["step_scores"]) == len(row["steps"]) for row in scored)
     assert e2h.vote(samples) == e2h.vote(scored) == ANSWERS  # majority, and weighted
+
+
+def test_the_readmes_lines(reward_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As they stand, with models and a problem that are here."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [lines] = re.findall(r"## In Python\n\n```python\n(.*?)```", readme, re.DOTALL)
+    here = {
+        "Qwen/Qwen2.5-Math-1.5B-Instruct": str(ASSETS / "base"),
+        "What is 7 * 8?": TEXTS[0],
+        '"56"': repr(ANSWERS[0]),
+        "runs/prm": str(reward_model),
+    }
+    for word, other in here.items():
+        assert word in lines
+        lines = lines.replace(word, other)
+    exec(compile(lines, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[")
 
 
 def test_a_vote_is_weighted_by_scores() -> None:
