@@ -47,14 +47,14 @@ _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 def _settings_pages() -> dict[str, str]:
     """A page for each stage, and `index`, by file name."""
-    from rlhf_e2h.recipe import STAGES
+    from rlhf_e2h.traits import STAGES
 
     pages = {}
-    for kind, about in STAGES.items():
+    for kind, traits in STAGES.items():
         config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
-        told = f"{about[0].upper()}{about[1:]}. `e2h {kind} --settings` prints the same in a terminal."
+        told = f"{traits.about[0].upper()}{traits.about[1:]}. `e2h {kind} --settings` prints the same in a terminal."
         pages[kind] = f"# {kind}\n\n{told}\n\n{_table(config)}"
-    listed = "\n".join(f"- [{kind}]({kind}.md): {about}" for kind, about in STAGES.items())
+    listed = "\n".join(f"- [{kind}]({kind}.md): {traits.about}" for kind, traits in STAGES.items())
     tree = "\n".join(STAGES)
     head = "# Settings of every stage\n\nWhat a stage file may hold, a page a stage."
     pages["index"] = f"{head}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"

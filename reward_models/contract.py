@@ -15,10 +15,11 @@ from typing import Any
 from reward_models.aggregate import AGGREGATIONS
 
 KEY = "step_contract"
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, 2)  # of checkpoints that can be read; each keeps the scoring positions it was trained with
 KINDS = ("orm", "prm", "oprm")
 READOUTS = ("step_end", "marker", "separator")
-JOININGS = ("text", "pieces")
+JOININGS = ("text", "steps", "pieces")
 HEADS = ("linear", "mlp")
 PROBLEM_SLOT = "{problem}"
 # The paper's defaults: the outcome is read at the last token; step scores meet in their minimum (App. L, best-of-n).
@@ -35,14 +36,17 @@ class StepContract:
     template: str = "# Question\n\n{problem}\n\n# Solution\n\n"
     # text between two steps
     separator: str = "\n\n"
-    # step_end: the last token of the step's own text, found by character offsets
-    # marker: the token of `marker`, which stands behind every step (models of other people, see `transfer.py`)
-    # separator: the first character of the separator behind the step; the last step at its own end (the paper's models)
+    # step_end: the last token that holds text of the step
+    # marker: the token of `marker`, which stands after every step (models of other people, see `transfer.py`)
+    # separator: the token of the separator's first character; with joining "text" the last step is read at its own end
     readout: str = "step_end"
-    # text behind every step, the last one included; only with readout "marker"
+    # text after every step, the last one included; only with readout "marker"
     marker: str = ""
-    # text: the whole text goes through the tokenizer at once; pieces: problem, steps and markers one by one (TRL)
-    joining: str = "text"
+    # text: the whole text goes through the tokenizer at once, and nothing follows the last step
+    # steps: problem and steps go through it one by one, each step with the separator after it, the last one too
+    # pieces: problem, steps and markers go through it one by one (TRL)
+    # empty: "steps" for models of steps, "text" for an orm, whose one score stands at the end of all it reads
+    joining: str = ""
     # a step that begins with this text runs to the end: the answer and its heading are one step
     answer_mark: str = "# Answer"
     # how the probabilities of the steps become one score; empty: last for orm, min for prm and oprm
@@ -55,6 +59,12 @@ class StepContract:
         _check_choice("kind", self.kind, KINDS)
         _check_choice("readout", self.readout, READOUTS)
         _check_choice("head", self.head, HEADS)
+        if self.version not in VERSIONS:
+            raise ValueError(
+                f"{KEY} has version {self.version!r}, this package reads versions 1 to {VERSION}; update reward_models"
+            )
+        if not self.joining:
+            object.__setattr__(self, "joining", self._default_joining())
         _check_choice("joining", self.joining, JOININGS)
         if not self.aggregation:
             object.__setattr__(self, "aggregation", DEFAULT_AGGREGATION[self.kind])
@@ -67,10 +77,17 @@ class StepContract:
             )
         if not self.separator and self.readout != "marker":
             raise ValueError("separator is empty; steps would run into each other. Use for instance '\\n\\n'")
-        if self.version != VERSION:
+        if self.joining == "steps" and (self.version == 1 or self.marker or not self.separator):
             raise ValueError(
-                f"{KEY} has version {self.version!r}, this package reads version {VERSION}; update reward_models"
+                f"joining 'steps' closes every step with the separator; it does not go with version {self.version}, "
+                f"marker {self.marker!r} and separator {self.separator!r}"
             )
+
+    def _default_joining(self) -> str:
+        """Version 1 had whole texts only: a tokenizer that joins a full stop and the blank line after it then read
+        the last step at another token than the others, and where labels say which step is last, it told the label."""
+        whole = self.kind == "orm" or self.version == 1 or self.readout == "marker" or not self.separator
+        return "text" if whole else "steps"
 
     def prompt(self, problem: str) -> str:
         """Text before the first step."""

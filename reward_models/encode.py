@@ -1,13 +1,15 @@
-"""Solutions to token ids with read-out positions, a batch of texts in one call of the fast tokenizer."""
+"""Solutions to token ids with scoring positions, a batch of texts in one call of the fast tokenizer."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reward_models.contract import StepContract
 from reward_models.readout import compose, owners, step_ends
+from reward_models.special_tokens import leading_ids
 
 OVERLONG = ("error", "truncate_left", "skip")
 
@@ -17,7 +19,7 @@ class Encoded:
     """One solution as the model reads it."""
 
     ids: list[int]  # (T,)
-    positions: list[int]  # (S,) token at which each step is read
+    positions: list[int]  # (S,) token at which each step is scored
     owners: list[int] | None = None  # (T,) step of each token, -1 for the prompt; on request
     start: int = 0  # first token that holds text of the solution
 
@@ -45,6 +47,8 @@ def encode(
         )
     if not problems:
         return []
+    if contract.joining == "steps":
+        return _encode_steps(tokenizer, contract, problems, solutions)
     if contract.joining == "pieces":
         return _encode_pieces(tokenizer, contract, problems, solutions)
     composed = [compose(contract, problem, steps) for problem, steps in zip(problems, solutions, strict=True)]
@@ -66,6 +70,94 @@ def encode(
             batch["input_ids"], batch["offset_mapping"], composed, problems, strict=True
         )
     ]
+
+
+def _encode_steps(
+    tokenizer: Any, contract: StepContract, problems: Sequence[str], solutions: Sequence[Sequence[str]]
+) -> list[Encoded]:
+    """Problem, then each step with the separator after it, each with the tokens that it has wherever it stands.
+
+    So the scoring token depends on the step's text alone, and no later step changes what a causal model has read.
+    """
+    prompts = {problem: contract.prompt(problem) for problem in problems}
+    leading, heads = leading_ids(tokenizer), _inside(tokenizer, list(prompts.values()), "", _NEXT)
+    head_of = {
+        problem: ids if ids[: len(leading)] == leading else leading + ids
+        for problem, (ids, _) in zip(prompts, heads, strict=True)
+    }
+    closed_of = _closed_steps(tokenizer, contract, list(dict.fromkeys(step for steps in solutions for step in steps)))
+    rows = []
+    for problem, steps in zip(problems, solutions, strict=True):
+        if not steps:
+            raise ValueError("a solution has no step; pass at least one (it may be empty text)")
+        ids = list(head_of[problem])
+        positions, owner_T = [], [-1] * len(ids)
+        for index, step in enumerate(steps):
+            own, place = closed_of[step]
+            if not own and not ids:
+                raise ValueError(f"step {step!r} has no token in this tokenizer, and none stands before it")
+            positions.append(len(ids) + place if own else len(ids) - 1)
+            ids += own
+            owner_T += [index] * len(own)
+        rows.append(Encoded(ids, positions, owner_T, start=len(head_of[problem])))
+    return rows
+
+
+def _closed_steps(tokenizer: Any, contract: StepContract, steps: list[str]) -> dict[str, tuple[list[int], int]]:
+    """(ids, scoring position in them) of each step with its separator. One without text is scored at the separator."""
+    separator = contract.separator
+    encoded = _inside(tokenizer, [step + separator for step in steps], separator, _NEXT)
+    found = {}
+    for step, (ids, starts) in zip(steps, encoded, strict=True):
+        end = len(step) + (contract.readout == "separator")
+        place = bisect_left(starts, end) - 1  # the last token that begins before the step ends
+        found[step] = ids, place if place >= 0 else len(ids) - 1
+    return found
+
+
+_NEXT = "A"  # how the next step may begin
+
+
+def _inside(tokenizer: Any, texts: list[str], before: str, after: str) -> list[tuple[list[int], list[int]]]:
+    """(ids, where each begins) of each text as it is tokenised between two others.
+
+    SentencePiece begins a text with a blank of its own, and byte BPE of GPT-2 ends one with another token for a blank
+    line than stands inside. Where a token holds characters of a neighbour as well, the text is tokenised alone.
+    """
+    found = []
+    for text, (ids, spans) in zip(texts, _spans(tokenizer, [before + text + after for text in texts]), strict=True):
+        left, right = len(before), len(before) + len(text)
+        first, stop = _between(spans, left, right)
+        if first < stop and (spans[first][0] < left or spans[stop - 1][1] > right):
+            ((ids, spans),) = _spans(tokenizer, [text])
+            left, first, stop = 0, 0, len(ids)
+        found.append((ids[first:stop], [start - left for start, _ in spans[first:stop]]))
+    return found
+
+
+def _between(spans: Sequence[tuple[int, int]], left: int, right: int) -> tuple[int, int]:
+    """First token, and one after the last, that hold characters from `left` to `right`."""
+    first, stop = 0, len(spans)
+    while first < stop and spans[first][1] <= left and left:
+        first += 1
+    while stop > first and spans[stop - 1][0] >= right:
+        stop -= 1
+    return first, stop
+
+
+def _spans(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """(ids, characters of each) of texts without special tokens of the tokenizer's own."""
+    if not texts:
+        return []
+    batch = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
 
 
 def _encode_pieces(

@@ -143,6 +143,8 @@ class Scorer:
 
     def _score_different(self, chunk: Sequence[Item], names: Sequence[str], overlong: str) -> list[StepScores]:
         rows = encode(self.tokenizer, self.contract, [item[0] for item in chunk], [item[1] for item in chunk])
+        if self._causal:  # what follows the last scoring position changes nothing
+            rows = [replace(row, ids=row.ids[: row.positions[-1] + 1]) for row in rows]
         results = [StepScores() for _ in rows]
         ready: list[tuple[int, Encoded]] = []
         for place, row in enumerate(rows):

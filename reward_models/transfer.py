@@ -76,7 +76,7 @@ def import_model(source: str | Path, out: str | Path, style: str, **options: Any
 
 def _e2h(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State, dict[str, Any]]:
     rows = _take(state, "lm_head.weight", 2)
-    return {"score.weight": rows.float().mean(0, keepdim=True)}, {"readout": "separator"}
+    return {"score.weight": rows.float().mean(0, keepdim=True)}, {"readout": "separator", "joining": "text"}
 
 
 def _math_shepherd(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State, dict[str, Any]]:

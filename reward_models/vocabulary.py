@@ -29,7 +29,10 @@ def fit_vocabulary(tokenizer: Any, rows: int, path: str | Path) -> None:
         return
     # a pad token that was replaced stays in the vocabulary; no text holds it
     outside = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
-    outside = {token: index for token, index in outside.items() if "pad" not in token.lower()}
+    # and classes of `transformers` add an unknown token that their byte-level tokenizers never give
+    outside = {
+        token: index for token, index in outside.items() if "pad" not in token.lower() and token != tokenizer.unk_token
+    }
     if outside:
         token, index = min(outside.items(), key=lambda item: item[1])
         raise ValueError(

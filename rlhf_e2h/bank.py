@@ -15,6 +15,7 @@ from reward_models.score import Scorer
 from rlhf_e2h.coding.pool import answer_pool
 from rlhf_e2h.config import ConfigError, setting
 from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.prompts import SECTIONS, TextFormat
@@ -22,6 +23,7 @@ from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 from rlhf_e2h.rl.rollout import Rollouts, check_filters
 
 Row = dict[str, Any]
+FormatOf = TextFormat | Callable[[Row], TextFormat]
 
 
 @dataclass
@@ -89,15 +91,15 @@ class BankSampler:
             n=decoding.n,
             temperature=decoding.temperature,
             top_k=decoding.top_k,
-            max_new_tokens=decoding.max_new_tokens,
+            max_new_tokens=policy.limit(decoding.max_new_tokens),
             seed=seed,
             batch_size=decoding.batch_size,
             first_row=first_row,
             top_p=decoding.top_p,
             min_p=decoding.min_p,
-            stop=tuple(decoding.stop),
+            stop=(*decoding.stop, *policy.text_format.stop),
         )
-        prompts = [policy.prefix + policy.text_format.prompt(problem["problem"]) for problem in problems]
+        prompts = [policy.prompt(problem["problem"]) for problem in problems]
         rollouts = self.engine.sample(prompts, sampling, on_batch)
         if spend:
             spend(*spent.sampling(policy.model, rollouts.prompt_ids, rollouts.completion_ids))
@@ -123,6 +125,17 @@ def sample_rows(problems: Sequence[Row], rollouts: Rollouts, n: int, text_format
     return rows
 
 
+def check_fit(where: str, policy: Policy, problems: Sequence[Row], max_new_tokens: int) -> None:
+    """Prompts, thoughts and solutions fit the model: asked before a stage samples.
+
+    Raises:
+        ConfigError: some do not, by problem id.
+    """
+    encoded = encode_prompts(policy.tokenizer, [policy.prompt(row["problem"]) for row in problems])
+    names = [row["problem_id"] for row in problems]
+    check_context(where, policy.model, encoded, policy.limit(max_new_tokens), names)
+
+
 def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = False) -> list[Row]:
     """The rows whose problem has a label, with `correct` and `reason` from the answer checker."""
     known = [row for row in rows if row["problem_id"] in labels]
@@ -137,9 +150,18 @@ def score(
     scorer: Scorer,
     name: str,
     on_row: Callable[[int], None] | None = None,
+    text_format: FormatOf = SECTIONS,
 ) -> list[Row]:
-    """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`."""
-    items = ((problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows)
+    """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`.
+
+    `text_format` is that of the rows, or a function that gives that of a row; steps cut by it go into the reward
+    model's own template.
+    """
+
+    def steps(row: Row) -> list[str]:
+        return (text_format if isinstance(text_format, TextFormat) else text_format(row)).split_steps(row["text"])
+
+    items = ((problems[row["problem_id"]]["problem"], steps(row)) for row in rows)
     scored = []
     for row, result in zip(rows, scorer.score_stream(items), strict=True):
         scored.append({**row, "step_scores": result.steps, "score": result.score, "reward_model": name})

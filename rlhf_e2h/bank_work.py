@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.score import Scorer
-from rlhf_e2h.bank import BankSampler, Decoding, Row, score
+from rlhf_e2h.bank import BankSampler, Decoding, FormatOf, Row, check_fit, score
 from rlhf_e2h.blocks import Parts, Rank, Spend, in_blocks
-from rlhf_e2h.models import DTYPES, open_policy, sampling_dtype
+from rlhf_e2h.models import DTYPES, Policy, open_policy, sampling_dtype
 from rlhf_e2h.plan.flops import forward_flops
 from rlhf_e2h.plan.spent import architecture
 from rlhf_e2h.processes import release_memory
+from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.tracking import Bar
 
 # Operations a second that one process manages at least, by engine and device: on a busy machine a CPU of two cores has
@@ -35,6 +37,7 @@ def sample_bank(
     rank: Rank,
     name: str,
     most: int = MOST,
+    text_format: FormatSettings | None = None,
 ) -> Parts:
     """Samples of all problems, on all processes, as parts below the stage's scratch folder; see `bank.sample`.
 
@@ -43,17 +46,24 @@ def sample_bank(
     Args:
         name: of the parts' folder and of the progress bar.
         most: problems in a block.
+        text_format: of the policy, where it is not its own.
+
+    Raises:
+        ConfigError: prompts that do not fit the model with `max_new_tokens`.
     """
     with run.progress(len(problems) * decoding.n, name, "solutions") as bar:
-        parts = _sampled(policy, problems, decoding, seed, rank, _folder(run, name), bar, most)
+        opened = open_policy(policy, sampling_dtype(), rank.device, text_format)
+        check_fit(f"{run.name}: {name}", opened, problems, decoding.max_new_tokens)
+        parts = _sampled(opened, problems, decoding, seed, rank, _folder(run, name), bar, most)
+        del opened
     release_memory()
     return parts
 
 
 def _sampled(
-    path: Path, problems: Sequence[Row], decoding: Decoding, seed: int, rank: Rank, folder: Path, bar: Bar, most: int
-) -> Parts:
-    policy = open_policy(path, sampling_dtype(), rank.device)
+    policy: Policy, problems: Sequence[Row], decoding: Decoding, seed: int, rank: Rank, folder: Path, bar: Bar,
+    most: int,
+) -> Parts:  # fmt: skip
     size = min(most, block_of_problems(policy.model, decoding))
     with closing(BankSampler(policy, decoding)) as sampler:
 
@@ -72,25 +82,28 @@ def score_bank(
     name: str,
     reward_model: str,
     max_tokens_per_batch: int = 16384,
+    text_format: FormatOf = SECTIONS,
 ) -> Parts:
     """The rows with scores of a reward model, on all processes; see `bank.score`.
 
     The model is opened once on each process, and gone from memory afterwards.
     """
     with run.progress(len(rows), name, "solutions") as bar:
-        parts = _scored(rows, problems, model, rank, _folder(run, name), bar, reward_model, max_tokens_per_batch)
+        parts = _scored(
+            rows, problems, model, rank, _folder(run, name), bar, reward_model, max_tokens_per_batch, text_format
+        )
     release_memory()
     return parts
 
 
 def _scored(
     rows: Sequence[Row], problems: Mapping[str, Row], model: Path, rank: Rank, folder: Path, bar: Bar,
-    reward_model: str, max_tokens_per_batch: int,
+    reward_model: str, max_tokens_per_batch: int, text_format: FormatOf,
 ) -> Parts:  # fmt: skip
     scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype()], max_tokens_per_batch)
 
     def work(start: int, end: int, _: Spend) -> Sequence[Row]:
-        return score(rows[start:end], problems, scorer, reward_model, bar.advance)
+        return score(rows[start:end], problems, scorer, reward_model, bar.advance, text_format)
 
     return in_blocks(folder, len(rows), block_of_solutions(scorer.model), rank, work, bar.update)
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from rlhf_e2h import __version__
 from rlhf_e2h.config import StageError
-from rlhf_e2h.recipe import STAGES
+from rlhf_e2h.traits import STAGES
 
 _ABOUT = """\
 Train reward models on easy problems, use them to rerank samples and to optimise
@@ -62,7 +62,8 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         help="as KEY=VALUE below; model=tiny tries every stage",
     )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
-    for kind, about in STAGES.items():
+    for kind, traits in STAGES.items():
+        about = traits.about
         stage = commands.add_parser(
             kind,
             prog=f"e2h {kind}",

@@ -156,6 +156,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value!r}; allowed: {', '.join(map(str, args))}")
         return value
     if dataclasses.is_dataclass(kind):
+        shorthand = getattr(kind, "SHORTHAND", None)  # `format: chat` for `format: {name: chat}`
+        if shorthand and isinstance(value, str):
+            value = {shorthand: value}
         return build(typing.cast(type, kind), _expect(value, dict, where), where)
     if origin is list:
         return [_convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(_expect(value, list, where))]

@@ -19,6 +19,7 @@ from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
 from rlhf_e2h.rl.endings import note_end_tokens
+from rlhf_e2h.text_formats import FormatSettings, choose_format, from_dict, save_format
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -141,23 +142,62 @@ class Policy:
     tokenizer: Tokenizer
     prefix: str = ""
     text_format: TextFormat = SECTIONS  # of prompts and of what it answers
+    why: str = ""  # it is that format
+
+    def prompt(self, problem: str) -> str:
+        return self.prefix + self.text_format.prompt(problem)
+
+    def limit(self, max_new_tokens: int) -> int:
+        """Tokens of a completion: those of its solution, and those of its thought, which are counted apart."""
+        return max_new_tokens + self.text_format.max_thinking_tokens
 
 
-CONTEXT_FILE = "in_context.json"  # without weights: {"model": path or hub id, "prefix": text, "format": name}
+CONTEXT_FILE = "in_context.json"  # without weights: {"model": path or hub id, "prefix": text, "format": a format}
 
 
-def open_policy(path: str | Path, dtype: str = "float32", device: torch.device | None = None) -> Policy:
-    """A policy from a model folder, a hub id, or the output of an `icl` stage.
+def open_policy(
+    path: str | Path,
+    dtype: str = "float32",
+    device: torch.device | None = None,
+    text_format: FormatSettings | None = None,
+    sections: bool = False,
+) -> Policy:
+    """A policy from a model folder, a hub id, or the output of an `icl` stage, with its text format.
+
+    The format is that of the settings, else the one saved beside the policy, else chat where the tokenizer has a
+    template, else sections; `sections`: the stage fine-tunes to sections where neither says otherwise.
 
     Without `device` it is on the GPU where there is one; but of several processes none does so: they may divide the
     weights first.
     """
-    context = Path(path) / CONTEXT_FILE
-    if context.is_file():
-        described = json.loads(context.read_text(encoding="utf-8"))
-        text_format = FORMATS[described.get("format", SECTIONS.name)]
-        return Policy(*_placed(described["model"], dtype, device), described["prefix"], text_format)
-    return Policy(*_placed(path, dtype, device))
+    context = _in_context(path)
+    if context is not None:
+        base, prefix, used = context
+        return Policy(*_placed(base, dtype, device), prefix, used, _EXEMPLARS)
+    model, tokenizer = _placed(path, dtype, device)
+    return Policy(model, tokenizer, "", *choose_format(text_format, path, tokenizer, sections))
+
+
+_EXEMPLARS = "that of its exemplars"
+
+
+def _in_context(path: str | Path) -> tuple[str, str, TextFormat] | None:
+    """Model, text before every prompt, and format of an `icl` stage's output; None for other policies."""
+    file = Path(path) / CONTEXT_FILE
+    if not file.is_file():
+        return None
+    context = json.loads(file.read_text(encoding="utf-8"))
+    saved = context.get("format", SECTIONS.name)  # older versions saved the name alone
+    used = FORMATS[saved] if isinstance(saved, str) else from_dict(saved, str(file))
+    return context["model"], context["prefix"], used
+
+
+def policy_format(path: str | Path, settings: FormatSettings | None, sections: bool = False) -> tuple[TextFormat, str]:
+    """The text format with which `open_policy` would open a policy, and why; no weights are read."""
+    context = _in_context(path)
+    if context is not None:
+        return context[2], _EXEMPLARS
+    return choose_format(settings, path, load_tokenizer(path), sections)
 
 
 def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[PreTrainedModel, Tokenizer]:
@@ -174,14 +214,16 @@ def sampling_dtype() -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def save_policy(model: Any, tokenizer: Tokenizer, out: Path) -> None:
-    """Save as safetensors: a plain model. A LoRA adapter is merged into it, and kept as it was in `adapter/`."""
+def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFormat | None = None) -> None:
+    """Save as safetensors: a plain model, with its text format. A LoRA adapter is merged and kept in `adapter/`."""
     forget_adapter(out)
     if hasattr(model, "merge_and_unload"):
         save_adapter(model, out)
         model = model.merge_and_unload()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    if text_format is not None:
+        save_format(text_format, out)
 
 
 def with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:

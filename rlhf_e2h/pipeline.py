@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
 from rlhf_e2h.losses import LOSSES
-from rlhf_e2h.preflight import DISTRIBUTED, check_inputs, check_launch, launch_file
+from rlhf_e2h.preflight import check_inputs, check_launch, launch_file
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
@@ -54,7 +56,7 @@ def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Pro
             continue
         if console.is_terminal:
             console.print(f"{progress.title(spec, seed):<34} [dim]{spec.kind} ...[/dim]", end="\r")
-        if launch and spec.kind in DISTRIBUTED:
+        if launch and spec.traits.distributed:
             _launch(store, spec, seed, launch)
         else:
             run_stage(store, spec, seed)
@@ -89,6 +91,8 @@ class _Progress:
         assert done is not None
         self.fresh += 1
         self._line(spec, seed, folder, f"{_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+        for warning in done.get("warnings", []):
+            console.print(f"         [yellow]warning:[/yellow] {escape(warning)}")
 
     def _line(self, spec: StageSpec, seed: int, folder: Path, text: str) -> None:
         console.print(f"{self.title(spec, seed):<34} {text}")
@@ -118,7 +122,7 @@ def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
 
 
 def _spans_seeds(spec: StageSpec) -> bool:
-    return bool(getattr(spec.module, "ALL_SEEDS", False))
+    return spec.traits.all_seeds
 
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:

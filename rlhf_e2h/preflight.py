@@ -14,8 +14,6 @@ from rlhf_e2h.hub import check_model
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.store import external_path
 
-# stages that `--launch` starts on many processes
-DISTRIBUTED = ("sft", "sample", "reward", "rerank", "ppo", "dpo", "rest", "grpo", "evaluate")
 REWARD_MODELS = ("reward_model", "outcome_model", "reward_models")  # settings that name reward models
 
 
@@ -72,7 +70,7 @@ def check_launch(specs: list[StageSpec], launch: str) -> None:
 def _check_batch(spec: StageSpec, processes: int) -> None:
     if spec.kind == "ppo":
         spec.config.ppo.micro_batches(processes)
-    elif spec.kind in DISTRIBUTED and hasattr(spec.config, "training"):
+    elif spec.traits.distributed and hasattr(spec.config, "training"):
         spec.config.training.micro_batch_rows(processes)
 
 

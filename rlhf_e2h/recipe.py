@@ -24,35 +24,9 @@ from rlhf_e2h.config import (
     set_dotted,
     substitute,
 )
+from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.traits import STAGES, Traits
 
-STAGES = {
-    "pretrain": "train a small base model from nothing (rebuilds the one that ships)",
-    "prepare": "split problems into easy and hard, and seal the hard labels",
-    "sft": "fine-tune a policy on written solutions (TRL)",
-    "icl": "make an in-context baseline from solved exemplars",
-    "sample": "sample solutions from a policy",
-    "grade": "check samples against labels",
-    "annotate": "label the steps of graded samples by rollouts, without people",
-    "reward": "train a reward model: ORM, PRM or OPRM",
-    "rerank": "score a sample bank with reward models",
-    "ppo": "optimise a policy with PPO against reward models",
-    "dpo": "optimise a policy with DPO on pairs ranked by a reward model (TRL)",
-    "rest": "optimise a policy with ReST-EM: sample, filter, fine-tune",
-    "grpo": "baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
-    "evaluate": "score policies and decodings on the test set",
-    "programs": "score policies that write programs: strict and average accuracy",
-    "map": "draw the data map of a training run: what is easy, ambiguous and hard to learn",
-    "select": "choose a part of a training set by its data map",
-    "mislabel": "find suspect labels from training dynamics",
-    "contrast": "compare reward models on graded samples, paired over problems and seeds",
-    "skillgraph": "learn which skills help which, from short fine-tuning runs",
-    "speed": "measure how fast skills are learnt, from the snapshots of fine-tuning runs",
-    "difficulty": "measure how hard problems are, and how far the measures agree",
-    "gap": "train on none, easy, medium, hard and all problems at equal n, by several methods",
-    "weak_to_strong": "train students on a weak supervisor's soft labels of hard problems",
-    "findings": "intervals, tests and figures of a gap or weak-to-strong study over all seeds",
-    "report": "results.csv, results.json and the report page",
-}
 _FILE = re.compile(r"\d+_(\w+)\.yaml")
 
 
@@ -75,6 +49,7 @@ class RecipeSettings:
     jobs: int = 1  # stages at once, each in a process of its own; with --launch one after the other
     threads: int | None = None  # of the CPU for a stage; all cores if not given. Sums in another order differ a little
     wandb: Wandb | None = None
+    format: FormatSettings | None = None  # text format of all stages that have one and set no other
     variables: dict[str, Any] = field(default_factory=dict)  # used as ${name} in stage files
 
     def __post_init__(self) -> None:
@@ -94,6 +69,10 @@ class StageSpec:
     config: Any
     module: ModuleType
     optional: bool
+
+    @property
+    def traits(self) -> Traits:
+        return STAGES[self.kind]
 
     def upstream(self) -> list[str]:
         """Names of the stages whose output this one reads."""
@@ -138,8 +117,10 @@ def load_recipe(folder: str | Path, overrides: list[str] | None = None, only_kin
         _apply_override(text, common, raw, current)
     settings = build(RecipeSettings, common, str(place / "recipe.yaml"))
     variables = substitute(settings.variables, {}, str(place / "recipe.yaml"))
+    given = {"format": common["format"]} if common.get("format") is not None else {}
+    shared = substitute(given, variables, str(place / "recipe.yaml"))
     stages = {
-        name: _build_stage(name, files[name], substitute(data, variables, str(files[name])))
+        name: _build_stage(name, files[name], substitute(data, variables, str(files[name])), shared)
         for name, data in raw.items()
     }
     if current and only_kind and stages[current].kind != only_kind:
@@ -187,13 +168,15 @@ def _apply_override(text: str, common: dict[str, Any], raw: dict[str, dict[str, 
         raise ConfigError(f"override {text!r}: {head!r} is no stage, recipe key or variable; {nearest(head, known)}")
 
 
-def _build_stage(name: str, file: Path, data: dict[str, Any]) -> StageSpec:
+def _build_stage(name: str, file: Path, data: dict[str, Any], shared: dict[str, Any]) -> StageSpec:
+    """A stage; `shared` are settings of recipe.yaml that hold where the stage has them and sets no other."""
     data = dict(data)
     kind = data.pop("stage", None)
     if kind not in STAGES:
         raise ConfigError(f"{file}: `stage: {kind}` is not a stage; {nearest(str(kind), STAGES)}")
     optional = bool(data.pop("optional", False))
     module = importlib.import_module(f"rlhf_e2h.stages.{kind}")
+    data = {key: value for key, value in shared.items() if key in module.Config.__dataclass_fields__} | data
     return StageSpec(name, kind, file, build(module.Config, data, str(file)), module, optional)
 
 

@@ -20,10 +20,11 @@ from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.bank_work import sample_bank, score_bank
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.judge import judged
-from rlhf_e2h.models import Policy, open_policy, save_policy
+from rlhf_e2h.models import Policy, open_policy, policy_format, save_policy
 from rlhf_e2h.processes import join, wait_for_all
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.text_formats import FormatSettings
 
 
 def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
@@ -46,14 +47,17 @@ class Rounds:
         labels: Mapping[str, Label],
         reward_model: Path,
         aggregation: str,
+        text_format: FormatSettings | None = None,
     ) -> None:
-        self.run, self.start, self.title = run, start, title
+        self.run, self.start, self.title, self.settings = run, start, title, text_format
+        self.text_format, why = policy_format(start, text_format)
+        run.use_format(self.text_format, why)
         self.decoding, self.labels = decoding, labels
         self.reward_model, self.aggregation = reward_model, aggregation
 
     def policy(self, number: int) -> Policy:
         """The policy with which round `number` begins."""
-        return open_policy(self._start_of(number))
+        return open_policy(self._start_of(number), text_format=self.settings)
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
@@ -72,10 +76,15 @@ class Rounds:
             return read_jsonl(file)
         self._mark()
         rank, policy, title = join(), self._start_of(number), f"{self.title} {number + 1}:"
-        sampled = sample_bank(self.run, policy, problems, self.decoding, seed, rank, f"{title} sampling")
+        sampled = sample_bank(
+            self.run, policy, problems, self.decoding, seed, rank, f"{title} sampling", text_format=self.settings
+        )
         known = {problem["problem_id"]: problem for problem in problems}
         bank = list(sampled.rows())
-        scored = score_bank(self.run, bank, known, self.reward_model, rank, f"{title} scoring", "rm")
+        scored = score_bank(
+            self.run, bank, known, self.reward_model, rank, f"{title} scoring", "rm",
+            text_format=self.text_format.of_rows(),
+        )  # fmt: skip
         if self.run.is_main:
             sampled.spend(self.run.spend)
             rows = judged(list(scored.rows()), self.labels, self.aggregation)
@@ -93,7 +102,7 @@ class Rounds:
             folder = self._folder(number)
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            save_policy(model, tokenizer, partial)
+            save_policy(model, tokenizer, partial, self.text_format)
             self._record(folder.name)
             os.replace(partial, folder)
             # the next round's trainer must not take this round's checkpoint for its own

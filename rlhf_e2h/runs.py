@@ -6,6 +6,7 @@ Where its outputs go and when old ones may be reused is in store.py.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
 import traceback
@@ -15,17 +16,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from reward_models.peft_folder import is_adapter, merged_folder
 from reward_models.records import iter_jsonl
 from rlhf_e2h import processes
 from rlhf_e2h.config import ConfigError, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.resume import disk_errors
 from rlhf_e2h.run_files import DONE, ERRORS, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
 from rlhf_e2h.store import Resolved, Store, stage_seed
-from rlhf_e2h.tracking import Bar, Tracker, progress_bar, start_wandb
+from rlhf_e2h.tracking import Bar, Tracker, console, progress_bar, start_wandb
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,6 +48,8 @@ class StageRun:
     is_main: bool = True
     labels_read: list[dict[str, str]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
     tokens: int = 0  # read and written by models, for the report's cost table
     flops: float = 0.0
 
@@ -102,6 +110,22 @@ class StageRun:
     def finish(self, **results: Any) -> None:
         """Numbers worth showing in the run's summary and in the report."""
         self.results.update(results)
+
+    def warn(self, text: str) -> None:
+        """Say what spoils results without stopping the stage: in the log, beneath the stage's line, in done.json."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            if self.is_main:
+                log.warning("%s: %s", self.name, text)
+
+    def use_format(self, text_format: TextFormat, why: str) -> None:
+        """Record the text format of a policy and why it is that one; said unless it is the default."""
+        log.info("%s: text format %s (%s)", self.name, text_format.name, why)
+        self.notes["format"] = f"{text_format.name}: {why}"
+        if text_format.name != SECTIONS.name:
+            self.finish(format=text_format.name)
+            if self.is_main:
+                console.print(f"[dim]{self.name}: text format {text_format.name}, since {escape(why)}[/dim]")
 
     def row(self, table: str, row: dict[str, Any]) -> None:
         """Show a row (a sample, say) in a table of wandb."""
@@ -174,6 +198,8 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             "labels_read": run.labels_read,
             "labels_inherited": inherited,
             "results": run.results,
+            **({"warnings": run.warnings} if run.warnings else {}),
+            **({"notes": run.notes} if run.notes else {}),
         }
         write_json(folder / DONE, record)
     return folder
@@ -194,8 +220,8 @@ def _traceback_kept(folder: Path | None, stage: str) -> Iterator[None]:
 
 
 def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
-    trains = spec.kind in ("sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "weak_to_strong", "gap")
-    if trains and firewall.SEALED_LABELS in inherited and firewall.allowed_scope(spec.kind, spec.name) == "easy":
+    easy_only = firewall.allowed_scope(spec.kind, spec.name) == "easy"
+    if spec.traits.trains and easy_only and firewall.SEALED_LABELS in inherited:
         raise firewall.FirewallError(
             f"{spec.name}: an input was made with {firewall.SEALED_LABELS}, but this stage may depend on easy labels "
             "only; read an easy-only input, or put 'full' or 'dagger' into the stage's name if it is a baseline"

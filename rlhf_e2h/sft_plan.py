@@ -16,8 +16,10 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.items import Item, SolutionDynamics, mean_logprobs, publish
 from rlhf_e2h.mixing import Mixing, RowOrder, build_sampler, skill_of
 from rlhf_e2h.models import open_policy
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.text_formats import save_format
 
 SNAPSHOTS = "snapshots"
 FORM_FILE = "form.json"  # in the snapshots folder: how answers are written
@@ -48,9 +50,10 @@ class TrainingPlan:
 
 
 def plan_training(
-    config: Any, run: StageRun, tokenizer: Any, problems: Sequence[Mapping[str, Any]], rows: Sequence[Row]
-) -> TrainingPlan:
-    """The plan of an `sft` stage; `problems` are those of the rows.
+    config: Any, run: StageRun, tokenizer: Any, problems: Sequence[Mapping[str, Any]], rows: Sequence[Row],
+    text_format: TextFormat = SECTIONS,
+) -> TrainingPlan:  # fmt: skip
+    """The plan of an `sft` stage; `problems` are those of the rows, and `text_format` is what they are written in.
 
     Raises:
         ConfigError: settings that do not fit together.
@@ -59,7 +62,7 @@ def plan_training(
     if config.snapshots:
         if config.lora.rank:
             raise ConfigError(f"{run.name}: snapshots are whole models; they need lora.rank 0")
-        plan.callbacks.append(Snapshots(run, tokenizer, config.snapshots, config.form))
+        plan.callbacks.append(Snapshots(run, tokenizer, config.snapshots, config.form, text_format))
     if config.mixture:
         problems = _mix(config, run, tokenizer, problems, plan)
     if config.dynamics:
@@ -125,8 +128,8 @@ def _held_out(problems: Sequence[Mapping[str, Any]], skill: Any, items: int) -> 
 class Snapshots(TrainerCallback):
     """Keeps the weights before the first step and after every `every` steps, as model folders."""
 
-    def __init__(self, run: StageRun, tokenizer: Any, every: int, form: str) -> None:
-        self.tokenizer, self.every, self.form = tokenizer, every, form
+    def __init__(self, run: StageRun, tokenizer: Any, every: int, form: str, text_format: TextFormat) -> None:
+        self.tokenizer, self.every, self.form, self.text_format = tokenizer, every, form, text_format
         self.folder = run.scratch / SNAPSHOTS  # so that a killed run keeps those it has
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -145,3 +148,4 @@ class Snapshots(TrainerCallback):
             folder = self.folder / f"step_{step:06d}"
             getattr(model, "module", model).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+            save_format(self.text_format, folder)

@@ -72,7 +72,7 @@ class Store:
             "scope": firewall.allowed_scope(spec.kind, spec.name),
             "seed": stage_seed(spec, seed),
         }
-        if getattr(spec.module, "ALL_SEEDS", False):
+        if spec.traits.all_seeds:
             described["seeds"] = self.recipe.settings.seeds
         return hash_data(described)[:12], inputs
 
@@ -153,12 +153,12 @@ def external_path(spec: StageSpec, reference: str) -> Path:
 
 def stage_seed(spec: StageSpec, seed: int) -> int:
     """The seed that a stage sees: data preparation and reports are the same for all seeds of a run."""
-    return seed if getattr(spec.module, "SEEDED", True) else 0
+    return seed if spec.traits.seeded else 0
 
 
 def seeds_read(recipe: Recipe, spec: StageSpec, upstream: StageSpec, seed: int) -> list[int]:
     """The seeds of an input stage that a stage reads: its own, or all where it spans them."""
-    spans = getattr(spec.module, "ALL_SEEDS", False) and stage_seed(upstream, 1) == 1
+    spans = spec.traits.all_seeds and stage_seed(upstream, 1) == 1
     return recipe.settings.seeds if spans else [seed]
 
 

@@ -10,9 +10,10 @@ import threading
 from rlhf_e2h.checker.classes import answer_classes
 from rlhf_e2h.checker.extract import extract
 from rlhf_e2h.checker.pool import CheckerPool
+from rlhf_e2h.checker.turns import own_words
 from rlhf_e2h.checker.verdict import REASONS, Verdict
 
-__all__ = ["REASONS", "CheckerPool", "Verdict", "answer_classes", "equal", "extract"]
+__all__ = ["REASONS", "CheckerPool", "Verdict", "answer_classes", "equal", "extract", "own_words"]
 
 _pools: dict[tuple[bool, float], CheckerPool] = {}
 _lock = threading.Lock()

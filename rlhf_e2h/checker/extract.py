@@ -1,37 +1,38 @@
-r"""Find the answer in a solution text: last `\boxed{...}`, `# Answer` section, `####`, "the answer is ..."."""
+r"""The one reader of answers: the last `\boxed{...}`, `# Answer` section, `<answer>`, `####`, "the answer is ..."."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-MAX_TEXT = 100_000  # characters; the end of a longer text is searched, where answers stand
+from rlhf_e2h.checker.prose import is_bare, last_mathematics, sentence
+from rlhf_e2h.checker.turns import own_words
 
-_CHAT_TOKEN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|eos)\|>|</s>")
-_SECTION = re.compile(r"^[ \t]*#{1,3}[ \t]*(?:Final[ \t]+)?Answer[ \t]*:?[ \t]*$", re.M | re.I)
+# `# Answer` alone on its line or with a colon, also after other text: `so 12. # Answer: 12`; not "# Answers vary".
+_NAME = r"(?:The[ \t]+)?(?:(?:Final|Correct)[ \t]+)?Answer(?:[ \t]+is)?"
+_BOLD = r"[ \t]*(?:\*\*|__)?[ \t]*"
+_SECTION = re.compile(
+    rf"(?<!#)#{{1,6}}{_BOLD}{_NAME}{_BOLD}(?:[:：]{_BOLD}|$)"
+    rf"|(?:(?<!\*)\*\*|(?<!_)__)[ \t]*{_NAME}{_BOLD}(?:[:：]{_BOLD}|$)"
+    r"|^[ \t]*(?:The[ \t]+)?Final[ \t]+Answer[ \t]*$|^[ \t]*Answer[ \t]*$",
+    re.M | re.I,
+)
+_TAG = re.compile(r"<(?:final_?)?answer>", re.I)
+_TAG_END = re.compile(r"</(?:final_?)?answer>", re.I)
+_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+[A-Za-z*_]", re.M)
+_NEXT_PROBLEM = re.compile(r"^[ \t]*#{1,6}[ \t]*(?:Question|Problem)\b", re.M | re.I)
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])[ \t\n]*")
 _PHRASE = re.compile(
-    r"(?:final\s+answer|answer)\s*(?:\*\*|__)?\s*"
-    r"(?:(?:is|are|be|equals|was)(?:\s+therefore|\s+thus|\s+then|\s+simply|\s+just)?\s*:?|[:=])\s*(?:\*\*|__)?\s*",
+    r"(?:(?:final\s+|correct\s+)?answer\s*(?:\*\*|__)?\s*"
+    r"(?:(?:is|are|be|equals|was)(?:\s+therefore|\s+thus|\s+then|\s+simply|\s+just)?\s*[:：]?|[:=：])"
+    # the same in other languages
+    r"|(?:respuesta|r[ée]ponse|risposta|resposta|antwort|antwoord|ответ(?:ом)?)(?:\s+(?:final|finale|correcta|correta))?\s*"
+    r"(?:(?:es|est|è|é|ist|lautet|is|равен|будет)(?!\w)\s*:?|[:：=—–-])"
+    r"|(?:答案|答え|答|정답|답)\s*(?:是|为|為|は|은|[:：=])[:：]?)"
+    r"\s*(?:\*\*|__)?\s*",
     re.I,
 )
-_HOPE = re.compile(r"\s*\.?\s*I hope (?:it|this) is correct.*", re.S | re.I)
-_SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z\[\"']|\s*$)|\n\s*\n|\n(?=[A-Z*#\[])")
-_MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
-_NUMBER = re.compile(
-    r"(?<![\w.])[-+−]?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?(?:(?<=\d)/\d+)?"
-    r"(?<=\d)(?:\s?\\?%)?"
-)
-# Words that say "this is a sentence", so that the answer is inside the text and is not the text.
-_PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?:the|is|are|was|were|so|therefore|thus|hence|which|we|find|that|it|it's|because|since|this|"
-    r"there|here|has|have|get|gives?|equals|let|if|then|must|need|can|should|would|will|step|to|of|our|its?)"
-    r"(?![A-Za-z])",
-    re.I,
-)
-# Words before the first formula, or two of them before the first number: "Matrix: $..$", "Jane started 3 hours ago".
-_LEAD_IN = re.compile(r"\s*(?:[A-Za-z]{2,}[\s:,]+)+\$|\s*(?:[A-Za-z]{3,}[\s:,]+){2,}[-$]?\d")
 
 
 class Box(NamedTuple):
@@ -42,28 +43,24 @@ class Box(NamedTuple):
     end: int
 
 
-def extract(text: str, markers_only: bool = False) -> str | None:
+def extract(text: str, *, markers_only: bool = False) -> str | None:
     """The final answer of a solution, or a bare answer itself; None if there is none.
 
-    Sources in this order: the last `# Answer` section, the last box (also inside that section), `####`, the last
-    "the answer is ...", the text itself if it is no sentence, the last formula or number of the text. An empty box
-    or section is no answer: nothing else of the text is taken instead.
+    Only the model's own last words count: after the last thought, before the first end token, any line ends
+    (`turns.own_words`). Sources in this order: the `# Answer` section or `<answer>` that begins last, and in its text
+    what follows; the last box; `####`; the last "the answer is ..."; the text itself if it is not a sentence; the last
+    formula or number of the text. An empty box, tag or section is no answer: nothing else of the text is taken instead.
 
     Args:
         markers_only: stop before the last two sources, so that an unfinished solution has no answer.
     """
-    text = clean(text)
+    text = own_words(text)
     marked, answer = _marked(text)
     if marked or markers_only:
         return answer or None
     if not text:
         return None
-    return text if is_bare(text) else _last_mathematics(text)
-
-
-def clean(text: str) -> str:
-    """Cut a chat template's leftovers, and the beginning of an overlong text."""
-    return _CHAT_TOKEN.split(text[-MAX_TEXT:], maxsplit=1)[0].strip()
+    return text if is_bare(text) else last_mathematics(text)
 
 
 def boxes(text: str) -> list[Box]:
@@ -93,65 +90,43 @@ def box_run(text: str) -> list[str]:
     return run if len(run) > 1 else []
 
 
-def is_bare(text: str) -> bool:
-    """True if the text is an answer as it stands and no sentence around one."""
-    if "\n\n" in text or len(text) > 4000:
-        return len(text.split()) < 4
-    outside = _MATH_SPAN.sub(" ", text)
-    outside = re.sub(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}", " ", outside)
-    if not _PROSE.search(outside):
-        return not _LEAD_IN.match(text)
-    # Words without any number or formula are an answer in words.
-    return not re.search(r"[\d$\\=<>]", text) and len(text.split()) <= 8
-
-
 def _marked(text: str) -> tuple[bool, str | None]:
-    """(a marker was found, the answer behind it)."""
-    section = _last(_SECTION, text)
-    if section is not None:
-        body = text[section.end() :].strip()
-        marked, answer = _marked_inline(body)
-        return True, answer if marked else body
-    return _marked_inline(text)
+    """(a marker was found, the answer after it)."""
+    section, tag = _last(_SECTION, text), _last(_TAG, text)
+    if tag is not None and (section is None or tag.start() > section.start()):
+        body = _TAG_END.split(text[tag.end() :], maxsplit=1)[0].strip()
+        marked, answer = _marked(body)
+        return True, answer if marked else sentence(body)
+    if section is None:
+        return _inline(text)
+    # A box may follow in a later part of the solution, but not in a next problem.
+    rest = _NEXT_PROBLEM.split(text[section.end() :], maxsplit=1)[0]
+    marked, answer = _boxed(rest)
+    if marked:
+        return True, answer
+    body = _HEADING.split(rest, maxsplit=1)[0].strip()
+    paragraph = re.split(r"\n[ \t]*\n", body, maxsplit=1)[0].strip()
+    marked, answer = _inline(paragraph)
+    if marked:
+        return True, answer
+    return True, paragraph if is_bare(paragraph) else sentence(body)
 
 
-def _marked_inline(text: str) -> tuple[bool, str | None]:
-    found = boxes(text)
-    if found:
-        return True, found[-1].content
-    if _BOX.search(text):
-        return True, None  # a box that was never closed: the text was cut off inside the answer
+def _inline(text: str) -> tuple[bool, str | None]:
+    marked, answer = _boxed(text)
+    if marked:
+        return marked, answer
     hashes = _last(_HASHES, text)
     if hashes is not None:
         return True, hashes.group(1).strip()
     phrase = _last(_PHRASE, text)
-    if phrase is not None:
-        return True, _after_phrase(text[phrase.end() :])
-    return False, None
+    return (False, None) if phrase is None else (True, sentence(text[phrase.end() :]))
 
 
-def _after_phrase(rest: str) -> str | None:
-    rest = _HOPE.sub("", rest).strip()
-    stop = _SENTENCE_END.search(_hide_spans(rest))
-    sentence = (rest[: stop.start()] if stop else rest).strip().strip("*_").strip('"“”').rstrip(".").strip()
-    if not sentence or is_bare(sentence):
-        return sentence or None
-    return _last_mathematics(sentence) or sentence
-
-
-def _last_mathematics(text: str) -> str | None:
-    """The last formula or, if it stands later, the last number of running text."""
-    text = _HOPE.sub("", text)
-    spans = list(_MATH_SPAN.finditer(text))
-    numbers = [m for m in _NUMBER.finditer(_hide_spans(text)) if m.group().strip()]
-    if spans and (not numbers or spans[-1].end() > numbers[-1].end()):
-        tail = re.match(r"\s*(?:\\?%|percent)", text[spans[-1].end() :])
-        return spans[-1].group() + (tail.group() if tail else "")
-    return numbers[-1].group().strip() if numbers else None
-
-
-def _hide_spans(text: str) -> str:
-    return _MATH_SPAN.sub(lambda match: "\0" * len(match.group()), text)
+def _boxed(text: str) -> tuple[bool, str | None]:
+    found = boxes(text)
+    # A box that was never closed: the text was cut off inside the answer.
+    return (True, found[-1].content) if found else (bool(_BOX.search(text)), None)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

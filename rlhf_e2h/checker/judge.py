@@ -10,14 +10,15 @@ from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.canonical import canonical
 from rlhf_e2h.checker.compare import same_answer
 from rlhf_e2h.checker.exact import InexactError, UndefinedError
-from rlhf_e2h.checker.extract import box_run, clean, extract
+from rlhf_e2h.checker.extract import box_run, extract
 from rlhf_e2h.checker.nodes import Node, ParseError, RefusedError, is_scalar
 from rlhf_e2h.checker.normalise import squeeze
 from rlhf_e2h.checker.parser import parse
 from rlhf_e2h.checker.scalars import Same, same_full, same_quick
+from rlhf_e2h.checker.turns import own_words
 from rlhf_e2h.checker.verdict import Verdict
 
-VERSION = "1"  # part of the key of verdicts on disk: raise it when a verdict can change
+VERSION = "2"  # part of the key of verdicts on disk: raise it when a verdict can change
 
 _extract = lru_cache(maxsize=4096)(extract)
 
@@ -49,7 +50,7 @@ def _forms(text: str) -> tuple[str, ...]:
     answer = _extract(text)
     if not answer:
         return ()
-    run = box_run(clean(text)) if text.count("boxed") > 1 else []
+    run = box_run(own_words(text)) if text.count("boxed") > 1 else []
     return (squeeze(answer), ", ".join(run)) if run else (squeeze(answer),)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
@@ -55,6 +57,21 @@ pieces piece boxes box bottles bottle pages page miles rpm watts watt volts volt
 hertz hz kelvin celsius fahrenheit mole moles bits bit bytes byte per each total more fewer problem problems
 child children boys boy girls girl men man women woman team teams dozen dozens integers integer numbers solutions
 """)
+
+# What one unit is in the first of its row: two answers that both name a unit of one row are compared in it.
+MEASURES = {
+    name: (kind, scale)
+    for kind, row in {
+        "money": "dollar 1 dollars 1 usd 1 buck 1 bucks 1 cent 1/100 cents 1/100 ¢ 1/100",
+        "time": "second 1 seconds 1 sec 1 minute 60 minutes 60 min 60 hour 3600 hours 3600"
+        " hr 3600 day 86400 days 86400",
+        "metric length": "m 1 meter 1 meters 1 metre 1 metres 1 cm 1/100 centimeters 1/100 mm 1/1000 km 1000"
+        " kilometers 1000",
+        "length": "inch 1 inches 1 foot 12 feet 12 ft 12 yard 36 yards 36 mile 63360 miles 63360",
+        "mass": "g 1 gram 1 grams 1 kg 1000 kilogram 1000 kilograms 1000 mg 1/1000",
+    }.items()
+    for name, scale in zip(row.split()[::2], map(Fraction, row.split()[1::2]), strict=True)
+}
 
 SEPARATOR_WORDS = {"and": "and", "or": "or"}
 STOP_WORDS = _set("for where when if whenever assuming since because with such")

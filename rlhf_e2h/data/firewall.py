@@ -23,6 +23,7 @@ from typing import Any
 from reward_models.records import BadRecord, iter_jsonl, read_jsonl, write_jsonl
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.traits import STAGES
 
 SPLITS = ("train", "validation", "test")
 SCOPES = ("easy", "full", "hard")
@@ -145,17 +146,15 @@ def read_labels(prepare_dir: str | Path, scope: str, splits: Collection[str] = S
 def allowed_scope(stage_kind: str, stage_name: str, purpose: str = "") -> str:
     """The widest scope a stage may read: "easy", or "full" for final evaluation and for baselines that say so.
 
-    `purpose` is "evaluation", "selection" (choosing a checkpoint: easy labels only), "training" or empty. The stage
-    kinds `evaluate`, `programs`, `speed` and `grade` get "full" when they measure a finished policy: `grade` must say
-    so, because graded samples also feed training; the others have the purpose "evaluation" unless they say another.
+    `purpose` is "evaluation", "selection" (choosing a checkpoint: easy labels only), "training" or empty. A stage that
+    measures finished policies declares it (`traits.Traits.sealed_labels`): `grade` must name the purpose each time,
+    because graded samples also feed training; the others have the purpose "evaluation" unless they say another.
     """
     if OPEN_WORDS & set(re.split(r"[^a-z]+", stage_name.lower())):
         return "full"
-    if stage_kind in ("evaluate", "programs", "speed"):
-        return "full" if purpose in ("", "evaluation") else "easy"
-    if stage_kind == "grade" and purpose == "evaluation":
-        return "full"
-    return "easy"
+    purposes = {"never": (), "evaluation": ("", "evaluation"), "named": ("evaluation",)}
+    sealed = STAGES[stage_kind].sealed_labels if stage_kind in STAGES else "never"
+    return "full" if purpose in purposes[sealed] else "easy"
 
 
 def check_file(stage_kind: str, stage_name: str, file: str | Path) -> None:

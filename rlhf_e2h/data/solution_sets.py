@@ -68,7 +68,7 @@ def _short(solutions: Iterator[Solution], max_chars: int) -> Iterator[Solution]:
 def _example(solution: Solution, source: str, number: int | None) -> Example:
     text = SECTIONS.separator.join(solution.steps)
     solution_id = solution.solution_id if number is None else f"{solution.solution_id}#{number}"
-    return Example(solution_id, solution.problem, solution.level, "", SECTIONS.answer(text) or "", text, source)
+    return Example(solution_id, solution.problem, solution.level, "", SECTIONS.section_answer(text) or "", text, source)
 
 
 def _has_labels(solution: Solution) -> bool:

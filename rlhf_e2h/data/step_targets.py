@@ -31,9 +31,11 @@ class StepTarget:
         The separator goes with the step that it closes, so that step and separator are encoded as they are sampled.
         """
         before = "".join(step + text_format.separator for step in self.prefix)
-        ends = self.step.startswith(text_format.answer_mark)
-        completion = self.step if ends else self.step + text_format.separator
-        return {"prompt": text_format.prompt(self.problem) + before, "completion": completion, "ends": ends}
+        answer = SECTIONS.section_answer(self.step) if SECTIONS.opens_answer(self.step) else None
+        completion = self.step + text_format.separator if answer is None else text_format.answer_step(answer)
+        prompt = text_format.prompt(self.problem) + text_format.training_text(before)
+        row = {"prompt": prompt, "completion": completion, "ends": answer is not None}
+        return {**row, "end": text_format.end} if text_format.end else row
 
 
 def step_targets(rows: Iterable[Mapping[str, Any]]) -> Iterator[StepTarget]:

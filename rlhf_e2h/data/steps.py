@@ -32,7 +32,7 @@ _ITEM_NUMBER = re.compile(r"(?:^|\n)\s*\(?\d{1,2}\.$")
 
 def solution_text(solution: str, answer: str, text_format: TextFormat = SECTIONS) -> str:
     """The solution as a policy should write it: steps, then the answer section. A text in that form stays as it is."""
-    if text_format.answer(solution) == answer:
+    if text_format.section_answer(solution) == answer:
         return solution
     return text_format.solution(solution_steps(solution), answer)
 

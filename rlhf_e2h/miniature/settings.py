@@ -17,8 +17,7 @@ from rlhf_e2h.store import ASSETS
 SWITCH = "model=tiny"
 VERSION = 1  # of what `make_tiny` makes
 
-# Variables that a recipe may have, and stage settings by kind of stage. Thresholds let something through at every
-# stage: a model that guesses gives no pair above a margin of 1.
+# Variables that a recipe may have; each kind of stage says its own small settings (`traits.Traits.tiny`).
 VARIABLES: dict[str, Any] = {
     "validation_problems": 5,
     "rm_samples": 8,
@@ -30,15 +29,6 @@ VARIABLES: dict[str, Any] = {
     "batch": 8,
     "micro_batch": 4,
     "bf16": False,
-}
-STAGES: dict[str, dict[str, Any]] = {
-    "sft": {"training.bf16": False, "training.epochs": 1},
-    "reward": {"held_out": 0.4, "training.epochs": 1},
-    "ppo": {"eval_every": 1},
-    "dpo": {"margin": 0.0, "margin_unlabelled": 0.0, "training.batch_size": 2, "rounds": 1, "decoding.n": 4},
-    "rest": {"threshold": 0.0, "training.bf16": False, "rounds": 1, "decoding.n": 4},
-    "evaluate": {"draws": 8},
-    "report": {"draws": 100},
 }
 
 
@@ -64,7 +54,7 @@ def tiny_overrides(folder: str | Path, overrides: Sequence[str]) -> list[str]:
         small |= _math(recipe, runs.resolve() / "inputs", base)
     small = {name: value for name, value in VARIABLES.items() if name in recipe.settings.variables} | small
     for name, spec in recipe.stages.items():
-        small |= {f"{name}.{key}": value for key, value in STAGES.get(spec.kind, {}).items()}
+        small |= {f"{name}.{key}": value for key, value in spec.traits.tiny.items()}
     return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in small.items()] + own
 
 

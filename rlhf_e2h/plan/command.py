@@ -13,7 +13,7 @@ from rlhf_e2h.plan.common import StagePlan
 from rlhf_e2h.plan.data import token_numbers
 from rlhf_e2h.plan.launches import parse_size, read_forms
 from rlhf_e2h.plan.memory import Form, peak, total
-from rlhf_e2h.plan.stages import MODEL_FREE, plan_stage
+from rlhf_e2h.plan.stages import plan_stage
 from rlhf_e2h.recipe import Recipe, load_recipe
 
 CONTEXT = 1e9  # bytes of a CUDA context and its libraries
@@ -70,7 +70,7 @@ def make_plan(
         planned = plan_stage(recipe, spec, numbers)
         if planned:
             stages.append(_entry(planned, forms, limit))
-        elif spec.kind not in MODEL_FREE:
+        elif spec.traits.runs_model:
             unplanned.append(spec.name)
     return {
         "recipe": recipe.settings.name,

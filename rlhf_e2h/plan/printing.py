@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_e2h.preflight import DISTRIBUTED
+from rlhf_e2h.traits import STAGES
 
 
 def show(plan: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ def _overview(plan: dict[str, Any]) -> Table:
             launch = f"{stage['launch']}.yaml" if stage["launch"] else "[red]none fits[/red]"
         else:  # a process holds whole models, whatever the launch file
             cells = [_cell(stage["memory"]["single"]), *[""] * (len(names) - 1)] if names else []
-            fitting = "any" if stage["kind"] in DISTRIBUTED else "one process"
+            fitting = "any" if STAGES[stage["kind"]].distributed else "one process"
             launch = fitting if stage["launch"] else "[red]does not fit[/red]"
         row = [stage["name"], stage["model"].rsplit("/", 1)[-1], count(stage["tokens"]), f"{stage['flops']:.1e}"]
         table.add_row(*row, *cells, launch)

@@ -21,8 +21,6 @@ from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained, decoding, transi
 from rlhf_e2h.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_rest
 from rlhf_e2h.recipe import Recipe, StageSpec
 
-MODEL_FREE = ("prepare", "icl", "grade", "report")  # stages without a model's work, or next to none
-
 
 def plan_stage(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan | None:
     """The plan of a stage; None for one that runs no model, or whose kind has no plan yet.

@@ -8,9 +8,9 @@ from typing import Any
 from rlhf_e2h.data.firewall import SEALED_LABELS, allowed_scope
 from rlhf_e2h.report.comparisons import SIDE_KEYS
 from rlhf_e2h.report.results import main_seed
+from rlhf_e2h.traits import STAGES
 
 BANDS = ("easy", "hard", "all")
-TRAINING = ("pretrain", "sft", "icl", "reward", "ppo", "dpo", "rest", "grpo")  # kinds that make weights or prompts
 DECODING_ORDER = ("greedy", "mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")
 CEILINGS = ("pass_at_n",)  # not decodings: they need to know the answer
 Row = dict[str, Any]
@@ -129,7 +129,7 @@ def _firewall_verdict(row: Row) -> tuple[str, bool]:
         return "hard labels, named as a baseline", True
     if direct and not (row["kind"] in ("evaluate", "grade") and direct <= {"evaluation"}):
         return "read hard labels", False
-    if inherited and row["kind"] in TRAINING:
+    if inherited and STAGES[row["kind"]].trains:
         return "depends on hard labels", False
     return ("evaluation only" if direct else "serves a baseline or the evaluation"), True
 

@@ -92,7 +92,7 @@ def scored_steps(steps: Sequence[str], text_format: TextFormat) -> int:
     A text without an answer section has no step to leave out. A text that is nothing but its answer keeps it, or a
     policy could escape the reward model by leaving out its work.
     """
-    answered = steps[-1].startswith(text_format.answer_mark)
+    answered = text_format.opens_answer(steps[-1])
     return len(steps) - 1 if answered and len(steps) > 1 else len(steps)
 
 

@@ -100,11 +100,11 @@ def stop_share(text: str, finished: bool, text_format: TextFormat = SECTIONS) ->
     somewhere; 1: none of these, no answer, or not finished. A format that reads boxed answers knows 0 and 1 only.
     Source: Sun et al. 2024, released code (math_utils/math_rl_utils.py).
     """
-    answer = text_format.answer(text) if finished else None
+    answer = text_format.answer(text) if finished and text_format.is_marked(text) else None
     if answer is None:
         return 1.0
     steps = text_format.split_steps(text)
-    if not steps[-1].startswith(text_format.answer_mark):
+    if not text_format.opens_answer(steps[-1]):
         return 0.0
     last = steps[-2] if len(steps) > 1 else ""
     if any(f"\\boxed{{{answer}}}" in step for step in steps[:-1]):
@@ -121,7 +121,8 @@ def tokens_outside(count: int, least: int, most: int | None) -> int:
 
 def is_well_formed(text: str, text_format: TextFormat = SECTIONS) -> bool:
     """Whether a finished text has an answer and no empty step."""
-    return text_format.answer(text) is not None and all(step.strip() for step in text_format.split_steps(text))
+    answered = text_format.is_marked(text) and text_format.answer(text) is not None
+    return answered and all(step.strip() for step in text_format.split_steps(text))
 
 
 def call_function(path: str, completions: Sequence[Completion]) -> list[float | list[float]]:

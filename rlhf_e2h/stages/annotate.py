@@ -20,12 +20,18 @@ from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import Policy, open_policy
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.engines import Engine, EngineSettings, Sampling, open_engine
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
+from rlhf_e2h.text_formats import FormatSettings, format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=70,
+    about="label the steps of graded samples by rollouts, without people",
+)
 OUTPUT = "stepwise.jsonl"
 
 
@@ -44,6 +50,8 @@ class Config:
     per_problem: int = 4  # different solutions of a problem that are labelled
     temperature: float = 1.0
     max_new_tokens: int = 256
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     engine: EngineSettings = field(default_factory=EngineSettings)
     batch: int = setting(64)  # solutions worked on together
 
@@ -54,12 +62,16 @@ def main(config: Config, run: StageRun) -> None:
     labels = run.labels(data, "easy", splits=("train",))
     gold = {problems[key]: label.answer for key, label in labels.items()}
     rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct", "finished"))
-    solutions = choose([row for row in rows if row["problem_id"] in labels], problems, config.per_problem)
+    graded = [row for row in rows if row["problem_id"] in labels]
+    solutions = choose(graded, problems, config.per_problem, format_of(run.path(config.graded)))
     if not solutions:
         raise ConfigError(f"{run.name}: none of the {len(rows)} graded samples is a finished one of an easy problem")
-    policy = open_policy(run.path(config.policy))
+    policy = open_policy(run.path(config.policy), text_format=config.format)
+    run.use_format(policy.text_format, policy.why)
     engine = open_engine(config.engine, policy.model, policy.tokenizer)
-    sampling = Sampling(config.samples, config.temperature, 0, config.max_new_tokens)
+    sampling = Sampling(
+        config.samples, config.temperature, 0, policy.limit(config.max_new_tokens), stop=policy.text_format.stop
+    )
     with CheckerPool() as pool, run.progress(len(solutions), "labelling", "solutions") as bar:
         stream = label_steps(
             solutions,
@@ -87,7 +99,12 @@ def _report(run: StageRun, policy: Policy, labelled: Sequence[Stepwise]) -> None
     run.finish(solutions=len(labelled), generated_tokens=tokens, right=counts[1], wrong=counts[0])
 
 
-def choose(rows: Sequence[Mapping[str, Any]], problems: Mapping[str, str], per_problem: int) -> list[Stepwise]:
+def choose(
+    rows: Sequence[Mapping[str, Any]],
+    problems: Mapping[str, str],
+    per_problem: int,
+    text_format: TextFormat = SECTIONS,
+) -> list[Stepwise]:
     """The first `per_problem` different finished solutions of each problem, right and wrong ones in turn."""
     groups: dict[str, dict[bool, dict[str, Mapping[str, Any]]]] = {}
     for row in rows:
@@ -100,7 +117,7 @@ def choose(rows: Sequence[Mapping[str, Any]], problems: Mapping[str, str], per_p
         in_turn = [text for place in range(longest) for side in (right, wrong) for text in side[place : place + 1]]
         for text in in_turn[:per_problem]:
             outcome = int(text in sides[True])
-            chosen.append(Stepwise(problems[key], SECTIONS.split_steps(text), None, outcome, {"problem_id": key}))
+            chosen.append(Stepwise(problems[key], text_format.split_steps(text), None, outcome, {"problem_id": key}))
     return chosen
 
 
@@ -116,22 +133,23 @@ class Completer:
         pool: CheckerPool,
         seed: int,
     ) -> None:
-        self.before, self.engine, self.sampling = policy.prefix, engine, sampling
+        self.policy, self.format, self.engine, self.sampling = policy, policy.text_format, engine, sampling
         self.gold, self.pool, self.seed = gold, pool, seed
 
     def __call__(self, prefixes: Sequence[tuple[str, list[str]]], samples: int) -> list[list[Outcome]]:
-        begun = ["".join(step + SECTIONS.separator for step in steps) for _, steps in prefixes]
+        begun = ["".join(step + self.format.separator for step in steps) for _, steps in prefixes]
         prompts = [
-            self.before + SECTIONS.prompt(problem) + text for (problem, _), text in zip(prefixes, begun, strict=True)
+            self.policy.prompt(problem) + self.format.training_text(text)
+            for (problem, _), text in zip(prefixes, begun, strict=True)
         ]
         # the seed follows from what is asked, so that a resumed run draws what the uninterrupted one would have drawn
         digest = hashlib.sha256(json.dumps([self.seed, prompts]).encode()).digest()
         asked = replace(self.sampling, n=samples, seed=int.from_bytes(digest[:4], "big"))
         rollouts = self.engine.sample(prompts, asked)
-        pairs = [
-            (self.gold[prefixes[row // samples][0]], SECTIONS.answer(begun[row // samples] + text) if done else None)
-            for row, (text, done) in enumerate(zip(rollouts.texts, rollouts.finished, strict=True))
-        ]
+        pairs = []
+        for row, (text, done) in enumerate(zip(rollouts.texts, rollouts.finished, strict=True)):
+            whole = self.format.training_text(begun[row // samples]) + text
+            pairs.append((self.gold[prefixes[row // samples][0]], self.format.answer(whole) if done else None))
         verdicts = self.pool.check(pairs)
         outcomes = [
             Outcome(verdict.equal, len(ids)) for verdict, ids in zip(verdicts, rollouts.completion_ids, strict=True)

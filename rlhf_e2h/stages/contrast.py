@@ -20,16 +20,21 @@ from rlhf_e2h.bank import Row, aggregate_steps, as_matrix, score
 from rlhf_e2h.config import ConfigError, Input, NamedInputs
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
-from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import MARKER, SERIES, new_figure
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stats.auc import auc_kernel, bootstrap_aucs
 from rlhf_e2h.stats.intervals import Interval, bootstrap_mean, interval_from_draws, paired_difference
+from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
-ALL_SEEDS = True
+VERSION = 2
+TRAITS = Traits(
+    order=190,
+    about="compare reward models on graded samples, paired over problems and seeds",
+    all_seeds=True,
+)
 GROUPS = {"easy": (1, 2, 3), "hard": (4, 5)}
 COLUMNS = ("reward_model", "levels", "figure", "estimate", "low", "high", "difference", "difference_low",
            "difference_high", "problems", "seeds", "reason")  # fmt: skip
@@ -102,7 +107,8 @@ def _judge(
     problems: Mapping[str, Row], on_row: Any,
 ) -> Judged:  # fmt: skip
     scorer = Scorer.from_pretrained(path)
-    scored = score(bank, problems, scorer, name, on_row)
+    texts = format_of(run.path(config.graded))
+    scored = score(bank, problems, scorer, name, on_row, texts)
     write_jsonl(run.out / f"scores_{name}_{seed}.jsonl", scored)
     how = "last" if scorer.contract.kind == "orm" else config.aggregation
     ids, best_PK = as_matrix(scored, aggregate_steps(scored, how), "the bank")
@@ -110,7 +116,7 @@ def _judge(
     number = {key: index for index, key in enumerate(ids)}
     steps: list[tuple[float, int, int]] = []
     for row in scored if config.step_labels == "procedural" else []:
-        labels = procedural.step_labels(problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"]))
+        labels = procedural.step_labels(problems[row["problem_id"]]["problem"], texts.split_steps(row["text"]))
         steps += [(s, y, number[row["problem_id"]]) for s, y in zip(row["step_scores"], labels, strict=True)]
     table = np.array(steps, dtype=np.float64).reshape(-1, 3)
     best_P = correct_PK[np.arange(len(ids)), best_PK.argmax(axis=1)].astype(np.float64)

@@ -15,7 +15,7 @@ from reward_models.model import pick_device
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.models import load_policy
+from rlhf_e2h.models import Policy, open_policy
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
@@ -24,8 +24,14 @@ from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies import difficulty, mdl
 from rlhf_e2h.studies.drawings import heat_map
 from rlhf_e2h.studies.features import last_token_features, solution_texts
+from rlhf_e2h.text_formats import FormatSettings, format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=220,
+    about="measure how hard problems are, and how far the measures agree",
+)
 MDL = ("mdl_probe", "prequential_bits")
 COLUMNS = ("measure", "with", "rho", "problems", "null_because")
 Row = dict[str, Any]
@@ -43,6 +49,8 @@ class Config:
     sizes: list[int] = field(default_factory=lambda: list(mdl.SIZES))  # problems that the MDL probe is refitted on
     repeats: int = 3  # draws of each size, and orders of the prequential code
     layers: Literal["middle", "last", "hase"] = "hase"
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     template: str | None = None  # text before a solution, with {problem}, for MDL
 
     def __post_init__(self) -> None:
@@ -56,9 +64,13 @@ def main(config: Config, run: StageRun) -> None:
     problems = read_problems(data, config.split)
     if not problems:
         raise ConfigError(f"{run.name}: no {config.split} problems in {config.data}")
-    model = load_policy(run.path(config.model)) if config.model else None
-    if model:
-        model[0].to(pick_device(None))  # type: ignore[arg-type]
+    policy = (
+        open_policy(run.path(config.model), device=pick_device(None), text_format=config.format)
+        if config.model
+        else None
+    )
+    if policy:
+        run.use_format(policy.text_format, policy.why)
     rows: list[Row] = []
     with run.progress(len(problems), "measuring", "problems") as bar:
         for problem in problems:
@@ -66,7 +78,7 @@ def main(config: Config, run: StageRun) -> None:
             text, solution = problem["problem"], (label.solution or None) if label else None
             row = {"problem_id": problem["problem_id"], "level": problem["level"]}
             row |= difficulty.counted(text, label.answer if label else None, solution)
-            rows.append(row | (difficulty.likelihoods(*model, text, solution) if model else {}))
+            rows.append(row | (_likelihoods(policy, text, solution) if policy else {}))
             bar.advance(1)
     if config.graded:
         _add_mdl(config, run, problems, rows)
@@ -79,6 +91,10 @@ def main(config: Config, run: StageRun) -> None:
     run.finish(problems=len(rows), measures=len(measures))
 
 
+def _likelihoods(policy: Policy, problem: str, solution: str | None) -> Row:
+    return difficulty.likelihoods(policy.model, policy.tokenizer, problem, solution, policy.text_format)
+
+
 def _add_mdl(config: Config, run: StageRun, problems: list[Row], rows: list[Row]) -> None:
     by_id = {problem["problem_id"]: problem for problem in problems}
     graded = read_jsonl(run.path(str(config.graded)) / GRADED, required=("problem_id", "text", "correct"))
@@ -87,7 +103,7 @@ def _add_mdl(config: Config, run: StageRun, problems: list[Row], rows: list[Row]
         raise ConfigError(f"{run.name}: no graded sample belongs to a {config.split} problem; check `graded`")
     ids = list(dict.fromkeys(row["problem_id"] for row in graded))
     place = {problem_id: index for index, problem_id in enumerate(ids)}
-    texts = solution_texts(by_id, graded, config.template)
+    texts = solution_texts(by_id, graded, config.template, format_of(run.path(str(config.graded))))
     x_ND = last_token_features(run.path(str(config.model)), texts, config.layers)
     labels_N = np.array([float(row["correct"]) for row in graded])
     problem_N = np.array([place[row["problem_id"]] for row in graded])

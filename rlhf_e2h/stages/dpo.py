@@ -23,13 +23,22 @@ from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
 from rlhf_e2h.processes import whole_model
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
+from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=110,
+    about="optimise a policy with DPO on pairs ranked by a reward model (TRL)",
+    trains=True,
+    distributed=True,
+    tiny={"margin": 0.0, "margin_unlabelled": 0.0, "training.batch_size": 2, "rounds": 1, "decoding.n": 4},
+)
 Loss = Literal["sigmoid", "cdpo", "ipo", "rpo", "rpo_nll", "sigmoid_norm", "robust"]
 
 
@@ -58,6 +67,8 @@ class Config:
     label_smoothing: float = 0.0  # cdpo and robust: share of pairs taken to be the wrong way round, below 0.5
     nll_weight: float = setting(1.0, added=True)  # rpo_nll only
     decoding: Decoding = field(default_factory=lambda: Decoding(n=8))
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=2e-6, batch_size=64))
 
@@ -76,11 +87,11 @@ def main(config: Config, run: StageRun) -> None:
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
     reward_model = run.path(config.reward_model)
-    rounds = Rounds(run, start, "DPO", config.decoding, labels, reward_model, config.aggregation)
+    rounds = Rounds(run, start, "DPO", config.decoding, labels, reward_model, config.aggregation, config.format)
     for number in range(config.rounds):
         problems = problems_of_round(pool, config.problems, number)
         rows = rounds.judged(number, problems, run.seed * 1009 + number)
-        chosen = pairs(rows, {problem["problem_id"]: problem for problem in problems}, config)
+        chosen = pairs(rows, {problem["problem_id"]: problem for problem in problems}, config, rounds.text_format)
         if not chosen:
             raise ConfigError(
                 f"{run.name}: no pair reaches the margin {config.margin} (labelled) or {config.margin_unlabelled} "
@@ -97,7 +108,9 @@ def main(config: Config, run: StageRun) -> None:
     run.finish(rounds=config.rounds, **pair_counts(chosen))
 
 
-def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list[dict[str, Any]]:
+def pairs(
+    rows: Sequence[Row], problems: dict[str, Row], config: Config, text_format: TextFormat = SECTIONS
+) -> list[dict[str, Any]]:
     """Preference rows (prompt, chosen, rejected, margin), the widest margins first, at most `max_pairs` a problem.
 
     Only finished samples are paired. On a problem without a label the chosen one has an answer and no empty step:
@@ -105,7 +118,7 @@ def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list
     """
     found: list[dict[str, Any]] = []
     for problem_id, group in by_problem(rows).items():
-        prompt = SECTIONS.prompt(problems[problem_id]["problem"])
+        prompt = text_format.prompt(problems[problem_id]["problem"])
         scored = sorted(
             ((row["rm"] + bool(row["correct"]), row) for row in group if row["finished"]), key=lambda s: -s[0]
         )
@@ -120,8 +133,9 @@ def pairs(rows: Sequence[Row], problems: dict[str, Row], config: Config) -> list
             found.append(
                 {
                     "prompt": prompt,
-                    "chosen": best["text"],
-                    "rejected": worst["text"],
+                    "chosen": text_format.training_text(best["text"]),
+                    "rejected": text_format.training_text(worst["text"]),
+                    "end": text_format.end,
                     "margin": high - low,
                     "problem_id": problem_id,
                     "labelled": labelled,

@@ -21,6 +21,7 @@ from reward_models.evaluation import compare
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import curve
+from rlhf_e2h.answers import say_missing_answers
 from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade
 from rlhf_e2h.bank_work import sample_bank, score_bank
 from rlhf_e2h.blocks import Parts
@@ -28,15 +29,25 @@ from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.config import Input, NamedInputs, setting
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
+from rlhf_e2h.models import policy_format
 from rlhf_e2h.processes import join
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.rl.engines import EngineSettings
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.text_formats import FormatSettings, format_of
+from rlhf_e2h.traits import Traits
 
 VERSION = 3
+TRAITS = Traits(
+    order=140,
+    about="score policies and decodings on the test set",
+    distributed=True,
+    sealed_labels="evaluation",
+    tiny={"draws": 8},
+)
 OUTCOMES = "outcomes.jsonl"
 
 
@@ -57,6 +68,8 @@ class Config:
     weighted_vote: str = "prod"  # and for weighted voting (the paper: prod)
     step_labels: Literal["procedural", "none"] = "none"  # how steps of the bank are checked, for reward-model quality
     max_new_tokens: int = 256
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     batch_size: int = setting(256)
     engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what decodes
 
@@ -95,15 +108,30 @@ def _greedy(
     decoding = Decoding(
         n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size, engine=config.engine
     )
+    formats: dict[str, TextFormat] = {}
+    for name, reference in config.policies.items():
+        formats[name], why = policy_format(run.path(reference), config.format)
+        run.use_format(formats[name], f"{name}: {why}")
     # first all policies, then the judge: no two models are in memory at once
     sampled = {
-        name: sample_bank(run, run.path(reference), asked, decoding, run.seed, rank, f"greedy {name}")
+        name: sample_bank(
+            run, run.path(reference), asked, decoding, run.seed, rank, f"greedy {name}", text_format=config.format
+        )
         for name, reference in config.policies.items()
     }
     if config.judge:
         rows = list(_named(sampled))
         model = run.path(config.reward_models[config.judge])
-        judged = score_bank(run, rows, problems, model, rank, "judging", config.judge)
+        judged = score_bank(
+            run,
+            rows,
+            problems,
+            model,
+            rank,
+            "judging",
+            config.judge,
+            text_format=lambda row: formats[row["policy"]].of_rows(),
+        )
     if not run.is_main:
         return [], []
     by_name: dict[str, list[Row]] = {
@@ -117,10 +145,12 @@ def _greedy(
     for name, reference in config.policies.items():
         sampled[name].spend(run.spend)
         rows, scope = grade(by_name[name], labels), label_scope(run, reference)
+        say_missing_answers(run, rows, formats[name], name)
+        texts = formats[name].of_rows()
         outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
         if config.judge:
-            solutions += _readable(rows, problems, labels, name)
-        by_policy[name] = _by_level(rows, problems)
+            solutions += _readable(rows, problems, labels, name, texts)
+        by_policy[name] = _by_level(rows, problems, texts)
     write_json(run.out / "policies.json", {"judge": config.judge, "policies": by_policy})
     return outcomes, solutions
 
@@ -146,7 +176,7 @@ def _outcomes(
     ]
 
 
-def _by_level(rows: Sequence[Row], problems: Mapping[str, Row]) -> dict[str, dict[str, float]]:
+def _by_level(rows: Sequence[Row], problems: Mapping[str, Row], text_format: TextFormat) -> dict[str, dict[str, float]]:
     """Accuracy, reward-model score, steps and share of unfinished solutions, by level."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -156,7 +186,7 @@ def _by_level(rows: Sequence[Row], problems: Mapping[str, Row]) -> dict[str, dic
             "n": len(group),
             "accuracy": float(np.mean([row["correct"] for row in group])),
             "unfinished": float(np.mean([not row["finished"] for row in group])),
-            "steps": float(np.mean([len(SECTIONS.split_steps(row["text"])) for row in group])),
+            "steps": float(np.mean([len(text_format.split_steps(row["text"])) for row in group])),
             **({"reward": float(np.mean([row["score"] for row in group]))} if "score" in group[0] else {}),
         }
         for level, group in sorted(groups.items())
@@ -167,6 +197,7 @@ def _bank(
     config: Config, run: StageRun, samples: Path, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
     rows = grade(read_jsonl(samples / SAMPLES), labels, progress=run.is_main)
+    text_format = format_of(samples)
     ids, correct_PK = as_matrix(rows, [row["correct"] for row in rows], "the bank")
     with CheckerPool() as pool:
         classes_PK = np.array([answer_classes(answers, pool) for answers in _answers(rows, len(ids))])
@@ -187,10 +218,10 @@ def _bank(
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
         outcomes += _curve_rows(config, wanted, name, label_scope(run, str(config.samples), reference), ids, problems)
-        quality[name] = _quality(config, kind, scored, rows, problems)
+        quality[name] = _quality(config, kind, scored, rows, problems, text_format)
         if name == config.judge:
             both = [truth | row for truth, row in zip(rows, scored, strict=True)]
-            shown = _readable(both, problems, labels, config.bank_policy)
+            shown = _readable(both, problems, labels, config.bank_policy, text_format)
     write_json(run.out / "quality.json", quality)
     return outcomes, shown
 
@@ -216,13 +247,18 @@ def _curve_rows(
 
 
 def _quality(
-    config: Config, kind: str, scored: Sequence[Row], graded: Sequence[Row], problems: Mapping[str, Row]
+    config: Config,
+    kind: str,
+    scored: Sequence[Row],
+    graded: Sequence[Row],
+    problems: Mapping[str, Row],
+    text_format: TextFormat,
 ) -> dict[str, dict[str, float | None]]:
     """AUCs, calibration and first-error F1 of one reward model on the bank: easy, hard and each level."""
     records, scores, levels = [], [], []
     for row, truth in zip(scored, graded, strict=True):
         problem = problems[row["problem_id"]]
-        steps = SECTIONS.split_steps(row["text"])
+        steps = text_format.split_steps(row["text"])
         labels = procedural.step_labels(problem["problem"], steps) if config.step_labels == "procedural" else None
         records.append(Stepwise(problem["problem"], steps, list(labels) if labels else None, int(truth["correct"])))
         scores.append(StepScores(steps=row["step_scores"], score=row["score"]))
@@ -237,7 +273,9 @@ def _quality(
     return found
 
 
-def _readable(rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str) -> list[Row]:
+def _readable(
+    rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str, text_format: TextFormat
+) -> list[Row]:
     """Up to two right and two wrong solutions of each level, one a problem, with the score of each step."""
     shown: list[Row] = []
     found: dict[tuple[int | None, bool], set[str]] = {}
@@ -252,7 +290,7 @@ def _readable(rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[
                     "problem_id": row["problem_id"],
                     "level": problem["level"],
                     "problem": problem["problem"],
-                    "steps": SECTIONS.split_steps(row["text"]),
+                    "steps": text_format.split_steps(row["text"]),
                     "step_scores": row["step_scores"],
                     "score": row["score"],
                     "reward_model": row["reward_model"],

@@ -25,10 +25,15 @@ from rlhf_e2h.stages.weak_to_strong import SCORES
 from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.studies import drawings, gap_results, weak_results
 from rlhf_e2h.tracking import console
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
-SEEDED = False
-ALL_SEEDS = True
+TRAITS = Traits(
+    order=250,
+    about="intervals, tests and figures of a gap or weak-to-strong study over all seeds",
+    seeded=False,
+    all_seeds=True,
+)
 Row = dict[str, Any]
 
 

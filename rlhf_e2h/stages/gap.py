@@ -25,9 +25,16 @@ from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies import arms, slices
 from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.students import FitSettings
+from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=230,
+    about="train on none, easy, medium, hard and all problems at equal n, by several methods",
+    trains=True,
+)
 ITEMS = "items.jsonl"
 MEASURES = "difficulty.jsonl"  # what a difficulty stage writes
 Row = dict[str, Any]
@@ -57,6 +64,8 @@ class Config:
     policies: NamedInputs = field(default_factory=dict)  # trained elsewhere, as METHOD/TRAIN_ON: rl/easy, rl/hard
     layers: Literal["middle", "last", "hase"] = "hase"  # hidden states that the probe reads
     template: str | None = None  # text before a solution, with {problem}, for probe and rm
+    # of icl and sft: sections, chat, minerva or {template: FILE}; auto: what is saved beside the base, else sections
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     max_new_tokens: int = 256
     training: TrainingSettings = field(default_factory=TrainingSettings)  # of sft
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -126,6 +135,7 @@ class _Study:
 
     def __init__(self, config: Config, run: StageRun) -> None:
         self.config, self.run = config, run
+        self.texts = format_of(run.path(config.graded) if config.graded else None)
         data = run.path(config.data)
         self.labels = run.labels(data, "full", splits=("train", "test"))
         self.train = [p for p in read_problems(data, "train") if p["problem_id"] in self.labels]
@@ -150,7 +160,7 @@ class _Study:
         rows = [row for row in rows if row["problem_id"] in self.problems]
         features = None
         if "probe" in {*self.config.methods, *self.config.by_level, *self.config.curves_of}:
-            texts = solution_texts(self.problems, rows, self.config.template)
+            texts = solution_texts(self.problems, rows, self.config.template, self.texts)
             features = last_token_features(self.run.path(self.config.base), texts, self.config.layers)
         return arms.Bank.of(rows, features)
 
@@ -188,10 +198,10 @@ class _Study:
             else:
                 correct = arms.best_of_bank(self.test_bank, ids, self._judge(cell))
             return [{"problem_id": i, "correct": value} for i, value in zip(ids, correct, strict=True)]
-        base, solved = self.run.path(self.config.base), self._solved(cell)
+        config, base, solved = self.config, self.run.path(self.config.base), self._solved(cell)
         if cell.method == "icl" or not solved:
-            return self.greedy(arms.in_context(base, solved, len(solved)))
-        return self.greedy(arms.fine_tuned(base, solved, self.config.training, self.config.lora, self.run))
+            return self.greedy(arms.in_context(base, solved, len(solved), text_format=config.format))
+        return self.greedy(arms.fine_tuned(base, solved, config.training, config.lora, self.run, config.format))
 
     def greedy(self, policy: Any) -> list[Row]:
         return arms.answer_with(policy, self.test, self.config.max_new_tokens, self.config.batch_size, self.run.seed)
@@ -216,7 +226,16 @@ class _Study:
         base = self.run.path(self.config.base)
         fit, template = self.config.fit, self.config.template
         return arms.reward_scores(
-            base, self.train_bank, chosen, labels_N, self.test_bank, self.problems, fit, template, self.run
+            base,
+            self.train_bank,
+            chosen,
+            labels_N,
+            self.test_bank,
+            self.problems,
+            fit,
+            template,
+            self.run,
+            self.texts,
         )
 
     def _solved(self, cell: Cell) -> list[tuple[str, str]]:

@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.answers import say_missing_answers
 from rlhf_e2h.bank import grade
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.text_formats import format_of, save_format
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=60,
+    about="check samples against labels",
+    runs_model=False,
+    sealed_labels="named",
+)
 OUTPUT = "graded.jsonl"
 
 
@@ -39,6 +48,9 @@ def main(config: Config, run: StageRun) -> None:
             f"{run.name}: none of the {len(rows)} samples belongs to a problem with {config.labels} labels"
         )
     write_jsonl(run.out / OUTPUT, graded)
+    text_format = format_of(run.path(config.samples))
+    save_format(text_format, run.out)
+    say_missing_answers(run, graded, text_format)
     run.log({f"reasons/{reason}": count for reason, count in Counter(r["reason"] for r in graded).items()})
     run.finish(
         graded=len(graded), unlabelled=len(rows) - len(graded), correct=sum(r["correct"] for r in graded) / len(graded)

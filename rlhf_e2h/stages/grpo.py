@@ -21,7 +21,7 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
 from rlhf_e2h.encoded_trainers import online_trainer
-from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
+from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
 from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
@@ -29,9 +29,17 @@ from rlhf_e2h.rl.step_rewards import check_scheme
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
+from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=130,
+    about="baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
+    trains=True,
+    distributed=True,
+)
 
 
 @dataclass
@@ -65,6 +73,8 @@ class Config:
     temperature: float = 1.0  # of sampling
     top_k: int = 0  # 0: all tokens
     max_new_tokens: int = 256  # of a completion
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)  # rank 0 trains all weights
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=1e-6, batch_size=64))
     reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
@@ -83,7 +93,8 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy))
+    policy = open_policy(run.path(config.policy), text_format=config.format)
+    run.use_format(policy.text_format, policy.why)
     prompts = open_prompts(config, run, policy, config.max_new_tokens)
     # before there is a trainer that would choose this process's GPU
     device = (
@@ -93,12 +104,13 @@ def main(config: Config, run: StageRun) -> None:
     )
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" else None
-        reward = SummedReward(open_sources(config, run, checker, device), config, end_tokens(policy.tokenizer))
-        trainer = _trainer(config, run, policy.model, policy.tokenizer, prompts, reward)
+        sources = open_sources(config, run, checker, device, None, policy.text_format)
+        reward = SummedReward(sources, config, end_tokens(policy.tokenizer))
+        trainer = _trainer(config, run, policy, prompts, reward)
         metrics = fit(trainer, run, f"{config.algorithm.upper()}: training")
     model = whole_model(trainer)
     if run.is_main:
-        save_policy(model, policy.tokenizer, run.out)
+        save_policy(model, policy.tokenizer, run.out, policy.text_format)
     run.finish(steps=trainer.state.global_step, loss=metrics["train_loss"], reward=reward.last_mean)
 
 
@@ -139,18 +151,17 @@ class SummedReward:
         return values
 
 
-def _trainer(
-    config: Config, run: StageRun, model: Any, tokenizer: Any, prompts: Sequence[Row], reward: SummedReward
-) -> Any:
+def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Row], reward: SummedReward) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, RLOOConfig
 
+    model, tokenizer = policy.model, policy.tokenizer
     shared = {
         **trainer_arguments(config.training, run),
         "logging_steps": 1,
         "include_num_input_tokens_seen": "no",  # a batch here is rows, not tokens
         "num_generations": config.generations,
-        "max_completion_length": config.max_new_tokens,
+        "max_completion_length": policy.limit(config.max_new_tokens),
         "temperature": config.temperature,
         "top_k": config.top_k,
         "beta": config.beta,

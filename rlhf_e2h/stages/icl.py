@@ -16,11 +16,19 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
-from rlhf_e2h.prompts import FORMATS, few_shot
+from rlhf_e2h.prompts import few_shot
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.text_formats import FormatSettings, build_format, to_dict
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=40,
+    about="make an in-context baseline from solved exemplars",
+    trains=True,
+    runs_model=False,
+)
 
 
 @dataclass
@@ -32,8 +40,8 @@ class Config:
     labels: Literal["easy", "full", "hard"] = "easy"  # where exemplars come from
     # in place of labels: JSON Lines with problem and solution (in sections), taken in order
     exemplars: Input | None = field(default=None, metadata={"added": True})
-    # text of exemplars and prompts: ours, or Minerva's
-    format: Literal["sections", "minerva"] = field(default="sections", metadata={"added": True})
+    # text of exemplars and prompts: sections, Minerva's, or chat, where exemplars are turns before the problem
+    format: FormatSettings = field(default_factory=lambda: FormatSettings("sections"), metadata={"added": True})
     shots: int = 4
     between: Literal["eos", "blank"] = "eos"  # what ends an exemplar; a base model trained on packed texts knows eos
     max_characters: int = 1500  # longer exemplars are passed over
@@ -51,10 +59,14 @@ def main(config: Config, run: StageRun) -> None:
     if not config.exemplars:  # a file has its own order
         short = [short[i] for i in np.random.default_rng(run.seed).permutation(len(short))]
     exemplars = short[: config.shots]
-    end = load_tokenizer(model).eos_token if config.between == "eos" else "\n\n"
-    prefix = few_shot(exemplars, end, FORMATS[config.format])
-    write_json(run.out / CONTEXT_FILE, {"model": str(model), "prefix": prefix, "format": config.format})
-    run.finish(exemplars=len(exemplars), characters=len(prefix))
+    tokenizer = load_tokenizer(model)
+    settings = FormatSettings("sections") if config.format.name == "auto" else config.format
+    texts = build_format(settings, tokenizer, str(model), exemplars)
+    end = tokenizer.eos_token if config.between == "eos" else "\n\n"
+    prefix = "" if texts.name == "chat" else few_shot(exemplars, end, texts)
+    run.use_format(texts, "that of the exemplars")
+    write_json(run.out / CONTEXT_FILE, {"model": str(model), "prefix": prefix, "format": to_dict(texts)})
+    run.finish(exemplars=len(exemplars), characters=len(texts.template) if texts.name == "chat" else len(prefix))
 
 
 def _solved(config: Config, run: StageRun, data: Path) -> list[tuple[str, str]]:

@@ -22,8 +22,13 @@ from rlhf_e2h.report.svg import LIGHT, new_figure, styled
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies import cartography
 from rlhf_e2h.studies.dynamics import TD_METRICS, read_dynamics, read_td_metrics, write_td_metrics
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=160,
+    about="draw the data map of a training run: what is easy, ambiguous and hard to learn",
+)
 REGIONS_FILE = "regions.jsonl"
 COLUMNS = ("level", "items", *cartography.REGIONS, "confidence", "variability", "always_right")
 Row = dict[str, Any]

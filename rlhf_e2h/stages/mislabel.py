@@ -21,8 +21,13 @@ from rlhf_e2h.report.svg import LIGHT, new_figure
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import detect, f1
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=180,
+    about="find suspect labels from training dynamics",
+)
 SUSPECTS = "suspects.jsonl"
 FEATURES = ("confidence", "variability")
 TRUSTED = 0.5  # confidence in the map that is searched from which a label may stand for a right one

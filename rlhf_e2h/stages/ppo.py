@@ -23,7 +23,6 @@ from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.mixing import MixtureSettings, build_sampler, weight_metrics
 from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
-from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, open_engine
 from rlhf_e2h.rl.ppo import train_ppo
@@ -37,8 +36,17 @@ from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.shared_models import open_base, share_models
+from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=100,
+    about="optimise a policy with PPO against reward models",
+    trains=True,
+    distributed=True,
+    tiny={"eval_every": 1},
+)
 
 
 @dataclass
@@ -60,6 +68,8 @@ class Config:
     terms: RewardTerms = field(
         default_factory=RewardTerms, metadata={"added": True}
     )  # a Python function, length, format
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what samples: hf or vllm
     # what the value model starts from: the reward model, the same with a zero head, or the policy with a zero head
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
@@ -105,9 +115,13 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
     path = run.path(config.policy)
-    policy, start = open_base(path) if config.share_base else (open_policy(path), None)
-    settings = dataclasses.replace(config.ppo, seed=run.seed)
-    prompts = open_prompts(config, run, policy, settings.max_new_tokens)
+    policy, start = (
+        open_base(path, config.format) if config.share_base else (open_policy(path, text_format=config.format), None)
+    )
+    run.use_format(policy.text_format, policy.why)
+    limit = policy.limit(config.ppo.max_new_tokens)
+    settings = dataclasses.replace(config.ppo, seed=run.seed, max_new_tokens=limit)
+    prompts = open_prompts(config, run, policy, config.ppo.max_new_tokens)
     choose_rows = _sampler(config, run, prompts, settings)
     reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(path).model
     value_model: Any
@@ -124,7 +138,7 @@ def main(config: Config, run: StageRun) -> None:
             model.gradient_checkpointing_enable()
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
-        rewards = open_sources(config, run, checker, accelerator.device, scorers)
+        rewards = open_sources(config, run, checker, accelerator.device, scorers, policy.text_format)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
         validation = _validation(config, run, checker, policy, rewards)
         watcher = Watcher(config, run, policy, rewards, bar, validation, value_model, accelerator)
@@ -142,7 +156,7 @@ def main(config: Config, run: StageRun) -> None:
         watcher.restore_best()
         if config.share_base:
             keep_policy_adapter(policy.model)
-        save_policy(policy.model, policy.tokenizer, run.out)
+        save_policy(policy.model, policy.tokenizer, run.out, policy.text_format)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 
 
@@ -193,5 +207,5 @@ def _validation(
     if not known:
         raise ConfigError(f"{run.name}: eval_every is set, but prepare wrote no easy validation problems")
     chosen = choose(known, None, config.eval_problems)
-    rows = [{**row, "prompt": policy.prefix + SECTIONS.prompt(row["problem"])} for row in chosen]
-    return Validation(rows, RewardSources(labels, checker, rewards.step_model))
+    rows = [{**row, "prompt": policy.prompt(row["problem"])} for row in chosen]
+    return Validation(rows, RewardSources(labels, checker, rewards.step_model, text_format=policy.text_format))

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.answers import say_missing_answers
 from rlhf_e2h.bank import Row
 from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
@@ -87,6 +88,7 @@ class Watcher:
         if self.run.is_main:
             self.run.log(metrics, step=step)
             self._dump(step)
+            self._say_missing_answers()
             write_jsonl(self.run.scratch / "history.jsonl", self.history)
         self.bar.update(step + 1)
         return self._out_of_patience()
@@ -121,7 +123,7 @@ class Watcher:
                 self.policy.tokenizer,
                 [row["prompt"] for row in rows],
                 temperature=0.0,
-                max_new_tokens=self.settings.max_new_tokens,
+                max_new_tokens=self.policy.limit(self.settings.max_new_tokens),
                 batch_size=self.settings.generation_batch,
             )
         own = [Completion(*triple) for triple in zip(rows, rollouts.texts, rollouts.finished, strict=True)]
@@ -163,10 +165,19 @@ class Watcher:
         for completion, reward in list(zip(*self.last, strict=True))[: self.config.dump]:
             row = {"step": step, "problem_id": completion.row["problem_id"], "level": completion.row["level"]}
             row |= {"text": completion.text, "finished": completion.finished}
+            row |= {"steps": self.policy.text_format.split_steps(completion.text)}
             self.dumped.append({**row, "step_scores": reward.step_scores, "outcome": reward.outcome})
             self.run.row("samples", self.dumped[-1])
         if self.config.dump:
             write_jsonl(self.run.out / "rollouts.jsonl", self.dumped)
+
+    def _say_missing_answers(self) -> None:
+        """Once: a policy that writes another format than PPO reads gets no outcome reward, whatever it answers."""
+        if self.run.warnings:
+            return
+        texts = self.policy.text_format
+        rows = [{"text": c.text, "finished": c.finished, "answer": texts.answer(c.text)} for c in self.last[0]]
+        say_missing_answers(self.run, rows, texts, least=4)
 
     def results(self) -> dict[str, Any]:
         shown = ("objective/scores", "objective/kl", "reward/outcome", "eval/accuracy_easy")

@@ -52,10 +52,16 @@ from rlhf_e2h.data.steps import solution_text
 from rlhf_e2h.losses import nonzero
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=20,
+    about="split problems into easy and hard, and seal the hard labels",
+    runs_model=False,
+    seeded=False,  # one split for all seeds of a recipe; `data_seed` gives another
+)
 SOLUTION_SOURCES = ("prm800k", "metamath", "shepherd")
-SEEDED = False  # one split for all seeds of a recipe; `data_seed` gives another
 
 
 @dataclass

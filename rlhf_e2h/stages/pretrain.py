@@ -20,9 +20,15 @@ from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
-SEEDED = False  # one base model for all seeds of a run
+TRAITS = Traits(
+    order=10,
+    about="train a small base model from nothing (rebuilds the one that ships)",
+    trains=True,
+    seeded=False,  # one base model for all seeds of a run
+)
 
 
 @dataclass

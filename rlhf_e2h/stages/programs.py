@@ -35,8 +35,14 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.evaluate import OUTCOMES, label_scope
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=150,
+    about="score policies that write programs: strict and average accuracy",
+    sealed_labels="evaluation",
+)
 BANDS = {name: (level,) for name, level in LEVEL_OF.items()} | {"all": tuple(LEVEL_OF.values())}
 COLUMNS = ["policy", "decoding", "reward_model", "samples", *(f"{b} {k}" for b in BANDS for k in ("average", "strict"))]
 
@@ -102,7 +108,7 @@ def _greedy(
     measured = []
     with run.progress(len(problems) * len(config.policies), "greedy", "programs") as bar:
         for name, reference in config.policies.items():
-            policy = open_policy(run.path(reference), sampling_dtype())
+            policy = open_policy(run.path(reference), sampling_dtype(), sections=True)
             rows = sample(policy, list(problems.values()), decoding, run.seed, bar.advance)
             strict_PK, average_PK = _tested(rows, list(problems), labels, pool)
             scope = label_scope(run, reference)

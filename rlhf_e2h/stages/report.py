@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rlhf_e2h.config import ConfigError, Inputs, NamedInputs
 from rlhf_e2h.data.levels import EASY, LEVELS
-from rlhf_e2h.recipe import STAGES
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
@@ -27,10 +26,17 @@ from rlhf_e2h.stages.evaluate import OUTCOMES
 from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.store import Resolved
 from rlhf_e2h.tracking import console
+from rlhf_e2h.traits import STAGES, Traits
 
 VERSION = 3
-SEEDED = False  # one report for the run
-ALL_SEEDS = True  # its inputs are the evaluations of every seed
+TRAITS = Traits(
+    order=260,
+    about="results.csv, results.json and the report page",
+    runs_model=False,
+    seeded=False,  # one report for the run
+    all_seeds=True,  # its inputs are the evaluations of every seed
+    tiny={"draws": 100},
+)
 
 
 @dataclass
@@ -64,7 +70,7 @@ def main(config: Config, run: StageRun) -> None:
     outcomes = read_outcomes(files, config.easy_levels) if files else Outcomes(config.easy_levels)
     comparisons = [*default_comparisons(outcomes), *config.comparisons]
     gaps = [*default_gaps(outcomes), *config.gaps]
-    manifest = sorted(run.manifest(), key=lambda record: list(STAGES).index(record["stage"]))  # as data flows
+    manifest = sorted(run.manifest(), key=lambda record: STAGES[record["stage"]].order)  # as data flows
     outcomes.subject = sources.problem_subjects(run.run_folder, manifest)
     trained = {name: run.paths(reference) for name, reference in config.reward_models.items()}
     quality = sources.reward_model_quality(folders, trained)

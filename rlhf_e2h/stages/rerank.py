@@ -14,8 +14,15 @@ from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=90,
+    about="score a sample bank with reward models",
+    distributed=True,
+)
 
 
 @dataclass
@@ -38,10 +45,10 @@ def main(config: Config, run: StageRun) -> None:
     rows = read_jsonl(run.path(config.samples) / SAMPLES, required=("problem_id", "sample_id", "text"))
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
-    rank = join()
+    rank, texts = join(), format_of(run.path(config.samples))
     for name, reference in config.reward_models.items():
         model, title = run.path(reference), f"scoring {name}"
-        parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch)
+        parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch, texts)
         if run.is_main:
             write_jsonl(run.out / scored_file(name), parts.rows())
     run.finish(solutions=len(rows), reward_models=len(config.reward_models))

@@ -8,7 +8,7 @@ Sun et al. 2024, appendix C.3. Writes a model folder and kept_ROUND.jsonl.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.bank import Decoding, Row
@@ -16,14 +16,22 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.judge import by_problem, summary, vote
 from rlhf_e2h.models import LoraSettings, open_policy
-from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.sft import finetune
+from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=120,
+    about="optimise a policy with ReST-EM: sample, filter, fine-tune",
+    trains=True,
+    distributed=True,
+    tiny={"threshold": 0.0, "training.bf16": False, "rounds": 1, "decoding.n": 4},
+)
 
 
 @dataclass
@@ -43,6 +51,8 @@ class Config:
     start_from: Literal["previous", "first", "base"] = "previous"
     base: Input | None = None  # with start_from: base, a model that has not been fine-tuned
     decoding: Decoding = field(default_factory=lambda: Decoding(n=32))
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
@@ -58,7 +68,7 @@ def main(config: Config, run: StageRun) -> None:
     labels = run.labels(data, "easy", splits=("train",))
     pool = choose(read_problems(data, "train"), config.levels, None)
     start, reward_model = run.path(config.policy), run.path(config.reward_model)
-    rounds = Rounds(run, start, "ReST", config.decoding, labels, reward_model, config.aggregation)
+    rounds = Rounds(run, start, "ReST", config.decoding, labels, reward_model, config.aggregation, config.format)
     for number in range(config.rounds):
         problems = problems_of_round(pool, config.problems, number)
         rows = rounds.judged(number, problems, run.seed * 1013 + number)
@@ -72,7 +82,8 @@ def main(config: Config, run: StageRun) -> None:
             other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
             policy = rounds.policy(number) if other is None else open_policy(run.path(other))
             known = {problem["problem_id"]: problem for problem in problems}
-            texts = [_text(row, known) for row in kept]
+            made = rounds.text_format
+            texts = [made.row(known[row["problem_id"]]["problem"], row["text"]) for row in kept]
             title = f"ReST {number + 1}"
             model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, config.lora, run, title)
             rounds.keep(number, model, policy.tokenizer)
@@ -93,7 +104,3 @@ def keep(group: list[Row], threshold: float) -> list[Row]:
         good = [row for index, row in enumerate(group) if index in winners and row["rm"] >= threshold]
         good.sort(key=lambda row: -row["rm"])
     return list({row["text"]: row for row in good if row["finished"]}.values())
-
-
-def _text(row: Row, problems: dict[str, Row]) -> dict[str, Any]:
-    return {"prompt": SECTIONS.prompt(problems[row["problem_id"]]["problem"]), "completion": row["text"]}

@@ -25,9 +25,10 @@ from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
 from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
+from rlhf_e2h.models import policy_format
 from rlhf_e2h.plan import spent
 from rlhf_e2h.processes import forget_divided_loading
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
@@ -35,8 +36,17 @@ from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
 from rlhf_e2h.studies.sampler import SkillSampler
+from rlhf_e2h.text_formats import FormatSettings, format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 3
+TRAITS = Traits(
+    order=80,
+    about="train a reward model: ORM, PRM or OPRM",
+    trains=True,
+    distributed=True,
+    tiny={"held_out": 0.4, "training.epochs": 1},
+)
 
 
 @dataclass
@@ -52,7 +62,9 @@ class Config:
     # every step of a right solution valid and leaves those of wrong ones unlabelled but for the last
     step_labels: Literal["procedural", "outcome", "none"] = "none"
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
-    template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the graded samples
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    template: str | None = None  # text before a solution, with {problem}; that of the format if not given
     balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
     # OPRM: `balance` holds for its outcome data too, as in the paper
     balance_outcomes: bool = field(default=False, metadata={"added": True})
@@ -87,12 +99,13 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
+    texts = _text_format(config, run)
     rows = read_problems(run.path(config.data), "train")
     problems = {p["problem_id"]: p["problem"] for p in rows}
     levels = {p["problem"]: {"level": p["level"]} for p in rows if p.get("level")}
     records = [
         dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {}))
-        for record in _records(config, run, problems)
+        for record in _records(config, run, problems, texts)
     ]
     kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
     training = [record for record in records if record.problem not in kept_out]
@@ -106,7 +119,12 @@ def main(config: Config, run: StageRun) -> None:
             f"{run.name}: {len(training)} records to train on and {len(validation)} held out; "
             "both are needed, so give more problems or change held_out"
         )
-    contract = StepContract(config.kind, template=config.template or SECTIONS.template, separator=SECTIONS.separator)
+    contract = StepContract(
+        config.kind,
+        template=config.template or texts.template,
+        separator=texts.separator,
+        answer_mark=texts.answer_mark,
+    )
     settings = dataclasses.replace(config.training, seed=run.seed)
     if config.flip_labels:
         training = _flipped(config, run, training, items)
@@ -172,16 +190,27 @@ def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: lis
     return with_flips(training, items, chosen)
 
 
-def _records(config: Config, run: StageRun, problems: dict[str, str]) -> list[Stepwise]:
+def _text_format(config: Config, run: StageRun) -> TextFormat:
+    """That of the settings, else of the graded samples, else sections."""
+    if config.format.name != "auto":
+        made, why = policy_format(run.path(config.base), config.format)
+    else:
+        made = format_of(run.path(config.graded) if config.graded else None)
+        why = "that of the graded samples" if config.graded else "no samples, and none is set"
+    run.use_format(made.of_rows(), why)
+    return made.of_rows()
+
+
+def _records(config: Config, run: StageRun, problems: dict[str, str], texts: TextFormat) -> list[Stepwise]:
     records: list[Stepwise] = []
     if config.graded:
         rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
         rows = outcome_rows(config, rows)
-        records += [_labelled(row, problems[row["problem_id"]], config.step_labels) for row in rows]
+        records += [_labelled(row, problems[row["problem_id"]], config.step_labels, texts) for row in rows]
     if config.records:
         records += read_stepwise(run.path(config.records))
     if config.reference_solutions:
-        records += _reference_records(run, run.path(config.data), problems)
+        records += _reference_records(run, run.path(config.data), problems, texts)
     if not records:
         raise ConfigError(f"{run.name}: nothing to train on; set `graded`, `records` or `reference_solutions`")
     return records
@@ -196,8 +225,8 @@ def outcome_rows(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, A
     return balanced(rows, config.balance) if config.kind == "orm" or config.balance_outcomes else rows
 
 
-def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
-    steps = SECTIONS.split_steps(row["text"])
+def _labelled(row: dict[str, Any], problem: str, source: str, texts: TextFormat) -> Stepwise:
+    steps = texts.split_steps(row["text"])
     outcome = int(row["correct"])
     labels: list[int | None] | None = None
     if source == "procedural":
@@ -207,9 +236,10 @@ def _labelled(row: dict[str, Any], problem: str, source: str) -> Stepwise:
     return Stepwise(problem, steps, labels, outcome, {k: row[k] for k in ("problem_id", "sample_id") if k in row})
 
 
-def _reference_records(run: StageRun, data: Path, problems: dict[str, str]) -> list[Stepwise]:
+def _reference_records(run: StageRun, data: Path, problems: dict[str, str], texts: TextFormat) -> list[Stepwise]:
     labels = run.labels(data, "easy", splits=("train",))
-    found = [(problems[key], SECTIONS.split_steps(label.solution)) for key, label in labels.items() if label.solution]
+    known = {key: texts.exemplar(label.solution) for key, label in labels.items() if label.solution}
+    found = [(problems[key], texts.split_steps(solution)) for key, solution in known.items()]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
 
 

@@ -14,7 +14,7 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.models import DTYPES, Policy, sampling_dtype
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
@@ -52,9 +52,9 @@ def open_prompts(config: RewardConfig, run: StageRun, policy: Policy, max_new_to
     problems = choose(read_problems(run.path(config.data), "train"), config.levels, config.problems)
     if not problems:
         raise ConfigError(f"{run.name}: no train problems of levels {config.levels}; check `levels` and prepare")
-    rows = [{**problem, "prompt": policy.prefix + SECTIONS.prompt(problem["problem"])} for problem in problems]
+    rows = [{**problem, "prompt": policy.prompt(problem["problem"])} for problem in problems]
     encoded = encode_prompts(policy.tokenizer, [row["prompt"] for row in rows])
-    check_context(run.name, policy.model, encoded, max_new_tokens, [row["problem_id"] for row in rows])
+    check_context(run.name, policy.model, encoded, policy.limit(max_new_tokens), [row["problem_id"] for row in rows])
     return rows
 
 
@@ -64,6 +64,7 @@ def open_sources(
     checker: CheckerPool | None,
     device: torch.device,
     loaded: Mapping[str, Scorer] | None = None,
+    text_format: TextFormat = SECTIONS,
 ) -> RewardSources:
     """Reward models on `device`, labels through the firewall, and the terms of the config.
 
@@ -88,5 +89,6 @@ def open_sources(
         config.outcome_model_scale,
         config.empty_step_score,
         config.answer_step,
+        text_format,
         terms=config.terms,
     )

@@ -9,14 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
+from rlhf_e2h.answers import say_missing_answers
 from rlhf_e2h.bank import Decoding
 from rlhf_e2h.bank_work import sample_bank
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.models import policy_format
 from rlhf_e2h.processes import join
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.text_formats import FormatSettings, save_format
+from rlhf_e2h.traits import Traits
 
 VERSION = 2
+TRAITS = Traits(
+    order=50,
+    about="sample solutions from a policy",
+    distributed=True,
+)
 OUTPUT = "samples.jsonl"
 
 
@@ -30,6 +39,8 @@ class Config:
     levels: list[int] | None = None  # only problems of these levels; all, those without a level too, if not given
     limit: int | None = None  # at most so many problems
     decoding: Decoding = field(default_factory=Decoding)
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     # most problems between two savings; fewer where they would take much longer than a minute
     chunk: int = setting(256, affects_result=False)
 
@@ -46,11 +57,17 @@ def main(config: Config, run: StageRun) -> None:
             f"{run.name}: no {config.split} problems of levels {config.levels}; check `levels` and prepare"
         )
     seed, policy = run.seed * 100_003, run.path(config.policy)
-    parts = sample_bank(run, policy, problems, config.decoding, seed, rank, "sampling", most=config.chunk)
+    texts, why = policy_format(policy, config.format)
+    run.use_format(texts, why)
+    parts = sample_bank(
+        run, policy, problems, config.decoding, seed, rank, "sampling", config.chunk, text_format=config.format
+    )
     if run.is_main:
         parts.spend(run.spend)
         rows = list(parts.rows())
         write_jsonl(run.out / OUTPUT, rows)
+        save_format(texts.of_rows(), run.out)
+        say_missing_answers(run, rows, texts)
         finished = sum(row["finished"] for row in rows) / len(rows)
         run.finish(problems=len(problems), solutions=len(rows), finished=finished)
 

@@ -17,8 +17,13 @@ from rlhf_e2h.items import RECORDS, Item, read_items
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.cartography import METRICS, Ends, select, share_of
 from rlhf_e2h.studies.dynamics import read_td_metrics
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
+TRAITS = Traits(
+    order=170,
+    about="choose a part of a training set by its data map",
+)
 SELECTED = "selected.jsonl"
 
 

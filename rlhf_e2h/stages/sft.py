@@ -22,13 +22,22 @@ from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.processes import whole_model
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_plan import TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
+from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=30,
+    about="fine-tune a policy on written solutions (TRL)",
+    trains=True,
+    distributed=True,
+    tiny={"training.bf16": False, "training.epochs": 1},
+)
 Row = dict[str, Any]
 
 
@@ -41,6 +50,8 @@ class Config:
     # whose solutions to learn from; full only in a stage with 'full' in its name, hard with 'hardonly'
     labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most so many solutions
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
     targets: Literal["solutions", "steps"] = field(default="solutions", metadata={"added": True})
     # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
@@ -63,34 +74,32 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy))
-    data = run.path(config.data)
-    problems, rows = _steps(config, run, data) if config.targets == "steps" else _solutions(config, run, data)
+    policy = open_policy(run.path(config.policy), text_format=config.format, sections=True)
+    run.use_format(policy.text_format, policy.why)
+    data, texts = run.path(config.data), policy.text_format
+    problems, rows = (_steps if config.targets == "steps" else _solutions)(config, run, data, texts)
     if not rows:
         without = run.results.get("without_solution", 0)
         raise ConfigError(
             f"{run.name}: no {config.targets} with {config.labels} labels in {data} ({without} problems have an answer "
             "only); give solutions to `prepare`, or start from a model that answers without this stage"
         )
-    plan = plan_training(config, run, policy.tokenizer, problems, rows)
+    plan = plan_training(config, run, policy.tokenizer, problems, rows, texts)
     model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
     plan.finish(run)
     if run.is_main:
-        save_policy(model, policy.tokenizer, run.out)
+        save_policy(model, policy.tokenizer, run.out, texts)
     run.finish(**{config.targets: len(rows)}, loss=loss)
 
 
-def _solutions(config: Config, run: StageRun, data: Path) -> tuple[list[Row], list[Row]]:
+def _solutions(config: Config, run: StageRun, data: Path, texts: TextFormat) -> tuple[list[Row], list[Row]]:
     """Problems and their rows."""
     labels = run.labels(data, config.labels, splits=("train",))
     kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
     named = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
     problems = [p for p in named if labels[p["problem_id"]].solution]
     rows = [
-        {
-            "prompt": SECTIONS.prompt(problem["problem"]),
-            "completion": rewrite(labels[problem["problem_id"]].solution, config.form),
-        }
+        texts.row(problem["problem"], rewrite(labels[problem["problem_id"]].solution, config.form, texts))
         for problem in problems
     ][: config.limit]
     if without := len(named) - len(problems):
@@ -98,11 +107,11 @@ def _solutions(config: Config, run: StageRun, data: Path) -> tuple[list[Row], li
     return problems[: len(rows)], rows
 
 
-def _steps(config: Config, run: StageRun, data: Path) -> tuple[list[Row], list[Row]]:
+def _steps(config: Config, run: StageRun, data: Path, texts: TextFormat) -> tuple[list[Row], list[Row]]:
     """The same with a step a row; what stands for its problem has a number of its own for its id."""
     found = list(islice(step_targets(run.stepwise(data, config.labels)), config.limit))
     problems: list[Row] = [{"problem_id": str(i), "problem": t.problem, "level": t.level} for i, t in enumerate(found)]
-    return problems, [target.row() for target in found]
+    return problems, [target.row(texts) for target in found]
 
 
 def finetune(

@@ -14,10 +14,11 @@ from reward_models.contract import StepContract
 from reward_models.model import load_tokenizer as load_reward_tokenizer
 from reward_models.score import Scorer
 from rlhf_e2h.config import ConfigError
-from rlhf_e2h.models import Policy, load_tokenizer, open_policy
+from rlhf_e2h.models import Policy, load_tokenizer, open_policy, policy_format
 from rlhf_e2h.rl.adapter_switch import checkpoint_gradients
 from rlhf_e2h.rl.share_base import SharedReward, SharedValue, share_base, share_reward
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.text_formats import FormatSettings
 
 if TYPE_CHECKING:
     from rlhf_e2h.stages.ppo import Config
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def open_base(path: Path) -> tuple[Policy, SavedAdapter | None]:
+def open_base(path: Path, text_format: FormatSettings | None = None) -> tuple[Policy, SavedAdapter | None]:
     """The base that a policy was trained on with LoRA, and its adapter; else the policy itself, and None."""
     try:
         saved = read_adapter(path)
-        return Policy(_base_of(saved), load_tokenizer(path)), saved
+        return Policy(_base_of(saved), load_tokenizer(path), "", *policy_format(path, text_format)), saved
     except CannotShareError as reason:
         log.info("the shared base is %s itself: %s", path, reason)
-    return open_policy(path), None
+    return open_policy(path, text_format=text_format), None
 
 
 def _base_of(saved: SavedAdapter) -> PreTrainedModel:

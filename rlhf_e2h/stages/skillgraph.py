@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
@@ -22,14 +22,21 @@ from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import completion_logprobs, mean_logprobs
 from rlhf_e2h.mixing import Skill, skill_of
 from rlhf_e2h.models import open_policy
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import new_figure
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.studies.mixtures import learned_graph
+from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.traits import Traits
 
-VERSION = 1
+VERSION = 2
+TRAITS = Traits(
+    order=200,
+    about="learn which skills help which, from short fine-tuning runs",
+    trains=True,
+)
 Rows = list[dict[str, str]]
 
 
@@ -45,6 +52,8 @@ class Config:
     batch_size: int = 16
     learning_rate: float = 1e-4
     items: int = 32  # solutions of each skill kept to measure its loss
+    # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
+    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     repeats: int = 2  # an edge must hold in each
     least: float = 0.0  # least relative fall of the loss, in the mean of the repeats
 
@@ -54,8 +63,9 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy))
-    train, held = _rows(config, run)
+    policy = open_policy(run.path(config.policy), text_format=config.format, sections=True)
+    run.use_format(policy.text_format, policy.why)
+    train, held = _rows(config, run, policy.text_format)
     order = sorted(train)
     skills = len(order)
     alone_KS = np.zeros((skills, config.repeats))
@@ -92,17 +102,14 @@ def main(config: Config, run: StageRun) -> None:
     run.finish(skills=skills, edges=len(found))
 
 
-def _rows(config: Config, run: StageRun) -> tuple[dict[str, Rows], dict[str, Rows]]:
+def _rows(config: Config, run: StageRun, texts: TextFormat) -> tuple[dict[str, Rows], dict[str, Rows]]:
     """Solutions of each skill to train on, and those kept to measure it."""
     data = run.path(config.data)
     labels = run.labels(data, config.labels, splits=("train",))
     groups: dict[str, Rows] = {}
     for problem in read_problems(data, "train"):
         if problem["problem_id"] in labels and labels[problem["problem_id"]].solution:
-            row = {
-                "prompt": SECTIONS.prompt(problem["problem"]),
-                "completion": labels[problem["problem_id"]].solution,
-            }
+            row = texts.row(problem["problem"], texts.exemplar(labels[problem["problem_id"]].solution))
             groups.setdefault(skill_of(problem, config.skill), []).append(row)
     short = [name for name, rows in groups.items() if len(rows) <= config.items]
     if short or len(groups) < 2:

@@ -31,9 +31,15 @@ from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stats.intervals import paired_difference
 from rlhf_e2h.studies import speed
 from rlhf_e2h.studies.formats import Format, read_answer
+from rlhf_e2h.traits import Traits
 
 VERSION = 1
-ALL_SEEDS = True
+TRAITS = Traits(
+    order=210,
+    about="measure how fast skills are learnt, from the snapshots of fine-tuning runs",
+    sealed_labels="evaluation",
+    all_seeds=True,
+)
 MEAN = "mean"  # of the skills' curves, each counted alike
 COLUMNS = (
     "run", "skill", "threshold", "step", "step_low", "step_high", "ratio", "ratio_low", "ratio_high", "area",
@@ -126,7 +132,8 @@ def _decode(
     for step in steps:
         policy = open_policy(folder / f"step_{step:06d}")
         rows = sample(policy, problems, decoding, run.seed, on_batch)
-        answers = [read_answer(row["text"], form) if row["finished"] else None for row in rows]
+        texts = policy.text_format.of_rows()
+        answers = [read_answer(row["text"], form, texts) if row["finished"] else None for row in rows]
         pairs = [(labels[row["problem_id"]].answer, answer) for row, answer in zip(rows, answers, strict=True)]
         verdicts.append([float(verdict.equal) for verdict in pool.check(pairs)])
     return np.array(verdicts)

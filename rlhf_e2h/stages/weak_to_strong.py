@@ -26,7 +26,7 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
@@ -35,8 +35,15 @@ from rlhf_e2h.studies.features import token_features
 from rlhf_e2h.studies.probe_labels import ProbeSettings, probe_predictions, probed
 from rlhf_e2h.studies.soft_rows import Item, Labels
 from rlhf_e2h.studies.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
+from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.traits import Traits
 
-VERSION = 2
+VERSION = 4
+TRAITS = Traits(
+    order=240,
+    about="train students on a weak supervisor's soft labels of hard problems",
+    trains=True,
+)
 SCORES = "scores.jsonl"
 PREDICTIONS = "predictions.jsonl"
 Row = dict[str, Any]
@@ -90,9 +97,10 @@ class Task:
     transfer: list[Row]
     bank: list[Row]
     train: NDArray[np.bool_]  # (N,) transfer rows to learn from; the others choose checkpoints
+    texts: TextFormat  # of all samples
 
     def items(self, rows: Sequence[Row]) -> list[Item]:
-        return [(self.problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows]
+        return [(self.problems[row["problem_id"]]["problem"], self.texts.split_steps(row["text"])) for row in rows]
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -131,7 +139,7 @@ def _task(config: Config, run: StageRun) -> Task:
     train_N = np.array([not _held_out(row["problem_id"], config.fit.held_out) for row in transfer], dtype=bool)
     if not train_N.any():
         raise ConfigError(f"{run.name}: no finished solution of levels {config.levels} in {config.transfer}")
-    return Task(problems, transfer, bank, train_N)
+    return Task(problems, transfer, bank, train_N, format_of(run.path(config.transfer)))
 
 
 def _distinct(rows: list[Row]) -> list[Row]:
@@ -163,6 +171,7 @@ def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.fl
         scorer = fit_soft(
             run.path(config.weak_base or config.base), task.items(rows), labels, run.out / "models" / "weak",
             config.weak_fit, run.seed, template=config.template, layers=config.weak_layers, kind=_kind(config),
+            text_format=task.texts,
         )  # fmt: skip
         bar.advance(1)
     return predict(scorer, task.items(task.bank)), judge(scorer, task.items(task.transfer))
@@ -184,7 +193,7 @@ class _Features:
         if which not in self._cached:
             items = self.task.items(getattr(self.task, which))
             kind = _kind(self.config)
-            contract = soft_contract(kind, self.config.template)
+            contract = soft_contract(kind, self.config.template, self.task.texts)
             encoded = encode(load_tokenizer(self.base), contract, [p for p, _ in items], [steps for _, steps in items])
             positions = [row.positions if kind == "prm" else row.positions[-1:] for row in encoded]
             states_RD = token_features(self.base, [row.ids for row in encoded], positions, self.config.layers)
@@ -228,7 +237,7 @@ def _learn(
                 run.out / "models" / name, config.fit, run.seed, student.loss, config.template,
                 validation=([items[i] for i in held], [labels[i] for i in held]) if len(held) else None,
                 on_log=lambda logs: run.log({f"{name}/{k}": v for k, v in logs.items() if k != "max_steps"}),
-                kind=_kind(config),
+                kind=_kind(config), text_format=task.texts,
             )  # fmt: skip
             bar.advance(1)
         if round_ < student.rounds:

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from rlhf_e2h.bank import Decoding, sample
 from rlhf_e2h.config import ConfigError
-from rlhf_e2h.models import LoraSettings, Policy, load_policy, open_policy, save_policy
-from rlhf_e2h.prompts import SECTIONS, few_shot
+from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy
+from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.studies.probes import fit_logistic
 from rlhf_e2h.studies.students import FitSettings, fit_soft, predict
+from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training import TrainingSettings
 
 Row = dict[str, Any]
@@ -72,28 +73,40 @@ def answer_with(policy: Policy, problems: Sequence[Row], max_new_tokens: int, ba
     return sample(policy, problems, decoding, seed)
 
 
-def in_context(base: Path, solved: Sequence[tuple[str, str]], shots: int, max_characters: int = 1500) -> Policy:
+def in_context(
+    base: Path,
+    solved: Sequence[tuple[str, str]],
+    shots: int,
+    max_characters: int = 1500,
+    text_format: FormatSettings | None = None,
+) -> Policy:
     """The base model with solved problems before every prompt; none of them for shots = 0."""
-    policy = open_policy(base)
+    policy = open_policy(base, text_format=text_format, sections=True)
     short = [pair for pair in solved if sum(map(len, pair)) <= max_characters]
     if len(short) < shots:
         raise ConfigError(f"{len(short)} exemplars of at most {max_characters} characters, {shots} shots; lower shots")
-    policy.prefix = few_shot(short[:shots], policy.tokenizer.eos_token or "\n\n")
+    if policy.text_format.name == "chat":
+        settings = text_format or FormatSettings("chat")
+        policy.text_format = build_format(settings, policy.tokenizer, str(base), short[:shots])
+    else:
+        policy.prefix = few_shot(short[:shots], policy.tokenizer.eos_token or "\n\n", policy.text_format)
     return policy
 
 
 def fine_tuned(
-    base: Path, solved: Sequence[tuple[str, str]], training: TrainingSettings, lora: LoraSettings, run: StageRun
-) -> Policy:
+    base: Path, solved: Sequence[tuple[str, str]], training: TrainingSettings, lora: LoraSettings, run: StageRun,
+    text_format: FormatSettings | None = None,
+) -> Policy:  # fmt: skip
     """The base model after SFT on solved problems."""
-    model, tokenizer = load_policy(base)
-    rows = [{"prompt": SECTIONS.prompt(problem), "completion": solution} for problem, solution in solved]
+    policy = open_policy(base, text_format=text_format, sections=True)
+    texts = policy.text_format
+    rows = [texts.row(problem, texts.exemplar(solution)) for problem, solution in solved]
     shutil.rmtree(run.scratch / "trainer", ignore_errors=True)
-    model, _ = finetune(model, tokenizer, rows, training, lora, run)
+    model, _ = finetune(policy.model, policy.tokenizer, rows, training, lora, run)
     if lora.rank:
-        save_policy(model, tokenizer, run.scratch / "policy")
+        save_policy(model, policy.tokenizer, run.scratch / "policy", texts)
         return open_policy(run.scratch / "policy")
-    return Policy(model, tokenizer)
+    return Policy(model, policy.tokenizer, "", texts)
 
 
 def probe_scores(train: Bank, chosen: Sequence[int], labels_N: NDArray[np.floating], test: Bank) -> NDArray[Any]:
@@ -105,14 +118,22 @@ def probe_scores(train: Bank, chosen: Sequence[int], labels_N: NDArray[np.floati
 def reward_scores(
     base: Path, train: Bank, chosen: Sequence[int], labels_N: NDArray[np.floating], test: Bank,
     problems: Mapping[str, Row], fit: FitSettings, template: str | None, run: StageRun,
+    text_format: TextFormat = SECTIONS,
 ) -> NDArray[Any]:  # fmt: skip
     """P(right) of the test bank by an outcome reward model trained on the chosen solutions."""
 
     def items(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-        return [(problems[row["problem_id"]]["problem"], SECTIONS.split_steps(row["text"])) for row in rows]
+        return [(problems[row["problem_id"]]["problem"], text_format.split_steps(row["text"])) for row in rows]
 
     labels = list(labels_N[:, None])  # one outcome each
     scorer = fit_soft(
-        base, items([train.rows[i] for i in chosen]), labels, run.scratch / "rm", fit, run.seed, template=template
+        base,
+        items([train.rows[i] for i in chosen]),
+        labels,
+        run.scratch / "rm",
+        fit,
+        run.seed,
+        template=template,
+        text_format=text_format,
     )
     return predict(scorer, items(test.rows))

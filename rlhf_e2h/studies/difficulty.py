@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from rlhf_e2h.prompts import ANSWER_MARK, SECTIONS
+from rlhf_e2h.encoding import encode_prompts
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.studies.slices import groups_of
 
 Row = dict[str, Any]
@@ -23,30 +24,36 @@ def counted(problem: str, answer: str | None, solution: str | None) -> Row:
     row: Row = dict.fromkeys(COUNTS)
     row["question_num_words"] = len(problem.split())
     if answer is not None and solution is not None:
-        steps = [step for step in SECTIONS.split_steps(solution) if not step.startswith(ANSWER_MARK)]
+        steps = [step for step in SECTIONS.split_steps(solution) if not SECTIONS.opens_answer(step)]
         row |= {"answer_num_chars": len(answer), "answer_num_words": len(answer.split())}
         row |= {"reasoning_num_words": len(" ".join(steps).split()), "num_steps": len(steps)}
     return row
 
 
 @torch.inference_mode()
-def likelihoods(model: Any, tokenizer: Any, problem: str, solution: str | None) -> Row:
+def likelihoods(
+    model: Any, tokenizer: Any, problem: str, solution: str | None, text_format: TextFormat = SECTIONS
+) -> Row:
     """Minus the log-likelihood in nats of the question, of the reasoning after it, and of the answer after both.
 
-    A token counts for the part in which it begins; the first token has no context and counts for none.
+    A token counts for the part in which it begins; the first token has no context and counts for none. `solution` is
+    in sections, and is read as the text format writes it.
     """
-    prompt = SECTIONS.prompt(problem)
+    prompt = text_format.prompt(problem)
+    solution = None if solution is None else text_format.exemplar(solution)
     text = prompt + (solution or "")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt")
-    starts = encoded["offset_mapping"][0, 1:, 0].numpy()
-    ids = encoded["input_ids"].to(model.device)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    [whole] = encode_prompts(tokenizer, [text])
+    before = len(whole) - len(encoded["input_ids"])  # special tokens that the text itself does not have
+    starts = np.array([0] * before + [start for start, _ in encoded["offset_mapping"]])[1:]
+    ids = torch.tensor([whole], device=model.device)
     logprobs = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), dim=-1)
     nll_T = -logprobs.gather(1, ids[0, 1:, None])[:, 0].cpu().numpy()
     question = prompt.index(problem)
     row: Row = {"question_nll": _sum(nll_T, starts, question, question + len(problem))}
     if solution is None:
         return row | {"reasoning_nll": None, "answer_nll": None}
-    answer = len(prompt) + (solution.index(ANSWER_MARK) if ANSWER_MARK in solution else len(solution))
+    answer = len(prompt) + text_format.answer_start(solution)
     return row | {
         "reasoning_nll": _sum(nll_T, starts, len(prompt), answer),
         "answer_nll": _sum(nll_T, starts, answer, len(text)),

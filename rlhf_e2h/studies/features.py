@@ -14,7 +14,7 @@ from reward_models.model import load_tokenizer, pick_device
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.models import load_policy
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 
 TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens read at once, padding included
 
@@ -30,9 +30,14 @@ def chosen_layers(which: str, layers: int) -> tuple[int, ...]:
     return known[which]
 
 
-def solution_texts(problems: dict[str, Any], rows: Sequence[dict[str, Any]], template: str | None) -> list[str]:
-    """Prompt and solution of each sample row, in the marks of `template` ({problem}) or the policy's own."""
-    template = template or SECTIONS.template
+def solution_texts(
+    problems: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    template: str | None,
+    text_format: TextFormat = SECTIONS,
+) -> list[str]:
+    """Prompt and solution of each sample row, in the marks of `template` ({problem}) or the samples' own."""
+    template = template or text_format.template
     return [template.replace("{problem}", problems[row["problem_id"]]["problem"]) + row["text"] for row in rows]
 
 

@@ -23,7 +23,7 @@ FORMATS: tuple[Format, ...] = ("full", "simplified", "reverse", "answer")
 
 def render(steps: Sequence[str], answer: str, form: Format, text_format: TextFormat = SECTIONS) -> str:
     """The completion in a format. `steps` are those before the answer."""
-    mark = f"{text_format.answer_mark}{text_format.separator}{answer}"
+    mark = text_format.answer_step(answer)
     if form == "answer":
         return mark
     if form == "reverse":
@@ -36,17 +36,17 @@ def render(steps: Sequence[str], answer: str, form: Format, text_format: TextFor
 
 
 def rewrite(solution: str, form: Format, text_format: TextFormat = SECTIONS) -> str:
-    """A written solution (steps, then the answer section) in another format; `full` is the solution as it is.
+    """A written solution (steps, then the answer section) in another form and in the words of a text format.
 
     Raises:
         ValueError: the solution does not end with exactly one answer section.
     """
     if form == "full":
-        return solution
-    answer = text_format.answer(solution)
+        return text_format.exemplar(solution)
+    answer = SECTIONS.section_answer(solution)
     if answer is None:
         raise ValueError(f"the solution {solution[-60:]!r} has no single answer section; prepare writes one")
-    return render(text_format.split_steps(solution)[:-1], answer, form, text_format)
+    return render(SECTIONS.split_steps(solution)[:-1], answer, form, text_format)
 
 
 def simplified(step: str) -> str:
@@ -59,7 +59,9 @@ def read_answer(text: str, form: Format, text_format: TextFormat = SECTIONS) -> 
     """The answer in a completion of a format; None without one."""
     if form != "reverse":
         return text_format.answer(text)
+    if text_format.answer_rule != "section":  # the first step gives it
+        return text_format.answer(text.split(text_format.separator)[0])
     if text.count(text_format.answer_mark) != 1 or not text.startswith(text_format.answer_mark):
         return None
-    behind = text.removeprefix(text_format.answer_mark).removeprefix(text_format.separator)
-    return behind.split(text_format.separator)[0].strip() or None
+    after = text.removeprefix(text_format.answer_mark).removeprefix(text_format.separator)
+    return after.split(text_format.separator)[0].strip() or None

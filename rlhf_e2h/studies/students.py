@@ -23,7 +23,7 @@ from reward_models.metrics import auc
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
 from rlhf_e2h.config import ConfigError
-from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.studies import weak_losses
 from rlhf_e2h.studies.soft_rows import Item, Labels, SoftRows, soft_rows
 
@@ -122,6 +122,7 @@ def fit_soft(
     validation: tuple[Sequence[Item], Labels] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
     kind: Literal["orm", "prm"] = "orm",
+    text_format: TextFormat = SECTIONS,
 ) -> Scorer:
     """Train a reward model on soft labels in [0, 1], save it in `out` and return it ready to score.
 
@@ -134,7 +135,7 @@ def fit_soft(
         ConfigError: no item fits `max_length`, or more layers than there are.
     """
     loss = loss or LossSettings()
-    contract = soft_contract(kind, template)
+    contract = soft_contract(kind, template, text_format)
     tokenizer = load_tokenizer(base)
     rows = soft_rows(tokenizer, contract, items, labels, settings.max_length)
     torch.manual_seed(seed)
@@ -165,9 +166,16 @@ def predict(scorer: Scorer, items: Sequence[Item]) -> NDArray[np.float64]:
     return np.where(np.isfinite(scores_N), scores_N, 0.5)
 
 
-def soft_contract(kind: Literal["orm", "prm"], template: str | None) -> StepContract:
-    """How a model of the study reads solutions; `template` as in `StepContract`, the policy's prompt if None."""
-    return StepContract(kind, template=template or SECTIONS.template, separator=SECTIONS.separator)
+def soft_contract(
+    kind: Literal["orm", "prm"], template: str | None, text_format: TextFormat = SECTIONS
+) -> StepContract:
+    """How a model of the study reads solutions; `template` as in `StepContract`, that of the samples if None."""
+    return StepContract(
+        kind,
+        template=template or text_format.template,
+        separator=text_format.separator,
+        answer_mark=text_format.answer_mark,
+    )
 
 
 def judge(scorer: Scorer, items: Sequence[Item]) -> Labels:

@@ -1,7 +1,7 @@
 import pytest
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.recipe import STAGES
+from rlhf_e2h.traits import STAGES
 
 
 def _run(arguments, capsys):

@@ -14,7 +14,8 @@ import pytest
 
 from rlhf_e2h import doctor, packaged
 from rlhf_e2h.cli import main
-from rlhf_e2h.recipe import STAGES, load_recipe
+from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.traits import STAGES
 
 ROOT = Path(__file__).parents[2]
 

@@ -151,7 +151,7 @@ def test_vllm_is_asked_for_them(tokenizer: PreTrainedTokenizerFast, prompt_ids: 
         """A server that keeps the request and answers with one end token."""
 
         def __init__(self) -> None:
-            self.tokenizer, self.model = tokenizer, "served"
+            self.tokenizer, self.model, self.vocabulary = tokenizer, "served", 0
 
         def _call(self, path, body):
             asked.append(body["prompt"])

@@ -33,7 +33,12 @@ def test_steps_and_their_ends(text, steps):
         ("a\n\n# Answer\n\n 2 ", "2"),
         ("a", None),
         ("# Answer\n\n", None),
-        ("# Answer\n\n1\n\n# Answer\n\n2", None),  # several marks: malformed
+        ("# Answer\n\n1\n\n# Answer\n\n2", "2"),  # the last word counts, as in `e2h check`
+        ("so \\boxed{7}", "7"),  # a right answer in another form is not lost
+        ("x # Answer foo\n\n# Answer\n\n5", "5"),
+        ("a\n\n# Answer: 12", "12"),
+        ("<think># Answer\n\n9</think>\n\na\n\n# Answer\n\n5", "5"),
+        ("a\n\n# Answer\n\n5\n\n# Question\n\n2+2?\n\n# Solution\n\n# Answer\n\n4", "5"),
         ("x # Answer foo\n\n# Answer\n\n5", "5"),  # a mark inside a sentence is not one
         ("# Answers vary\n\n# Answer\n\n5", "5"),
         ("a\n\n# Answer: 12", "12"),

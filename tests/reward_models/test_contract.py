@@ -32,7 +32,7 @@ def test_checkpoint_without_contract_is_refused_with_its_architecture():
         ({"kind": "prm", "separator": ""}, "separator is empty"),
         ({"kind": "prm", "readout": "marker"}, "give a marker"),
         ({"kind": "prm", "aggregation": "median"}, "median"),
-        ({"kind": "prm", "version": 2}, "version 2"),
+        ({"kind": "prm", "version": 3}, "version 3"),
         ({"kind": "prm", "seperator": "\n"}, "unknown field 'seperator'"),
         ({}, "no field 'kind'"),
     ],

@@ -96,12 +96,12 @@ def test_plain_transformers_reads_the_same_scores(prm):
     """No code of ours: tokenizer and AutoModel, offsets compared with the position of the step in the text."""
     model = AutoModelForTokenClassification.from_pretrained(prm[0], dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(prm[0])
-    text = "# Question\n\nWhat is 3?\n\n# Solution\n\ngood step.\n\nbad step."
+    text = "# Question\n\nWhat is 3?\n\n# Solution\n\ngood step.\n\nbad step.\n\n"  # every step is closed
     encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
     offsets = encoded.pop("offset_mapping")[0].tolist()
     with torch.no_grad():
         logits = model(**encoded).logits[0, :, 0]
-    ends = [text.index("good step.") + 10, len(text)]
+    ends = [text.index("good step.") + 10, text.index("bad step.") + 9]
     wanted = [max(t for t, (a, b) in enumerate(offsets) if a < end and a < b) for end in ends]
     ours = Scorer.from_pretrained(prm[0]).score("What is 3?", [["good step.", "bad step."]])[0]
     assert ours.logits == pytest.approx(logits[wanted].tolist(), abs=1e-5)
@@ -122,7 +122,7 @@ def test_over_long_solutions(overlong, tmp_path):
         assert second.steps == [] and math.isnan(second.score) and "item second" in second.skipped
         return
     # the rest behind BOS is the end of the text: the same as scoring those tokens directly
-    ids = tokenizer(f"# Question\n\n{'good ' * 60}\n\n# Solution\n\ngood step.\n\nbad step.")["input_ids"]
+    ids = tokenizer(f"# Question\n\n{'good ' * 60}\n\n# Solution\n\ngood step.\n\nbad step.\n\n")["input_ids"]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([ids[:1] + ids[-39:]])).logits[0, :, 0]
     assert second.logits[-1] == pytest.approx(logits[-1].item(), abs=1e-5)

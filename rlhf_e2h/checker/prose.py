@@ -1,0 +1,92 @@
+"""Running text: is it an answer as it stands, and which formula or number of it comes last?"""
+
+from __future__ import annotations
+
+import re
+
+from rlhf_e2h.checker.vocabulary import MEASURES
+
+_HOPE = re.compile(r"\s*\.?\s*I hope (?:it|this) is correct.*", re.S | re.I)
+_SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z\[\"']|\s*$)|。|\n\s*\n|\n(?=[A-Z*#\[])")
+_DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_WORDS = re.compile(r"\\(?:begin|end|text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
+_NUMBER = re.compile(
+    r"(?<![A-Za-z\d_.])[-+−]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?"
+    r"(?:(?<=\d)/\d+)?(?<=\d)(?:\s?\\?%)?"
+)
+_AFTER = re.compile(r"\s*(\\?%|¢|[A-Za-z]{2,})(?![\w^²³])")
+# Words that say "this is a sentence", so that the answer is inside the text and is not the text.
+_PROSE = re.compile(
+    r"(?<![\\A-Za-z])(?:the|is|are|was|were|so|therefore|thus|hence|which|we|find|that|it|it's|because|since|this|"
+    r"there|here|has|have|get|gives?|equals|let|if|then|must|need|can|should|would|will|step|to|of|our|its?)"
+    r"(?![A-Za-z])",
+    re.I,
+)
+# Words before the first formula, or two of them before the first number: "Matrix: $..$", "Jane started 3 hours ago",
+# "El resultado es 5", "共有12".
+_LEAD_IN = re.compile(
+    r"\s*(?:[^\W\d_]{2,}[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}[\s:,]+){2,}[-$]?\d"
+    r"|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：]{2,}\s*[-$\\]?\d"
+)
+
+
+def is_bare(text: str) -> bool:
+    """True if the text is an answer as it stands and not a sentence around one."""
+    if "\n\n" in text or len(text) > 4000:
+        return len(text.split()) < 4
+    outside = _WORDS.sub(" ", hide_formulas(text, " "))
+    if not _PROSE.search(outside):
+        return not _LEAD_IN.match(text)
+    # Words without any number or formula are an answer in words.
+    return not re.search(r"[\d$\\=<>]", text) and len(text.split()) <= 8
+
+
+def sentence(rest: str) -> str | None:
+    """The answer that begins a text: its first sentence, or the last formula of that if it is a whole sentence."""
+    rest = _HOPE.sub("", rest).strip()
+    stop = _SENTENCE_END.search(hide_formulas(rest))
+    first = (rest[: stop.start()] if stop else rest).strip().strip("*_").strip('"“”').rstrip(".").strip()
+    if not first or is_bare(first):
+        return first or None
+    return last_mathematics(first) or first
+
+
+def last_mathematics(text: str) -> str | None:
+    """The last formula or, if it stands later, the last number of running text, with its unit."""
+    text = _HOPE.sub("", text)
+    spans = formulas(text)
+    numbers = [m for m in _NUMBER.finditer(hide_formulas(text)) if m.group().strip()]
+    if not spans and not numbers:
+        return None
+    last = max((*spans, *numbers), key=lambda match: match.end())
+    after = _AFTER.match(text, last.end())
+    unit = after is not None and (not after[1].isalpha() or after[1].lower() in MEASURES)
+    return last.group().strip() + (after.group() if after and unit else "")
+
+
+def formulas(text: str) -> list[re.Match[str]]:
+    r"""`$..$`, `$$..$$`, `\(..\)`, `\[..\]` in order; dollar signs of money ("5$ and then 7$") delimit nothing."""
+    found = []
+    position = 0
+    while (match := _DELIMITED.search(text, position)) is not None:
+        if match[2] is not None and _is_money(match, text):
+            position = match.start() + 1
+            continue
+        found.append(match)
+        position = match.end()
+    return found
+
+
+def _is_money(match: re.Match[str], text: str) -> bool:
+    inside, after_digit = match[2], text[match.start() - 1 : match.start()].isdigit()
+    if after_digit and inside[:1].isspace():
+        return True
+    words = re.findall(r"[^\W\d_]{3,}", _WORDS.sub(" ", inside))
+    return len(words) > 1 and (after_digit or inside[:1].isdigit())
+
+
+def hide_formulas(text: str, by: str = "\0") -> str:
+    """The text with each formula replaced by as many characters."""
+    for match in formulas(text):
+        text = text[: match.start()] + by * len(match.group()) + text[match.end() :]
+    return text
