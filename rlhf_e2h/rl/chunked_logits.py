@@ -11,7 +11,7 @@ Axes: B rows, K positions at the end of the rows, T completion tokens, N real to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,6 +33,14 @@ class Wanted(NamedTuple):
     mask: Tensor  # (B, T) True on completion tokens
 
 
+class Places(NamedTuple):
+    """Positions of a (B, K, H) tensor of states, and the token that follows each."""
+
+    rows: Tensor  # (N,)
+    columns: Tensor  # (N,)
+    ids: Tensor  # (N,)
+
+
 def token_outputs(
     model: nn.Module, wanted: Wanted, temperature: float, limit: int | None = None, entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -41,20 +49,34 @@ def token_outputs(
     Args:
         limit: ids from here on are no tokens and have no probability, as in sampling.
     """
+    row_N, token_N = wanted.mask.nonzero(as_tuple=True)
+    column_N = wanted.columns[row_N, token_N]
+    # the output at a position is about the token after it
+    places = Places(row_N, column_N, wanted.ids[:, 1 - wanted.keep :][row_N, column_N])
+    inputs = {"input_ids": wanted.ids, "logits_to_keep": wanted.keep}
+    pair_N2 = outputs_at(model, inputs, places, temperature, limit, entropy)
+    pair_BT2 = torch.zeros(*wanted.mask.shape, 2, device=wanted.ids.device).index_put((row_N, token_N), pair_N2)
+    return pair_BT2[..., 0], pair_BT2[..., 1].detach()
+
+
+def outputs_at(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    places: Places,
+    temperature: float = 1.0,
+    limit: int | None = None,
+    entropy: bool = True,
+) -> Tensor:
+    """(N, 2) log-probabilities and entropies of the tokens at some places of a forward pass on `inputs`."""
     plain: Any = model
+    while hasattr(plain, "module"):  # inside DDP
+        plain = plain.module
     plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain  # inside adapters
     head = plain.get_output_embeddings()
-    size = max(1, CHUNK // (limit or plain.config.vocab_size))
-    read = partial(_read, wanted=wanted, size=size, temperature=temperature, limit=limit, entropy=entropy)
+    size = max(1, CHUNK // (limit or plain.config.get_text_config().vocab_size))
+    read = partial(_read, places=places, size=size, temperature=temperature, limit=limit, entropy=entropy)
     if head is None or getattr(head, "_e2h_changed_later", False):
-        pair = read(_forward(model, wanted), lambda logits: logits)
-    else:
-        pair = _replaced(model, head, wanted, read)
-    return pair[..., 0], pair[..., 1].detach()
-
-
-def _replaced(model: nn.Module, head: Any, wanted: Wanted, read: Callable[..., Tensor]) -> Tensor:
-    """The forward pass with `read` in the place of the output layer."""
+        return read(_forward(model, inputs), lambda logits: logits)
     original, replaced, given = head.forward, head.__dict__.get("forward"), []
 
     def forward(hidden_BKH: Tensor) -> Tensor:
@@ -63,7 +85,7 @@ def _replaced(model: nn.Module, head: Any, wanted: Wanted, read: Callable[..., T
 
     head.forward = forward
     try:
-        found = _forward(model, wanted)
+        found = _forward(model, inputs)
     finally:
         if replaced is None:
             del head.forward  # that of the class again
@@ -74,38 +96,33 @@ def _replaced(model: nn.Module, head: Any, wanted: Wanted, read: Callable[..., T
         return found
     # a model that changes its logits afterwards (a cap, a scale): it must have them
     head._e2h_changed_later = True
-    return read(_forward(model, wanted), lambda logits: logits)
+    return read(_forward(model, inputs), lambda logits: logits)
 
 
-def _forward(model: nn.Module, wanted: Wanted) -> Tensor:
-    logits: Tensor = model(input_ids=wanted.ids, use_cache=False, logits_to_keep=wanted.keep).logits
+def _forward(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    logits: Tensor = model(**inputs, use_cache=False).logits
     return logits
 
 
 def _read(
     states_BKH: Tensor,
     to_logits: Callable[[Tensor], Tensor],
-    wanted: Wanted,
+    places: Places,
     size: int,
     temperature: float,
     limit: int | None,
     entropy: bool,
 ) -> Tensor:
-    """(B, T, 2) log-probabilities and entropies from the states, or logits, at the kept positions."""
-    row_N, token_N = wanted.mask.nonzero(as_tuple=True)
-    column_N = wanted.columns[row_N, token_N]
-    states_NH = states_BKH[row_N, column_N]
-    # the output at a position is about the token after it
-    ids_N = wanted.ids[:, 1 - wanted.keep :][row_N, column_N]
+    """(N, 2) log-probabilities and entropies from the states, or the logits, of all positions."""
+    states_NH = states_BKH[places.rows, places.columns]
     chunk = partial(_chunk, to_logits, temperature, limit, entropy)
     pieces = []
-    for states, ids in zip(states_NH.split(size), ids_N.split(size), strict=True):
+    for states, ids in zip(states_NH.split(size), places.ids.split(size), strict=True):
         if torch.is_grad_enabled() and len(states_NH) > size:
             pieces.append(checkpoint(chunk, states, ids, use_reentrant=False, preserve_rng_state=False))
         else:
             pieces.append(chunk(states, ids))
-    pair_BT2 = torch.zeros(*wanted.mask.shape, 2, device=states_BKH.device)
-    return pair_BT2.index_put((row_N, token_N), torch.cat(pieces)) if pieces else pair_BT2
+    return torch.cat(pieces)
 
 
 def _chunk(
