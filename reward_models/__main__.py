@@ -38,7 +38,7 @@ Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow
   python -m reward_models score runs/prm samples.jsonl -o scored.jsonl
 """
 RERANK_HELP = """Accuracy of choosing among samples: mean, majority, weighted vote, best-of-n, pass@n for n = 1, 2, 4
-Rows need `problem_id`, `answer` (null: none), `correct`, and `score` or `step_scores` (list of probabilities).
+Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities).
 Answers are grouped as strings, or by a column `answer_class`.
 
 Rules: ties go to the answer seen first. A missing answer never wins; a problem with none is wrong. Negative scores (raw
@@ -150,6 +150,8 @@ def _load(load_records: Any, path: str, style: str) -> list[Any]:
         print(reason, file=sys.stderr)
     if bad:
         print(f"{path}: {len(bad)} rows left out, {len(records)} records read", file=sys.stderr)
+    if len(bad) > len(records):
+        raise ValueError(f"{path}: most rows cannot be used, see above; correct them, or name their --format")
     return list(records)
 
 
@@ -190,18 +192,42 @@ def _score(options: argparse.Namespace) -> None:
     from reward_models.score import Scorer
 
     scorer = Scorer.from_pretrained(options.model, **_open_scorer_arguments(options))
-    rows = scored_rows(scorer, options.file, Path(options.model).name)
+    unsplit = Unsplit()
+    rows = scored_rows(scorer, options.file, Path(options.model).name, unsplit)
     if options.out:
         count = write_jsonl(options.out, rows)
         print(f"{options.out}: {count} rows", file=sys.stderr)
-        return
-    for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
+    else:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    if unsplit.count:
+        print(
+            f"{unsplit.count} texts have several lines, but do not hold the step separator "
+            f"{scorer.contract.separator!r}, so each was scored as one step (first: {unsplit.first}); join their steps "
+            "by it, or give `steps`",
+            file=sys.stderr,
+        )
 
 
-def scored_rows(scorer: Any, path: str, name: str) -> Iterator[dict[str, Any]]:
-    """Rows with their scores, read and scored as they are taken."""
-    from reward_models.readout import split_steps
+@dataclasses.dataclass
+class Unsplit:
+    """Texts that a process model took for one step though they have several lines."""
+
+    count: int = 0
+    first: str = ""  # file:line
+
+    def add(self, where: str) -> None:
+        self.first = self.first or where
+        self.count += 1
+
+
+def scored_rows(scorer: Any, path: str, name: str, unsplit: Unsplit | None = None) -> Iterator[dict[str, Any]]:
+    """Rows with their scores, read and scored as they are taken.
+
+    `unsplit` counts texts that look unsplit. They are scored and not refused, since samples of a policy hold some.
+    """
+    from reward_models.readout import is_unsplit, split_steps
+    from reward_models.step_text import normalise_newlines
 
     waiting: deque[dict[str, Any]] = deque()  # rows read ahead by the scorer and not yet answered
 
@@ -209,14 +235,18 @@ def scored_rows(scorer: Any, path: str, name: str) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(iter_jsonl(path, required=("problem",)), start=1):
             steps = row.get("steps")
             if steps is None and isinstance(row.get("text"), str):
-                steps = split_steps(scorer.contract, row["text"])
+                text = normalise_newlines(row["text"])
+                steps = split_steps(scorer.contract, text)
+                if unsplit is not None and is_unsplit(scorer.contract, text):
+                    unsplit.add(f"{path}:{number}")
             if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
                 raise BadRecord(
                     f"{path}:{number}: needs 'steps', a list of texts, or 'text'; the row has {sorted(row)}"
                 )
             waiting.append(row)
             ident = row.get("problem_id", number)
-            yield row["problem"], steps, f"{ident}/{row['sample_id']}" if "sample_id" in row else str(ident)
+            label = f"{ident}/{row['sample_id']}" if "sample_id" in row else str(ident)
+            yield normalise_newlines(row["problem"]), [normalise_newlines(step) for step in steps], label
 
     for scores in scorer.score_stream(items()):
         row = waiting.popleft()
@@ -257,7 +287,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reward_models.transfer import export_sequence_classification, import_model
+    from reward_models.export import export_sequence_classification
+    from reward_models.transfer import import_model
 
     if options.style:
         contract = import_model(options.source, options.out, options.style)

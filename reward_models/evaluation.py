@@ -57,6 +57,13 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
     }
 
 
+def first_error_of(record: Stepwise) -> int | None:
+    """Where the first error is, -1 for none; None if the labels do not say."""
+    labels = record.labels or [None]
+    first = labels.index(0) if 0 in labels else -1
+    return None if None in (labels[:first] if first >= 0 else labels) else first
+
+
 def _cross_entropy(labels: Sequence[int], probs: Sequence[float]) -> float | None:
     if not labels:
         return None
@@ -66,15 +73,8 @@ def _cross_entropy(labels: Sequence[int], probs: Sequence[float]) -> float | Non
 
 def _first_error(pairs: Sequence[tuple[Stepwise, StepScores]]) -> dict[str, float | None]:
     """Only records whose labels are complete up to the first error say where it is."""
-    gold, probs = [], []
-    for record, scores in pairs:
-        labels = record.labels or [None]
-        first = labels.index(0) if 0 in labels else -1
-        known = labels[:first] if first >= 0 else labels
-        if None not in known:
-            gold.append(first)
-            probs.append(scores.steps)
-    return metrics.first_error_f1(gold, probs)
+    known = [(first, scores.steps) for record, scores in pairs if (first := first_error_of(record)) is not None]
+    return metrics.first_error_f1([first for first, _ in known], [steps for _, steps in known])
 
 
 def _histograms(pairs: Sequence[tuple[Stepwise, StepScores]], last_only: bool) -> dict[str, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,14 +14,28 @@ def auc(labels_B: ArrayLike, scores_B: ArrayLike) -> float | None:
     `labels_B` are 0 or 1. None if a class is absent.
     """
     labels, scores = _pair(labels_B, scores_B)
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # ranks from 1; equal scores share their mean rank
-    rank_sum = mean_rank[inverse][labels].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+    (value,) = weighted_auc(labels, scores, np.ones((1, len(labels))))
+    return None if np.isnan(value) else float(value)
+
+
+def weighted_auc(
+    labels_B: ArrayLike, scores_B: ArrayLike, weights_DB: Iterable[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """AUC (D,) under each of D weightings of the items, such as the multiplicities of a bootstrap; NaN without a class.
+
+    The weighted Mann-Whitney statistic: sum of w_i w_j over positives i and negatives j with s_i > s_j, ties counting
+    half, over the sum of all w_i w_j.
+    """
+    labels, scores = _pair(labels_B, scores_B)
+    values, place_B = np.unique(scores, return_inverse=True)
+    found = []
+    for weights_B in weights_DB:
+        positive, negative = (
+            np.bincount(place_B, weights=weights_B * chosen, minlength=len(values)) for chosen in (labels, ~labels)
+        )
+        total = positive.sum() * negative.sum()
+        found.append((positive * (np.cumsum(negative) - negative / 2)).sum() / total if total > 0 else np.nan)
+    return np.array(found, dtype=np.float64)
 
 
 def accuracy(labels_B: ArrayLike, probs_B: ArrayLike, threshold: float = 0.5) -> float | None:
@@ -38,9 +52,21 @@ def calibration_error(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -
     labels, probs = _pair(labels_B, probs_B)
     if not len(labels):
         return None
+    (value,) = weighted_calibration_error(labels, probs, np.ones((1, len(labels))), bins)
+    return float(value)
+
+
+def weighted_calibration_error(
+    labels_B: ArrayLike, probs_B: ArrayLike, weights_DB: Iterable[NDArray[np.float64]], bins: int = 10
+) -> NDArray[np.float64]:
+    """The same under each of D weightings of the items, shape (D,); NaN where all weights are 0."""
+    labels, probs = _pair(labels_B, probs_B)
     bin_B = np.minimum((probs * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_B, weights=labels - probs, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    found = []
+    for weights_B in weights_DB:
+        gaps, total = np.bincount(bin_B, weights=weights_B * (labels - probs), minlength=bins), weights_B.sum()
+        found.append(np.abs(gaps).sum() / total if total > 0 else np.nan)
+    return np.array(found, dtype=np.float64)
 
 
 def calibration_curve(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -> list[dict[str, float]]:

@@ -44,19 +44,25 @@ def split_steps(contract: StepContract, text: str) -> list[str]:
 
 
 def split_documents(contract: StepContract, texts: Sequence[str]) -> list[list[str]]:
-    """Steps of several solution texts that belong together, as `split_steps` cuts each.
+    """Steps of each solution text, after newlines of other systems have become "\\n".
 
     Raises:
-        ValueError: every text has three lines or more and none holds the separator: their steps are joined by something
-            else, and a process model would silently score each text as one step.
+        ValueError: a text of three lines or more without the separator, named by position: its steps are joined by
+            something else, and a process model would silently score it as one step.
     """
-    joined_otherwise = texts and not any(contract.separator in text for text in texts)
-    if contract.kind != "orm" and joined_otherwise and all(text.strip().count("\n") >= 2 for text in texts):
-        raise ValueError(
-            f"the texts have several lines, but none holds the step separator {contract.separator!r} of this model; "
-            "join their steps by it (a text that really is one step can be scored alone with Scorer.score)"
-        )
+    texts = [step_text.normalise_newlines(text) for text in texts]
+    for place, text in enumerate(texts):
+        if is_unsplit(contract, text):
+            raise ValueError(
+                f"document {place} has several lines, but none holds the step separator {contract.separator!r} of this "
+                "model; join its steps by it (a text that really is one step can be scored with Scorer.score)"
+            )
     return [split_steps(contract, text) for text in texts]
+
+
+def is_unsplit(contract: StepContract, text: str) -> bool:
+    """Whether a model that scores steps would take a text of several lines for one step."""
+    return contract.kind != "orm" and step_text.is_unsplit(text, contract.separator)
 
 
 def step_ends(offsets_T: Sequence[Span], spans: Sequence[Span]) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from reward_models.readout import split_documents
 from reward_models.score import Scorer, StepScores
+from reward_models.step_text import normalise_newlines
 
 
 class Reranker:
@@ -55,14 +56,16 @@ class Reranker:
         """All step scores of each (question, answer text) pair, in the order given.
 
         Raises:
-            ValueError: an empty document (named by position), or documents whose steps are joined by another separator
-                than the contract's.
+            ValueError: an empty document (named by position), or one whose steps are joined by another separator than
+                the contract's.
         """
         for place, (_, document) in enumerate(pairs):
             if not document.strip():
                 raise ValueError(f"document {place} is empty; there is nothing to score")
         steps = split_documents(self.scorer.contract, [document for _, document in pairs])
-        return list(self.scorer.score_stream(zip([query for query, _ in pairs], steps, strict=True)))
+        return list(
+            self.scorer.score_stream(zip([normalise_newlines(query) for query, _ in pairs], steps, strict=True))
+        )
 
 
 def _sort_key(score: float) -> float:

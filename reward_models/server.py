@@ -63,6 +63,9 @@ class _Figures:
         )
         self.solutions = Counter("reward_solutions_total", "Solutions scored", registry=self.registry)
         self.tokens = Counter("reward_tokens_total", "Tokens read", registry=self.registry)
+        self.unsplit = Counter(
+            "reward_unsplit_total", "Texts of several lines scored as one step", registry=self.registry
+        )
         self.batches = Histogram(
             "reward_batch_solutions",
             "Solutions scored together",
@@ -105,6 +108,12 @@ def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Li
             _check_key(request, api_key)
             parsed = _parse(await _read(request, limits.body_bytes), routes[path])
             _check_limits(parsed.items, limits)
+            if parsed.unsplit:
+                figures.unsplit.inc(parsed.unsplit)
+                log.warning(
+                    "%s: %d of %d texts have several lines but not the step separator %r; each is scored as one step",
+                    path, parsed.unsplit, len(parsed.items), contract.separator,
+                )  # fmt: skip
             response: Response = JSONResponse(parsed.answer(await _score(batcher, parsed.items, parsed.overlong)))
         except _Failure as failure:
             headers = {"Retry-After": "1"} if failure.status == 429 else None

@@ -19,9 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reward_models.chat_markers import left_markers, unwrap_chat, unwrap_prompt, without_special
 from reward_models.contract import PROBLEM_SLOT, StepContract
-from reward_models.readout import split_documents, split_steps
+from reward_models.readout import is_unsplit, split_documents, split_steps
 from reward_models.score import StepScores
+from reward_models.step_text import normalise_newlines
 
 Body = Mapping[str, Any]
 Item = tuple[str, list[str]]
@@ -39,6 +41,7 @@ class Request:
     items: list[Item]
     answer: Answer
     overlong: str | None = None  # what becomes of over-long items; None: as the server was told
+    unsplit: int = 0  # texts of several lines that are scored as one step
 
 
 def rerank(body: Body, contract: StepContract, model: str) -> Request:
@@ -108,7 +111,8 @@ def score(body: Body, contract: StepContract, model: str) -> Request:
 
 def _items(queries: Sequence[str], documents: Sequence[str], contract: StepContract) -> list[Item]:
     try:
-        return list(zip(queries, split_documents(contract, documents), strict=True))
+        steps = split_documents(contract, documents)
+        return list(zip([normalise_newlines(query) for query in queries], steps, strict=True))
     except ValueError as error:
         raise BadRequestError(str(error)) from None
 
@@ -123,7 +127,7 @@ def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Re
     if not isinstance(prompts, list) or len(prompts) != len(texts):
         raise BadRequestError(f"prompts must be a list of {len(texts)} texts, one for each query")
     items = [
-        _split_whole(_strip(text, special), prompt and _strip(str(prompt), special), contract, place)
+        _split_whole(_plain(text, special), prompt and _plain(str(prompt), special), contract, place)
         for place, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
     ]
 
@@ -132,32 +136,54 @@ def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Re
         logs = {"step_scores": [entry.steps for entry in scores]}
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}, **logs}
 
-    return Request(items, answer)
+    # a refusal would end the training that asks; the server counts them
+    unsplit = sum(len(steps) == 1 and is_unsplit(contract, steps[0]) for _, steps in items)
+    return Request(items, answer, unsplit=unsplit)
 
 
 def _split_whole(text: str, prompt: str | None, contract: StepContract, place: int) -> Item:
-    before, after = contract.template.split(PROBLEM_SLOT, 1)
-    head = prompt if prompt and text.startswith(prompt) else None
-    if head is None:
-        cut = text.find(after, len(before)) if after else -1
-        if not text.startswith(before) or cut < 0:
+    try:
+        problem, solution = _whole(text, prompt, contract)
+    except ValueError as error:
+        raise BadRequestError(f"query {place} {error}") from None
+    for part in (problem, solution):
+        if marker := left_markers(part):
             raise BadRequestError(
-                f"query {place} does not have the form {contract.template!r}; send it so, or send `prompts` as well"
+                f"query {place} has {marker!r} inside, so problem and solution cannot be told apart; send the problem "
+                "as plain text in `prompts`, and the solution after it"
             )
-        return text[len(before) : cut], split_steps(contract, text[cut + len(after) :])
-    solution = text[len(head) :]
-    if head.startswith(before) and head.endswith(after) and len(head) >= len(before) + len(after):
-        head = head[len(before) : len(head) - len(after)]
-    return head, split_steps(contract, solution)
+    return problem, split_steps(contract, solution)
 
 
-def _strip(text: str, special: Sequence[str]) -> str:
-    for token in special:
-        while text.startswith(token):
-            text = text[len(token) :]
-        while text.endswith(token):
-            text = text[: -len(token)]
-    return text
+def _whole(text: str, prompt: str | None, contract: StepContract) -> tuple[str, str]:
+    """(problem, solution) of a query: our template, a chat template, a policy's prompt, or what `prompt` says."""
+    before, after = contract.template.split(PROBLEM_SLOT, 1)
+    known = prompt and text.startswith(prompt)
+    head = prompt if prompt and known else text  # where the problem is looked for
+    cut = head.rfind(after) if known else head.find(after, len(before))
+    if head.startswith(before) and after and cut >= len(before):
+        problem, reply = head[len(before) : cut], head[cut + len(after) :]
+    elif (talk := unwrap_chat(head)) is not None:
+        problem, reply = _bare(talk.problem, before, after), talk.reply
+    elif (parts := unwrap_prompt(head)) is not None:
+        problem, reply = parts
+    elif known:
+        problem, reply = head, ""
+    else:
+        raise ValueError(f"does not have the form {contract.template!r}; send it so, or send `prompts` as well")
+    return problem, text[len(head) :] if known else reply
+
+
+def _bare(problem: str, before: str, after: str) -> str:
+    """A problem without the policy's prompt around it: some trainers put one inside the user's message."""
+    if problem.startswith(before) and problem.endswith(after.rstrip()) and after:
+        return problem[len(before) : len(problem) - len(after.rstrip())]
+    parts = unwrap_prompt(problem + "\n\n")
+    return parts[0] if parts and not parts[1].strip() else problem
+
+
+def _plain(text: str, special: Sequence[str]) -> str:
+    return without_special(normalise_newlines(text), special)
 
 
 def _best_first(scores: Sequence[StepScores]) -> list[int]:

@@ -60,6 +60,14 @@ def _mark_line(answer_mark: str) -> re.Pattern[str]:
     return re.compile(f"^{re.escape(answer_mark)}{alone}", re.MULTILINE)
 
 
+def is_unsplit(text: str, separator: str) -> bool:
+    """Whether a text has three lines or more and no separator: its steps are joined by something else.
+
+    A process reward model would score it as one step, without a word.
+    """
+    return bool(separator) and separator not in text and text.strip().count("\n") >= 2
+
+
 def normalise_newlines(text: str) -> str:
     """Every line ends in "\\n": Windows' "\\r\\n" would hide the blank line between two steps."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

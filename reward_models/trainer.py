@@ -35,6 +35,7 @@ class StepTrainer(Trainer):
         evaluate_fn: Callable[[], Mapping[str, Any]] | None,
         on_log: Callable[[Mapping[str, float]], None] | None,
         on_epoch: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         order: Sampler[int] | None = None,
     ) -> None:
         collate = rows.pack if settings.padding_free else partial(rows.collate, causal=is_causal(model))
@@ -54,6 +55,8 @@ class StepTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if on_log is not None:
             self.add_callback(_Logs(on_log))
+        if on_step is not None:
+            self.add_callback(Steps(on_step))
         if on_epoch is not None:
             self.add_callback(_Epochs(on_epoch))
 
@@ -103,6 +106,17 @@ class _Logs(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             self._on_log({**logs, "step": state.global_step, "max_steps": state.max_steps})
+
+
+class Steps(TrainerCallback):
+    """Calls with the step just finished and the number of all, on the main process."""
+
+    def __init__(self, on_step: Callable[[int, int], None]) -> None:
+        self._on_step = on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._on_step(state.global_step, state.max_steps)
 
 
 class _Epochs(TrainerCallback):

@@ -16,10 +16,10 @@ from rlhf_e2h.plan.flops import forward_flops
 from rlhf_e2h.plan.spent import architecture
 from rlhf_e2h.precision import sampling_dtype
 from rlhf_e2h.processes import release_memory
+from rlhf_e2h.progress import Bar
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.tracking import Bar
 
 # Operations a second that one process manages at least, by engine and device: on a busy machine a CPU of two cores has
 # sampled with 10 tokens a second from 0.5 billion weights.

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from rlhf_e2h.mirrors import has_wandb_key
 from rlhf_e2h.store import ASSETS
 
 Level = Literal["ok", "note", "problem"]
@@ -220,7 +221,7 @@ def hub(offline: bool) -> Iterator[Finding]:
 def wandb_login() -> Iterator[Finding]:
     if metadata_version("wandb") is None:
         yield Finding("wandb", "note", "not installed", "pip install 'rlhf_e2h[wandb]' to mirror runs; not needed")
-    elif os.environ.get("WANDB_API_KEY") or _has_netrc_entry("api.wandb.ai"):
+    elif has_wandb_key():
         yield Finding("wandb", "ok", f"{metadata_version('wandb')}, logged in")
     else:
         yield Finding("wandb", "note", "no login", "`wandb login`, or `wandb: {mode: offline}` in recipe.yaml")
@@ -231,13 +232,3 @@ def metadata_version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _has_netrc_entry(host: str) -> bool:
-    import netrc
-
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return host in netrc.netrc(file).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False

@@ -9,6 +9,7 @@ LOSSES = frozenset(
         "too_long",  # longer than a reward model's limit
         "held_out_too_long",  # the same among validation records
         "split_otherwise",  # the text, cut into steps, gives other steps than the record's
+        "one_step",  # several lines without a blank one, which a process model scores as one step
         "without_label",  # no label for this kind of model
         "without_solution",  # an answer only
         "unreadable",  # the format is not known, or a field is wrong

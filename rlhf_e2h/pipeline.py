@@ -10,16 +10,18 @@ from typing import Any
 
 from rich.markup import escape
 
+from rlhf_e2h import gpus
 from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
 from rlhf_e2h.losses import LOSSES
+from rlhf_e2h.mirrors import check_mirrors
 from rlhf_e2h.preflight import check_inputs, check_launch, launch_file
+from rlhf_e2h.progress import clock, console
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
 from rlhf_e2h.store import Store, stage_seed
-from rlhf_e2h.tracking import console
 
 
 def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = None) -> Path | None:
@@ -33,6 +35,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     todo = _plan(recipe, only)
     specs = [spec for spec, _ in todo]
     check_inputs(specs)
+    check_mirrors(recipe.settings)
     if launch:
         check_launch(specs, launch)
     with lock(store.root):
@@ -42,7 +45,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
             run_at_once(recipe, todo, recipe.settings.jobs, progress.finished, progress.ran)
         else:
             _run_in_turn(store, todo, progress, launch)
-    spent = _clock(time.time() - started)
+    spent = clock(time.time() - started)
     if progress.fresh:
         console.print(f"{progress.fresh} of {len(todo)} stages run in {spent}; outputs in {recipe.run_folder}")
     else:
@@ -51,6 +54,11 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
 
 
 def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Progress, launch: str | None) -> None:
+    # beside a launched stage this process must hold no GPU, so that what is not launched runs in a process of its own
+    apart = bool(launch and gpus.visible())
+    note = None if launch else gpus.keep_one()
+    if note:
+        console.print(note)
     for spec, seed in todo:
         if progress.finished(spec, seed):
             continue
@@ -58,6 +66,8 @@ def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Pro
             console.print(f"{progress.title(spec, seed):<34} [dim]{spec.kind} ...[/dim]", end="\r")
         if launch and spec.traits.distributed:
             _launch(store, spec, seed, launch)
+        elif apart:
+            _call(store, spec, seed, [])
         else:
             run_stage(store, spec, seed)
         progress.ran(spec, seed)
@@ -90,7 +100,7 @@ class _Progress:
         done = read_done(folder)
         assert done is not None
         self.fresh += 1
-        self._line(spec, seed, folder, f"{_clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
+        self._line(spec, seed, folder, f"{clock(done['seconds']):>7}  [dim]{_summary(done['results'])}[/dim]")
         for warning in done.get("warnings", []):
             console.print(f"         [yellow]warning:[/yellow] {escape(warning)}")
 
@@ -126,11 +136,21 @@ def _spans_seeds(spec: StageSpec) -> bool:
 
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
-    """Start the stage on many processes; they share the run folder that this process has locked."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
-    command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
+    """Start the stage on many processes."""
+    launcher = ["accelerate.commands.launch", "--config_file", str(launch_file(launch)), "-m"]
+    _call(store, spec, seed, launcher)
+
+
+def _call(store: Store, spec: StageSpec, seed: int, launcher: list[str]) -> None:
+    """Run the stage in other processes; they share the run folder that this process has locked.
+
+    Raises:
+        RuntimeError: they failed.
+    """
+    stage = ["rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
+    command = [sys.executable, "-m", *launcher, *stage]
     if subprocess.run(command, check=False).returncode:
-        raise StageError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
 
 
 def _summary(results: dict[str, Any]) -> str:
@@ -139,7 +159,3 @@ def _summary(results: dict[str, Any]) -> str:
     lost = [(k, v) for k, v in figures.items() if k in LOSSES]
     shown = [*[(k, v) for k, v in figures.items() if k not in LOSSES][:4], *lost]
     return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown)
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"

@@ -30,9 +30,12 @@ from rlhf_e2h.traits import STAGES, Traits
 _FILE = re.compile(r"\d+_(\w+)\.yaml")
 
 
+MIRRORS = ("wandb", "tensorboard", "trackio")  # what report_to may name
+
+
 @dataclass
 class Wandb:
-    """Mirroring to Weights & Biases; everything is in metrics.jsonl all the same."""
+    """Mirroring to Weights & Biases; everything is in metrics.jsonl all the same. Online needs a login."""
 
     project: str = "rlhf_e2h"
     mode: str = "offline"  # online, offline or disabled
@@ -48,11 +51,19 @@ class RecipeSettings:
     runs: str | None = None  # run folder; runs/NAME if not given
     jobs: int = 1  # stages at once, each in a process of its own; with --launch one after the other
     threads: int | None = None  # of the CPU for a stage; all cores if not given. Sums in another order differ a little
-    wandb: Wandb | None = None
+    report_to: Any = ()  # wandb, tensorboard or trackio, or a list of them: mirrors of metrics.jsonl
+    wandb: Wandb | None = None  # its project and mode; given, wandb is asked for
     format: FormatSettings | None = None  # text format of all stages that have one and set no other
     variables: dict[str, Any] = field(default_factory=dict)  # used as ${name} in stage files
 
     def __post_init__(self) -> None:
+        named = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or ())
+        self.report_to = tuple(name for name in named if name != "none")
+        for name in self.report_to:
+            if name not in MIRRORS:
+                raise ValueError(f"report_to names {name!r}; allowed: {', '.join(MIRRORS)}, none, or a list of them")
+        if self.wandb and self.wandb.mode not in ("online", "offline", "disabled"):
+            raise ValueError(f"wandb.mode is {self.wandb.mode!r}; allowed: online, offline, disabled")
         for name in ("jobs", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

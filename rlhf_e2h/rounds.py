@@ -25,6 +25,7 @@ from rlhf_e2h.processes import join, wait_for_all
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.unsplit import report_unsplit
 
 
 def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
@@ -87,6 +88,7 @@ class Rounds:
         )  # fmt: skip
         if self.run.is_main:
             sampled.spend(self.run.spend)
+            report_unsplit(self.run, bank, [self.reward_model])
             rows = judged(list(scored.rows()), self.labels, self.aggregation)
             self._record(file.stem)
             write_jsonl(file, rows)

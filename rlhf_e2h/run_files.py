@@ -47,7 +47,7 @@ def hash_tree(folder: Path) -> dict[str, str]:
     """sha256 of every output file below a stage folder, by relative path; the stage's own records are left out."""
     files = sorted(f for f in folder.rglob("*") if f.is_file())
     names = {f.relative_to(folder).as_posix(): f for f in files}
-    skip = (SCRATCH, "wandb")
+    skip = (SCRATCH, "wandb", "tensorboard")
     return {n: hash_file(f) for n, f in names.items() if n not in _RECORDS and n.split("/")[0] not in skip}
 
 

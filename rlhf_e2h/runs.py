@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 import traceback
@@ -20,16 +21,18 @@ from rich.markup import escape
 
 from reward_models.peft_folder import is_adapter, merged_folder
 from reward_models.records import iter_jsonl
-from rlhf_e2h import processes
+from rlhf_e2h import gpus, processes
 from rlhf_e2h.config import ConfigError, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
+from rlhf_e2h.mirrors import About, open_mirrors
+from rlhf_e2h.progress import Bar, Pulse, console, progress_bar
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.resume import disk_errors
 from rlhf_e2h.run_files import DONE, ERRORS, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
 from rlhf_e2h.store import Resolved, Store, stage_seed
-from rlhf_e2h.tracking import Bar, Tracker, console, progress_bar, start_wandb
+from rlhf_e2h.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class StageRun:
     notes: dict[str, str] = field(default_factory=dict)
     tokens: int = 0  # read and written by models, for the report's cost table
     flops: float = 0.0
+    pulse: Pulse | None = None  # of the main process: says every so often how far the stage is
 
     @property
     def scratch(self) -> Path:
@@ -73,9 +77,11 @@ class StageRun:
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
         self.tracker.log(metrics, step)
+        if self.pulse:
+            self.pulse.note(metrics)
 
     def progress(self, total: float, description: str, unit: str = "items") -> contextlib.AbstractContextManager[Bar]:
-        return progress_bar(total, description, unit, show=self.is_main)
+        return progress_bar(total, description, unit, self.is_main, self.pulse)
 
     def labels(
         self, prepare_dir: Path, scope: str, purpose: str = "training", splits: Collection[str] = firewall.SPLITS
@@ -128,7 +134,7 @@ class StageRun:
                 console.print(f"[dim]{self.name}: text format {text_format.name}, since {escape(why)}[/dim]")
 
     def row(self, table: str, row: dict[str, Any]) -> None:
-        """Show a row (a sample, say) in a table of wandb."""
+        """Show a row (a sample, say) in a table of wandb and its like."""
         self.tracker.row(table, row)
 
     def spend(self, tokens: float, flops: float) -> None:
@@ -166,18 +172,26 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
         _clear_unfinished(folder)
     config = result_settings(spec.config)
     settings = store.recipe.settings
-    wandb_run = None
+    mirrors = pulse = None
     if is_main:
         write_json(folder / SETTINGS, {"stage": spec.kind, "name": spec.name, "seed": seed, **asdict(spec.config)})
-        wandb_run = start_wandb(settings.wandb, settings.name, spec.name, spec.kind, seed, folder, config)
-    tracker = Tracker(folder if is_main else None, wandb_run)
+        mirrors = open_mirrors(settings, About(settings.name, spec.name, spec.kind, seed, folder, config))
+        pulse = Pulse(spec.name + (f" (seed {seed})" if len(settings.seeds) > 1 else ""), store.root)
+    tracker = Tracker(folder if is_main else None, mirrors)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
+    run.pulse = pulse
     started = time.time()
-    with _traceback_kept(folder if is_main else None, spec.name), disk_errors(folder), contextlib.closing(tracker):
+    with (
+        pulse.beating() if pulse else contextlib.nullcontext(),
+        _traceback_kept(folder if is_main else None, spec.name),
+        disk_errors(folder),
+        contextlib.closing(tracker),
+    ):
         _fresh_process_state(run.seed, settings.threads)
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
         processes.wait_for_all()  # or the main process would tidy up while another one still writes
+    processes.release_memory()
     if is_main:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         record = {
@@ -186,6 +200,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             "identity": identity,
             "version": spec.module.VERSION,
             "seed": run.seed,
+            "gpus": os.environ.get(gpus.VISIBLE),  # those that this process could see; null: all that there are
             "seconds": round(time.time() - started, 1),
             "tokens": run.tokens,
             "flops": run.flops,

@@ -20,6 +20,7 @@ _UNICODE = {
     "€": r"\$", "£": r"\$", "¥": r"\$", "，": ",", "（": "(", "）": ")", "：": ":", "；": ";", "。": ".",
     "⟨": r"\langle ", "⟩": r"\rangle ", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
     "⌉": r"\rceil ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2005": " ", "\u200b": "", "\ufeff": "",
+    "¢": r"\text{ cents}", "、": ",",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -30,6 +31,10 @@ _KNOWN = (
     "cdot|pm|in|begin|end|log|ln|sin|cos|tan|circ|quad|overline|theta|alpha|beta|lambda|mathbb|setminus|emptyset|binom"
 )
 _DOUBLED = re.compile(rf"\\\\(?=(?:{_KNOWN})(?![A-Za-z]))|\\\\(?=[(){{}}\[\]$%!;,])")
+_AMOUNT = r"(\d[\d,]*(?:\.\d+)?|\.\d+)"
+_DOLLARS = re.compile(
+    rf"\s*(?:\$?\s*(-?)\s*\\\$\s*{_AMOUNT}\s*\$?|(-?)\$\s*{_AMOUNT}|(-?){_AMOUNT}\s*\\?\$)\s*\.?\s*\Z"
+)
 _LITERAL_NEWLINE = re.compile(r"\\n(?=\\n|\s|\\\[|\\\]|$)")
 _ROW_END = re.compile(r"\\\\(?:\s*\[-?[\d.]+\s*(?:pt|em|ex|mm|cm)\])?|\\cr(?![A-Za-z])|\\newline(?![A-Za-z])")
 _SIZES = re.compile(
@@ -37,6 +42,7 @@ _SIZES = re.compile(
     r"|strut|phantom(?:\s*\{[^{}]*\})?|[hv]space\*?\s*\{[^{}]*\}|color\s*\{[^{}]*\}|label\s*\{[^{}]*\}|boldmath|bf|rm|it"
     r"|sf|tt)(?![A-Za-z])\s*"
 )
+_MODULUS = re.compile(r"\(\s*(?:\\[bp]?mod(?![A-Za-z])|\\(?:text|mathrm|operatorname)\{\s*mod\s*\}|mod\b)\s*([^()]+)\)")
 _NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 _SPACES = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space|nobreakspace)(?![A-Za-z])|\\[,;: ]|~|\\q?quad"
@@ -49,10 +55,15 @@ _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\S)")
 @lru_cache(maxsize=16_384)
 def normalise(text: str) -> str:
     r"""One spelling for the same text: Unicode to LaTeX commands, `\dfrac` to `\frac`, no `\left`, `$` or `\,`."""
+    if "$" in text and (amount := _DOLLARS.match(text)):
+        text = "".join(part or "" for part in amount.groups()) + r"\text{ dollars}"
     if not text.isascii():
         text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
-        text = text.translate(_UNICODE_TABLE)
+        text = re.sub(r"[^\x00-\x7f]+", _spelled, text)
+        text = re.sub("[！-～]", lambda m: chr(ord(m.group()) - 0xFEE0), text)  # full-width forms
+    if "mod" in text:
+        text = _MODULUS.sub(r"\\pmod{\1}", text)
     if "\\" in text:
         text = _latex(text)
     text = _THOUSANDS.sub("", text)
@@ -62,6 +73,13 @@ def normalise(text: str) -> str:
     text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = re.sub(r"\s+", " ", text).strip()
     return re.sub(r"(?:(?<!\\)[.,;:](?!\.)|(?<=[^.])\.)+$", "", text).strip()
+
+
+def _spelled(match: re.Match[str]) -> str:
+    """LaTeX for symbols; a word in Greek letters stays a word."""
+    characters = match.group()
+    word = len(characters) > 2 and all("\u0370" <= c <= "\u03ff" for c in characters)
+    return characters if word else characters.translate(_UNICODE_TABLE)
 
 
 def _latex(text: str) -> str:

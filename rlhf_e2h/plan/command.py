@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_e2h.config import ConfigError
+from rlhf_e2h.plan.advice import advice, weights_fill
 from rlhf_e2h.plan.common import StagePlan
 from rlhf_e2h.plan.data import token_numbers
 from rlhf_e2h.plan.launches import parse_size, read_forms
-from rlhf_e2h.plan.memory import Form, peak, total
+from rlhf_e2h.plan.memory import Form
+from rlhf_e2h.plan.phases import deciding
 from rlhf_e2h.plan.stages import plan_stage
 from rlhf_e2h.recipe import Recipe, load_recipe
 
 CONTEXT = 1e9  # bytes of a CUDA context and its libraries
 USABLE = 0.92  # share of the rest that an allocator fills before fragments stop it
+TIGHT = 0.9  # share of what is usable above which a plan is tight: closer to the limit than plans are to measurements
 
 _ABOUT = """\
-Memory by part, tokens and floating-point operations of every stage, and the
-cheapest launch file under which it fits. Nothing is loaded: sizes come from
-config.json. Rows are taken as long as settings allow; counts that are not known
-before the data is read are assumed, and the assumptions are listed.
+Memory of every phase of every stage, tokens and floating-point operations, the
+phase that decides and what lowers it, and the cheapest launch file under which
+the stage fits. Nothing is loaded: sizes come from config.json. Rows are taken as
+long as settings allow; counts that are not known before the data is read are
+assumed, and the assumptions are listed.
 """
 
 
@@ -69,7 +73,7 @@ def make_plan(
     for spec in recipe.stages.values():
         planned = plan_stage(recipe, spec, numbers)
         if planned:
-            stages.append(_entry(planned, forms, limit))
+            stages.append(_entry(planned, forms, limit, memory))
         elif spec.traits.runs_model:
             unplanned.append(spec.name)
     return {
@@ -86,18 +90,33 @@ def make_plan(
     }
 
 
-def _entry(plan: StagePlan, forms: list[Form], limit: float) -> dict[str, Any]:
+def _entry(plan: StagePlan, forms: list[Form], limit: float, memory: float) -> dict[str, Any]:
     tried = forms if plan.trains else [Form("single")]
-    memory = {}
-    for form in tried:
-        phase, parts = peak(plan.phases(form))
-        whole = total(parts)
-        memory[form.name] = {"phase": phase, "parts": parts, "total": whole, "fits": whole <= limit}
-    fitting = next((form.name for form in tried if memory[form.name]["fits"]), None)
+    found = {form.name: _memory(plan, form, limit, memory) for form in tried}
+    fitting = [form for form in tried if found[form.name]["fits"]]
+    # room to spare before low cost, but a tight plan on the GPU before one that carries states to the CPU and back
+    fitting.sort(key=lambda form: (form.offload_optimizer, found[form.name]["tight"]))
+    chosen = fitting[0].name if fitting else None
     entry = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
     for name in ("phases", "assumed"):
         entry.pop(name)
-    return {**entry, "launch": fitting, "memory": memory}
+    decides = found[chosen] if chosen else min(found.values(), key=lambda one: one["total"])
+    hint = advice(plan.kind, decides["phase"], decides["parts"], weights_fill(decides["parts"], limit))
+    return {**entry, "launch": chosen, "memory": found, "advice": hint}
+
+
+def _memory(plan: StagePlan, form: Form, limit: float, memory: float) -> dict[str, Any]:
+    phases = plan.phases(form, memory)
+    most = deciding(phases)
+    return {
+        "phase": most.name,
+        "parts": most.parts,
+        "total": most.total,
+        "fits": most.total <= limit,
+        "tight": TIGHT * limit < most.total <= limit,
+        "phases": {phase.name: phase.total for phase in phases},
+        "host": max(sum(phase.host.values()) for phase in phases),
+    }
 
 
 def _tokens(text: str | None) -> tuple[int | None, int | None]:

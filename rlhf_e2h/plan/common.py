@@ -1,4 +1,4 @@
-"""What the plans of all stages share: the model behind a reference, micro-batches, phases of a trainer."""
+"""What the plans of all stages share: the model behind a reference, micro-batches, phases of a trainer or a sampler."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from typing import Any
 
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.plan import data
+from rlhf_e2h.plan.activations import LOGITS_TILE, logit_bytes
 from rlhf_e2h.plan.architecture import Architecture, read_architecture
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops
-from rlhf_e2h.plan.memory import LOGITS_TILE, Form, Parts, Trained, Update, logit_bytes, update_phases
+from rlhf_e2h.plan.memory import SCORING, Form, Trained
+from rlhf_e2h.plan.phases import Decoding, Phase, Update, checkpoint, rollout, training, vllm_engine
 from rlhf_e2h.recipe import Recipe, StageSpec
 
-Phases = dict[str, Parts]
+Phases = list[Phase]
 
 
 @dataclass
 class StagePlan:
-    """One stage: tokens and floating-point operations in all, and memory of a process by phase and part."""
+    """One stage: tokens and floating-point operations in all, and memory of a process by phase and part.
+
+    `phases` is asked for a parallelism strategy and the bytes of a GPU, of which vLLM takes a share.
+    """
 
     name: str
     kind: str
     model: str  # the largest in it
     tokens: float = 0.0
     flops: float = 0.0
-    phases: Callable[[Form], Phases] = lambda form: {}
+    phases: Callable[[Form, float], Phases] = lambda form, memory: []
     trains: bool = False  # started on many processes by `--launch`
     assumed: list[str] = field(default_factory=list)
 
@@ -96,7 +101,16 @@ def trained_rows(settings: Any, examples: float) -> float:
     return examples * settings.epochs
 
 
-def trainer_phases(settings: Any, trained: Trained, frozen: dict[str, int], copies: int, form: Form) -> Phases:
+def trained_model(model: Architecture, lora: Any, settings: Any, scorer: bool = False) -> Trained:
+    """A model in training under the `lora` and freezing settings of its stage."""
+    adapters = adapters_of(model, lora)
+    frozen = {name: getattr(settings, name) and not adapters for name in ("freeze_embeddings", "freeze_norms")}
+    return Trained(model, scorer, adapters, **frozen)
+
+
+def trainer_phases(
+    settings: Any, trained: Trained, frozen: dict[str, int], copies: int, form: Form, memory: float = 0.0
+) -> Phases:
     """Supervised trainers. `copies`: rows that one example makes (DPO: chosen and rejected)."""
     rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
     tokens = copies * rows * settings.max_length
@@ -112,7 +126,21 @@ def trainer_phases(settings: Any, trained: Trained, frozen: dict[str, int], copi
         min(tokens, LOGITS_TILE),
         {name: 4.0 * size / share for name, size in frozen.items()},
     )
-    return update_phases(update, form)
+    kept = getattr(settings, "checkpoint_every", 0) > 0
+    return [*training(update, form), checkpoint(update, form, moments=kept)]
+
+
+def sampling_phase(name: str, model: Architecture, decode: Any, count: float, numbers: Numbers, memory: float) -> Phase:
+    """A stage that only samples, with our loop or vLLM, at most `count` completions; weights are bf16."""
+    tensor_parallel = getattr(decode.engine, "tensor_parallel_size", 1)
+    if decode.engine.name == "vllm" and decode.engine.url is None:
+        there = {} if tensor_parallel > 1 else {"weights": SCORING * model.parameters}
+        return vllm_engine(name, decode.engine.memory_share, memory, there)
+    at_once = min(decode.n, decode.batch_size)
+    prompts = max(1, decode.batch_size // decode.n)
+    rows = min(prompts * at_once, max(1, int(count)))
+    decoding = Decoding(rows, min(prompts, rows), numbers.prompt, decode.max_new_tokens)
+    return rollout(name, model, decoding, {"weights": SCORING * model.parameters})
 
 
 def sample_count(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> int:

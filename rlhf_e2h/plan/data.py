@@ -21,6 +21,7 @@ ASSUMED = {
 }
 EASY_SHARE = 0.45  # of MATH's train problems, levels 1 to 3
 STEPWISE = {"prm800k": 90_000, "shepherd": 400_000, "metamath": 390_000}  # records with step labels
+STEP_TARGETS = 0.58  # steps rated +1 for each record with step labels: 18,430 of 31,749 in PRM800K's phase 1
 
 
 @dataclass
@@ -102,6 +103,15 @@ def stepwise(recipe: Recipe, reference: str, numbers: Numbers) -> int:
     count = STEPWISE.get(spec.config.source, 10_000) if spec else 10_000
     numbers.assume(f"{count:,} stepwise records in {reference}")
     return count
+
+
+def step_targets(recipe: Recipe, reference: str, labels: str, numbers: Numbers) -> int:
+    """Single steps that fine-tuning with `targets: steps` reads."""
+    share = EASY_SHARE if labels == "easy" else 1.0
+    numbers.assume(
+        f"{STEP_TARGETS} steps rated +1 for each stepwise record" + (f", {share:.0%} easy" if share < 1 else "")
+    )
+    return round(stepwise(recipe, reference, numbers) * STEP_TARGETS * share)
 
 
 def _counted(config: Any, split: str) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
 from rlhf_e2h.plan import data
+from rlhf_e2h.plan.activations import LOGITS_TILE, logit_bytes
 from rlhf_e2h.plan.architecture import Architecture
 from rlhf_e2h.plan.common import (
     Phases,
@@ -14,26 +16,30 @@ from rlhf_e2h.plan.common import (
     lora_origin,
     micro_batches,
     model_of,
+    sampling_phase,
     scored_by,
+    trained_model,
     trained_rows,
     trainer_phases,
 )
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.plan.memory import (
-    LOGITS_TILE,
-    SCORING,
-    Form,
-    Parts,
-    Trained,
+from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained, frozen_bytes
+from rlhf_e2h.plan.phases import (
+    Decoding,
+    Phase,
     Update,
-    decoding,
-    logit_bytes,
-    state,
-    transient_bytes,
-    update_phases,
+    checkpoint,
+    held,
+    log_probabilities,
+    rollout,
+    scoring,
+    training,
+    vllm_engine,
 )
 from rlhf_e2h.recipe import Recipe, StageSpec
+
+TOKENS_A_BATCH = 16384  # that `reward_models.Scorer` reads at once by default
 
 
 def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -81,38 +87,67 @@ def _frozen_adapters(recipe: Recipe, config: Any, policy: Architecture) -> Parts
 
 
 def ppo_phases(
-    config: Any, policy: Architecture, critic: Architecture, others: Parts, numbers: Numbers, form: Form
+    config: Any,
+    policy: Architecture,
+    critic: Architecture,
+    others: Parts,
+    numbers: Numbers,
+    form: Form,
+    memory: float = 0.0,
 ) -> Phases:
     """`others`: bytes of what is not trained, but for a reference that is a whole model."""
     ppo = config.ppo
-    models = (
-        Trained(policy, adapters=adapters_of(policy, config.lora)),
-        Trained(critic, True, adapters_of(critic, config.lora), config.value_head_only, config.share_base),
-    )
-    rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
-    has_reference = not config.lora.rank and ppo.kl_coef != 0
-    share = form.processes if form.divides_weights else 1
-    frozen = {name: size for name, size in others.items() if size}
-    if has_reference:
-        frozen["reference"] = (2.0 if form.halves(config.bf16) else 4.0) * policy.parameters / share
-    length = numbers.prompt + ppo.max_new_tokens
-    checkpointing = config.gradient_checkpointing
-    update = Update(
-        models, rows, length, count, config.bf16, checkpointing,
-        logit_bytes("ppo", config.bf16), rows * ppo.max_new_tokens, frozen,
-    )  # fmt: skip
-    held = {**state(models, form, config.bf16), **frozen, "gradients": 0.0}
+    update = _ppo_update(config, policy, critic, others, numbers, form)
+    there = held(update, form)
+    gathered = 0.0
     if form.divides_weights:
-        whole = (2.0 if config.bf16 else 4.0) * policy.parameters  # FSDP gathers in bf16 too
-        held["gathered weights"] = max(held.get("gathered weights", 0.0), whole)
-    prompts = max(1, ppo.prompts_per_step // form.processes)
-    together = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
-    phases = {"rollout": {**held, **decoding(policy, together, numbers.prompt, ppo.max_new_tokens, config.bf16)}}
+        gathered = (2.0 if config.bf16 else 4.0) * policy.parameters  # FSDP gathers in bf16 too
+        there["gathered weights"] = max(there.get("gathered weights", 0.0), gathered)
+    loading, backward, step = training(update, form)
+    phases = [loading, _rollout(config, policy, numbers, form, there, memory)]
     if others["reward model"]:
         reader = critic if config.value_init != "policy" else policy
-        scored = {"activations": config.reward_batch_tokens * transient_bytes(reader, True)}
-        phases["reward"] = {**held, **scored}
-    return {**phases, **update_phases(update, form)}
+        phases.append(scoring(reader, config.reward_batch_tokens, there))
+    rows = min(ppo.forward_batch, max(1, ppo.rollouts // form.processes))
+    phases.append(log_probabilities(update, form, rows, ppo.max_new_tokens, rows * (ppo.max_new_tokens + 1)))
+    phases += [backward, step]
+    if ppo.checkpoint_every:
+        phases.append(checkpoint(update, form, gathered + (2.0 if config.bf16 else 4.0) * critic.scorer_parameters))
+    engine = config.engine
+    if engine.name == "vllm" and engine.url is None:  # it is there all the time
+        phases = [phases[0], *(vllm_engine(p.name, engine.memory_share, memory, p.parts) for p in phases[1:])]
+    return phases
+
+
+def _ppo_update(
+    config: Any, policy: Architecture, critic: Architecture, others: Parts, numbers: Numbers, form: Form
+) -> Update:
+    ppo = config.ppo
+    head_only, shares = config.value_head_only, config.share_base
+    actor = trained_model(policy, config.lora, config)
+    value = trained_model(critic, config.lora, config, scorer=True)
+    models = (actor, dataclasses.replace(value, head_only=head_only, shares_base=shares))
+    rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
+    frozen = {name: size for name, size in others.items() if size}
+    if not config.lora.rank and ppo.kl_coef != 0:
+        share = form.processes if form.divides_weights else 1
+        frozen["reference"] = frozen_bytes(config.bf16, form) * policy.parameters / share
+    length = numbers.prompt + ppo.max_new_tokens
+    return Update(
+        models, rows, length, count, config.bf16, config.gradient_checkpointing,
+        logit_bytes("ppo", config.bf16), rows * ppo.max_new_tokens, frozen,
+    )  # fmt: skip
+
+
+def _rollout(config: Any, policy: Architecture, numbers: Numbers, form: Form, there: Parts, memory: float) -> Phase:
+    ppo = config.ppo
+    if config.engine.name == "vllm":
+        return Phase("rollout", there)  # what vLLM takes is added to every phase
+    prompts = max(1, ppo.prompts_per_step // form.processes)
+    rows = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
+    size = 2.0 if config.bf16 else 4.0  # what attention computes in
+    decoding = Decoding(rows, -(-rows // ppo.samples_per_prompt), numbers.prompt, ppo.max_new_tokens, size)
+    return rollout("rollout", policy, decoding, there, config.bf16 and not form.halves(True))
 
 
 def plan_grpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -138,24 +173,28 @@ def plan_grpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)
 
 
-def grpo_phases(config: Any, model: Architecture, rewards: dict[str, int], prompt: int, form: Form) -> Phases:
-    settings, trained = config.training, Trained(model, adapters=adapters_of(model, config.lora))
+def grpo_phases(
+    config: Any, model: Architecture, rewards: dict[str, int], prompt: int, form: Form, memory: float = 0.0
+) -> Phases:
+    settings = config.training
     rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
     frozen = {name: SCORING * size for name, size in rewards.items() if size}
     if config.beta and not config.lora.rank:
         frozen["reference"] = 4.0 * model.parameters / (form.processes if form.divides_weights else 1)
     length = prompt + config.max_new_tokens
     update = Update(
-        (trained,), rows, length, count, settings.bf16, settings.gradient_checkpointing,
-        logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
+        (trained_model(model, config.lora, settings),), rows, length, count, settings.bf16,
+        settings.gradient_checkpointing, logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
     )  # fmt: skip
-    held = {**state((trained,), form, settings.bf16), **frozen, "gradients": 0.0}
-    # all completions of an update are sampled together
-    phases = {"rollout": {**held, **decoding(model, rows * count, prompt, config.max_new_tokens, settings.bf16)}}
+    there = held(update, form)
+    loading, backward, step = training(update, form)
+    # all completions of an update are sampled together, by TRL's loop with transformers' cache, in the model's dtype
+    size = 2.0 if form.halves(settings.bf16) else 4.0
+    decoding = Decoding(rows * count, rows * count, prompt, config.max_new_tokens, size)
+    phases = [loading, rollout("rollout", model, decoding, there, settings.bf16 and not form.halves(True))]
     if rewards["reward model"]:
-        scored = {"activations": config.reward_batch_tokens * transient_bytes(model, True)}
-        phases["reward"] = {**held, **scored}
-    return {**phases, **update_phases(update, form)}
+        phases.append(scoring(model, config.reward_batch_tokens, there))
+    return [*phases, backward, step, checkpoint(update, form, moments=settings.checkpoint_every > 0)]
 
 
 def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -172,7 +211,8 @@ def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     flops += forward_flops(model, read, length, head)  # the reference
     adapters = adapters_of(model, config.lora)
     frozen = {} if adapters else {"reference": model.parameters}
-    phases = partial(sampling_trainer_phases, config, Trained(model, adapters=adapters), frozen, 2, numbers)
+    trained = trained_model(model, config.lora, config.training)
+    phases = partial(sampling_trainer_phases, recipe, config, trained, frozen, 2, numbers, found / config.rounds)
     tokens = found * (numbers.prompt + n * solution) + read
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
 
@@ -186,8 +226,8 @@ def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     numbers.assume(f"{spec.name}: every problem gives {min(config.max_kept, n)} solutions to learn from")
     read = length * trained_rows(config.training, found * min(config.max_kept, n))
     flops = training_flops(model, read, length, read * solution / length, config.training.gradient_checkpointing)
-    trained = Trained(model, adapters=adapters_of(model, config.lora))
-    phases = partial(sampling_trainer_phases, config, trained, {}, 1, numbers)
+    trained = trained_model(model, config.lora, config.training)
+    phases = partial(sampling_trainer_phases, recipe, config, trained, {}, 1, numbers, found / config.rounds)
     tokens = found * (numbers.prompt + n * solution) + read
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
 
@@ -203,12 +243,20 @@ def _sampled(
 
 
 def sampling_trainer_phases(
-    config: Any, trained: Trained, frozen: dict[str, int], copies: int, numbers: Numbers, form: Form
+    recipe: Recipe,
+    config: Any,
+    trained: Trained,
+    frozen: dict[str, int],
+    copies: int,
+    numbers: Numbers,
+    problems: float,
+    form: Form,
+    memory: float = 0.0,
 ) -> Phases:
-    decode, model = config.decoding, trained.model
-    rows = max(1, decode.batch_size // decode.n) * min(decode.n, decode.batch_size)
-    sampling = {
-        "weights": SCORING * trained.weights,
-        **decoding(model, rows, numbers.prompt, decode.max_new_tokens, True),
-    }
-    return {"sampling": sampling, **trainer_phases(config.training, trained, frozen, copies, form)}
+    """A round of DPO or ReST-EM: the policy samples and the reward model scores, each alone; then comes training."""
+    phases = [sampling_phase("sampling", trained.model, config.decoding, problems * config.decoding.n, numbers, memory)]
+    if config.reward_model:
+        reader = model_of(recipe, config.reward_model)
+        phases.append(scoring(reader, TOKENS_A_BATCH, {"weights": SCORING * reader.scorer_parameters}))
+    loading, *rest = trainer_phases(config.training, trained, frozen, copies, form, memory)
+    return [loading, *phases, *rest]

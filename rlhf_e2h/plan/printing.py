@@ -19,9 +19,10 @@ def show(plan: dict[str, Any]) -> None:
         f"{plan['recipe']} on {gpus} of {size(plan['gpu_memory'])} each, of which {size(plan['usable'])} are counted on"
     )
     console.print(_overview(plan))
+    console.print(_phases(plan))
     for stage in plan["stages"]:
-        if stage["launch"] is None:
-            console.print(_advice(stage, plan["usable"]))
+        if stage["launch"] is None or _chosen(stage)["tight"]:
+            console.print(_warning(stage, plan["usable"]))
     console.print(_parts(plan))
     runs = f" for {plan['seeds']} seeds" if plan["seeds"] > 1 else ""
     console.print(f"in all{runs}: {count(plan['tokens'])} tokens, {plan['flops']:.2g} floating-point operations")
@@ -45,6 +46,8 @@ def _overview(plan: dict[str, Any]) -> Table:
             cells = [_cell(stage["memory"]["single"]), *[""] * (len(names) - 1)] if names else []
             fitting = "any" if STAGES[stage["kind"]].distributed else "one process"
             launch = fitting if stage["launch"] else "[red]does not fit[/red]"
+        if stage["launch"] and _chosen(stage)["tight"]:
+            launch += " [yellow]tight[/yellow]"
         row = [stage["name"], stage["model"].rsplit("/", 1)[-1], count(stage["tokens"]), f"{stage['flops']:.1e}"]
         table.add_row(*row, *cells, launch)
     return table
@@ -54,33 +57,58 @@ def _cell(memory: dict[str, Any] | None) -> str:
     if memory is None:
         return ""
     text = size(memory["total"])
+    if memory["tight"]:
+        return f"[yellow]{text} ![/yellow]"
     return text if memory["fits"] else f"[red]{text} ✗[/red]"
 
 
-def _parts(plan: dict[str, Any]) -> Table:
-    """Memory by part of each stage under the launch that is proposed (or the last one tried)."""
-    table = Table("stage", "peak in", "memory of one GPU by part", box=None, padding=(0, 1))
+def _chosen(stage: dict[str, Any]) -> dict[str, Any]:
+    """The memory under the launch that is proposed, or, where nothing fits, under the one that needs least."""
+    memory = stage["memory"]
+    return memory[stage["launch"]] if stage["launch"] else min(memory.values(), key=lambda one: one["total"])
+
+
+def _phases(plan: dict[str, Any]) -> Table:
+    """Memory of one GPU in each phase, the one that decides marked; and CPU memory of one process at most."""
+    names = list(dict.fromkeys(name for stage in plan["stages"] for name in _chosen(stage)["phases"]))
+    table = Table(
+        "stage", box=None, padding=(0, 1), title="memory of one GPU by phase (* decides)", title_justify="left"
+    )
+    for name in (*names, "CPU memory"):
+        table.add_column(name, justify="right")
     for stage in plan["stages"]:
-        name = stage["launch"] or list(stage["memory"])[-1]
-        memory = stage["memory"][name]
-        parts = sorted(memory["parts"].items(), key=lambda item: -item[1])
-        text = ", ".join(f"{part} {size(value)}" for part, value in parts if value >= 0.005 * memory["total"])
-        table.add_row(stage["name"], memory["phase"], text)
+        memory = _chosen(stage)
+        cells = [
+            "" if name not in memory["phases"] else size(memory["phases"][name]) + " *" * (name == memory["phase"])
+            for name in names
+        ]
+        table.add_row(stage["name"], *cells, size(memory["host"]))
     return table
 
 
-def _advice(stage: dict[str, Any], usable: float) -> str:
-    name, memory = min(stage["memory"].items(), key=lambda item: item[1]["total"])
+def _parts(plan: dict[str, Any]) -> Table:
+    """What is in memory in the phase that decides, under the launch that is proposed, and what lowers it."""
+    table = Table("stage", "decides", "memory of one GPU by part", "to lower it", box=None, padding=(0, 1))
+    for stage in plan["stages"]:
+        memory = _chosen(stage)
+        parts = sorted(memory["parts"].items(), key=lambda item: -item[1])
+        text = ", ".join(f"{part} {size(value)}" for part, value in parts if value >= 0.005 * memory["total"])
+        table.add_row(stage["name"], memory["phase"], text, stage["advice"])
+    return table
+
+
+def _warning(stage: dict[str, Any], usable: float) -> str:
+    memory = _chosen(stage)
+    name = next(name for name, one in stage["memory"].items() if one is memory)
     largest = max(memory["parts"], key=lambda part: memory["parts"][part])
-    hints = {
-        "activations": "lower the micro-batch or max_length, or set gradient_checkpointing: true",
-        "logits": "lower the micro-batch",
-        "KV cache": "lower generation_batch or decoding.batch_size",
-    }
-    hint = hints.get(largest, "use more GPUs, LoRA (lora.rank), or a smaller model")
+    if stage["launch"]:
+        return (
+            f"[yellow]{stage['name']}: tight, {size(memory['total'])} of {size(usable)} ({memory['phase']}); to be "
+            f"safe: {stage['advice']}[/yellow]"
+        )
     return (
-        f"[red]{stage['name']}: needs {size(memory['total'])} at least ({name}), {size(usable)} are there; most of it "
-        f"is {largest}: {hint}[/red]"
+        f"[red]{stage['name']}: needs {size(memory['total'])} at least ({name}, {memory['phase']}), {size(usable)} are "
+        f"there; most of it is {largest}: {stage['advice']}[/red]"
     )
 
 

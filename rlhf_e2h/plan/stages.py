@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from rlhf_e2h.models import LoraSettings
 from rlhf_e2h.plan import data
+from rlhf_e2h.plan.architecture import Architecture
 from rlhf_e2h.plan.common import (
     Phases,
     StagePlan,
-    adapters_of,
     model_of,
     sample_count,
+    sampling_phase,
+    trained_model,
     trained_rows,
     trainer_phases,
 )
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained, decoding, transient_bytes
+from rlhf_e2h.plan.memory import SCORING, Form, Trained
+from rlhf_e2h.plan.phases import Decoding, Phase, rollout, scoring
 from rlhf_e2h.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_rest
 from rlhf_e2h.recipe import Recipe, StageSpec
 
@@ -45,12 +49,17 @@ def _pretrain(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan | 
 
 def _sft(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     config, model = spec.config, model_of(recipe, spec.config.policy)
-    examples = data.easy_labels(recipe, config.data, config.labels, numbers)
-    length = min(numbers.prompt + numbers.solution, config.training.max_length)
+    if config.targets == "steps":  # on average after half of the solution, and a tenth of it is trained
+        examples = data.step_targets(recipe, config.data, config.labels, numbers)
+        length, trained = numbers.prompt + numbers.solution / 2, numbers.solution / 10
+    else:
+        examples = data.easy_labels(recipe, config.data, config.labels, numbers)
+        length, trained = numbers.prompt + numbers.solution, numbers.solution
+    length = min(length, config.training.max_length)
     tokens = trained_rows(config.training, min(examples, config.limit or examples)) * length
-    head = tokens * numbers.solution / (numbers.prompt + numbers.solution)
+    head = tokens * trained / length
     flops = training_flops(model, tokens, length, head, config.training.gradient_checkpointing)
-    phases = partial(trainer_phases, config.training, Trained(model, adapters=adapters_of(model, config.lora)), {}, 1)
+    phases = partial(trainer_phases, config.training, trained_model(model, config.lora, config.training), {}, 1)
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)
 
 
@@ -68,13 +77,9 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     length = min(numbers.prompt + numbers.solution, settings.max_length)
     tokens = trained_rows(settings, records * (1 - config.held_out)) * length
     flops = training_flops(model, tokens, length, 0, settings.gradient_checkpointing)
-    trained = Trained(model, True, model.lora_parameters(settings.lora_rank) if settings.lora_rank else 0)
+    trained = trained_model(model, LoraSettings(settings.lora_rank), settings, scorer=True)
     phases = partial(trainer_phases, settings, trained, {}, 1)
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)
-
-
-def _inference(weights: float, parts: Parts, form: Form) -> Phases:
-    return {"inference": {"weights": SCORING * weights, **parts}}
 
 
 def _sample(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -84,10 +89,10 @@ def _sample(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     solution = min(numbers.solution, decode.max_new_tokens)
     tokens = count / decode.n * numbers.prompt + count * solution
     flops = sampling_flops(model, count / decode.n, decode.n, numbers.prompt, solution)
-    rows = max(1, decode.batch_size // decode.n) * min(decode.n, decode.batch_size)
-    phases = partial(
-        _inference, model.parameters, decoding(model, min(rows, count), numbers.prompt, decode.max_new_tokens, True)
-    )
+
+    def phases(form: Form, memory: float) -> Phases:
+        return [_loaded(model), sampling_phase("sampling", model, decode, count, numbers, memory)]
+
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases)
 
 
@@ -98,8 +103,11 @@ def _rerank(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     tokens = sample_count(recipe, recipe.stages[config.samples[1:].split("/")[0]], numbers) * length
     flops = sum(forward_flops(model, tokens, length, 0) for model in models)
     model = max(models, key=lambda m: m.parameters)
-    scored = {"activations": config.max_tokens_per_batch * transient_bytes(model, True)}
-    phases = partial(_inference, model.scorer_parameters, scored)
+    weights = {"weights": SCORING * model.scorer_parameters}
+
+    def phases(form: Form, memory: float) -> Phases:
+        return [_loaded(model), scoring(model, config.max_tokens_per_batch, weights)]
+
     return StagePlan(spec.name, spec.kind, model.name, tokens * len(models), flops, phases)
 
 
@@ -112,8 +120,19 @@ def _evaluate(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     flops = sum(sampling_flops(model, count, 1, numbers.prompt, solution) for model in models)
     model = max(models, key=lambda m: m.parameters)
     rows = min(config.batch_size, count)
-    parts = decoding(model, rows, numbers.prompt, config.max_new_tokens, True)
-    return StagePlan(spec.name, spec.kind, model.name, tokens, flops, partial(_inference, model.parameters, parts))
+    decoding = Decoding(rows, rows, numbers.prompt, config.max_new_tokens)
+    weights = {"weights": SCORING * model.parameters}
+
+    def phases(form: Form, memory: float) -> Phases:
+        return [_loaded(model), rollout("sampling", model, decoding, weights)]
+
+    return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases)
+
+
+def _loaded(model: Architecture) -> Phase:
+    """A model that only samples or scores is read in the precision in which it works."""
+    weights = {"weights": SCORING * model.parameters}
+    return Phase("load", weights, weights)
 
 
 _PLANS: dict[str, Callable[[Recipe, StageSpec, Numbers], StagePlan | None]] = {

@@ -11,6 +11,7 @@ from rlhf_e2h.data.levels import LEVELS
 from rlhf_e2h.report.comparisons import REFERENCE
 from rlhf_e2h.report.figures import Plot, Row, make_plot
 from rlhf_e2h.report.svg import MARKER, Palette, new_figure, percent_axis
+from rlhf_e2h.report.tables import mean_quality
 
 
 def quality_by_level(
@@ -26,16 +27,22 @@ def quality_by_level(
         if metric == "step_auc" and name.startswith("orm"):
             continue  # an outcome model does not judge single steps
         for level in LEVELS:
-            known = [row[f"{metric}_{level}"] for row in seeds if row.get(f"{metric}_{level}") is not None]
+            known = [row for row in seeds if row.get(f"{metric}_{level}") is not None]
             if known:
-                data.append({"series": name, "level": level, "value": sum(known) / len(known), "seeds": len(known)})
+                (mean,) = mean_quality({name: known})
+                low, high = mean.get(f"{metric}_{level}_ci") or (None, None)
+                value = mean[f"{metric}_{level}"]
+                data.append(
+                    {"series": name, "level": level, "value": value, "low": low, "high": high, "seeds": len(known)}
+                )
     if len({row["level"] for row in data}) < 2:
         return None
     return make_plot(
         f"{metric}_levels",
         title,
-        "On the sample bank of the test problems; 0.5 is chance. Levels 1 to 3 were trained on, 4 and 5 were not.",
-        ("series", "level", "value", "seeds"),
+        "On the sample bank of the test problems, with 95 % intervals; 0.5 is chance. Levels 1 to 3 were trained on, 4 "
+        "and 5 were not.",
+        ("series", "level", "value", "low", "high", "seeds"),
         data,
         lambda: _draw_quality(data, palette),
     )
@@ -43,10 +50,18 @@ def quality_by_level(
 
 def _draw_quality(data: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure(height=2.9)
-    for name in dict.fromkeys(row["series"] for row in data):
+    names = list(dict.fromkeys(row["series"] for row in data))
+    for index, name in enumerate(names):
         mine, look = [row for row in data if row["series"] == name], palette[name]
-        x, y = [row["level"] for row in mine], [row["value"] for row in mine]
-        axes.plot(x, y, color=look.colour, marker=look.marker, label=name)
+        shift = 0.06 * (index - (len(names) - 1) / 2)  # side by side, or the intervals would hide one another
+        axes.plot(
+            [row["level"] + shift for row in mine], [row["value"] for row in mine],
+            color=look.colour, marker=look.marker, label=name,
+        )  # fmt: skip
+        for row in mine:
+            if row["low"] is not None:
+                at = [row["level"] + shift] * 2
+                axes.plot(at, [row["low"], row["high"]], color=look.colour, linewidth=0.9, alpha=0.7)
     axes.axhline(0.5, color=MARKER["ink"], linewidth=0.9)
     axes.set_xticks(list(LEVELS))
     axes.set_xlabel("level")

@@ -51,6 +51,7 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
                 measured = groups.get(band) or {}
                 flat |= {f"{metric}_{band}": measured[metric] for metric in _QUALITY if metric in measured}
                 flat[f"first_error_f1_{band}"] = (measured.get("first_error") or {}).get("f1")
+                flat |= {f"{metric}_{band}_ci": ends for metric, ends in (measured.get("intervals") or {}).items()}
             quality.setdefault(name, []).append(flat)
     for name, folders in trained.items():
         for folder in folders:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
+from statistics import fmean, variance
 from typing import Any
 
 from rlhf_e2h.data.firewall import SEALED_LABELS, allowed_scope
@@ -172,17 +174,36 @@ def quality_table(quality: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[l
     """
     seen = {metric for seeds in quality.values() for metrics in seeds for metric in metrics}
     columns = [(metric, heading) for metric, heading in QUALITY_LABELS.items() if metric in seen]
-    rows = [{metric: row.get(metric) for metric in ("name", *(m for m, _ in columns))} for row in mean_quality(quality)]
-    return columns, rows
+    shown = ("name", *(metric for metric, _ in columns), *(f"{metric}_ci" for metric, _ in columns))
+    return columns, [{metric: row.get(metric) for metric in shown} for row in mean_quality(quality)]
 
 
 def mean_quality(quality: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
-    """One row a reward model: `name` and the mean of every metric over the seeds that have it."""
+    """One row a reward model: `name` and the mean of every metric over the seeds that have it.
+
+    `METRIC_ci` holds its 95 % interval. One seed: over problems, as `reward_models.intervals` made it. Several: the
+    standard error of a mean of S values whose problems and training runs both vary, (mean of the variances over
+    problems + variance over seeds) / S, by the normal approximation.
+    """
     rows = []
     for name, seeds in quality.items():
         values: Row = {"name": name}
         for metric in dict.fromkeys(metric for metrics in seeds for metric in metrics):
             known = [metrics[metric] for metrics in seeds if metrics.get(metric) is not None]
-            values[metric] = sum(known) / len(known) if known else None
+            if metric.endswith("_ci"):
+                found = [metrics.get(metric.removesuffix("_ci")) for metrics in seeds]
+                values[metric] = _interval_of_mean([value for value in found if value is not None], known)
+            else:
+                values[metric] = sum(known) / len(known) if known else None
         rows.append(values)
     return rows
+
+
+def _interval_of_mean(values: Sequence[float], ends: Sequence[Sequence[float]]) -> list[float] | None:
+    if not values or len(values) != len(ends):
+        return None
+    if len(values) == 1:
+        return list(ends[0])
+    over_problems = sum(((high - low) / (2 * 1.96)) ** 2 for low, high in ends) / len(ends)
+    half = 1.96 * sqrt((over_problems + variance(values)) / len(values))
+    return [fmean(values) - half, fmean(values) + half]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from reward_models.aggregate import aggregate
+from reward_models.readout import is_unsplit
 from reward_models.score import Scorer
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import Label
@@ -62,6 +63,7 @@ class RewardSources:
             kept = len(ends) if self.answer_step else scored_steps(texts, self.format)
             reward.step_ends, reward.step_scores = ends[:kept], [float(s) for s in scores[:kept] if s is not None]
             reward.extras[f"rm_level_{completion.row['level']}"] = aggregate(result.steps, "min")
+            reward.extras["one_step"] = float(is_unsplit(self.step_model.contract, completion.text))
 
     def _add_verdicts(self, completions: Sequence[Completion], rewards: Sequence[Reward]) -> None:
         if self.checker is None:

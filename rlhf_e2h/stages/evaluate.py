@@ -18,6 +18,7 @@ from transformers import AutoConfig
 
 from reward_models.contract import StepContract
 from reward_models.evaluation import compare
+from reward_models.intervals import intervals
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import curve
@@ -39,6 +40,7 @@ from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.traits import Traits
+from rlhf_e2h.unsplit import report_unsplit
 
 VERSION = 3
 TRAITS = Traits(
@@ -122,6 +124,7 @@ def _greedy(
     if config.judge:
         rows = list(_named(sampled))
         model = run.path(config.reward_models[config.judge])
+        report_unsplit(run, rows, [model])
         judged = score_bank(
             run,
             rows,
@@ -253,8 +256,8 @@ def _quality(
     graded: Sequence[Row],
     problems: Mapping[str, Row],
     text_format: TextFormat,
-) -> dict[str, dict[str, float | None]]:
-    """AUCs, calibration and first-error F1 of one reward model on the bank: easy, hard and each level."""
+) -> dict[str, dict[str, Any]]:
+    """AUCs, calibration and first-error F1 of one reward model on the bank, with intervals, by band and level."""
     records, scores, levels = [], [], []
     for row, truth in zip(scored, graded, strict=True):
         problem = problems[row["problem_id"]]
@@ -269,7 +272,9 @@ def _quality(
     for group, members in groups.items():
         chosen = [i for i, level in enumerate(levels) if level in members]
         if chosen:
-            found[group] = compare([records[i] for i in chosen], [scores[i] for i in chosen], kind)
+            part = [records[i] for i in chosen], [scores[i] for i in chosen], kind
+            ends = intervals(*part, [scored[i]["problem_id"] for i in chosen])
+            found[group] = compare(*part) | {"intervals": ends}
     return found
 
 

@@ -17,6 +17,7 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.progress import console
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.gap import ITEMS
@@ -24,7 +25,6 @@ from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stages.weak_to_strong import SCORES
 from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.studies import drawings, gap_results, weak_results
-from rlhf_e2h.tracking import console
 from rlhf_e2h.traits import Traits
 
 VERSION = 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlhf_e2h.config import ConfigError, Inputs, NamedInputs
 from rlhf_e2h.data.levels import EASY, LEVELS
+from rlhf_e2h.progress import console
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
@@ -25,7 +26,6 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.evaluate import OUTCOMES
 from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.store import Resolved
-from rlhf_e2h.tracking import console
 from rlhf_e2h.traits import STAGES, Traits
 
 VERSION = 3

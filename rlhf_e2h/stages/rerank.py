@@ -16,6 +16,7 @@ from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of
 from rlhf_e2h.traits import Traits
+from rlhf_e2h.unsplit import report_unsplit
 
 VERSION = 2
 TRAITS = Traits(
@@ -51,4 +52,5 @@ def main(config: Config, run: StageRun) -> None:
         parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch, texts)
         if run.is_main:
             write_jsonl(run.out / scored_file(name), parts.rows())
+    report_unsplit(run, rows, [run.path(reference) for reference in config.reward_models.values()])
     run.finish(solutions=len(rows), reward_models=len(config.reward_models))

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
@@ -22,14 +23,13 @@ from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
 from rlhf_e2h.precision import hold_frozen, training_dtype
-from rlhf_e2h.processes import whole_model
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_loss import sft_trainer
 from rlhf_e2h.sft_plan import TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.traits import Traits
 
 VERSION = 2
@@ -132,8 +132,10 @@ def finetune(
     from datasets import Dataset
     from trl import SFTConfig
 
-    arguments = SFTConfig(
-        **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
+    arguments = on_one_device(
+        SFTConfig(
+            **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
+        )
     )
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     encoded = trl_rows(tokenizer, rows)
@@ -151,8 +153,8 @@ def finetune(
         trainer.add_callback(callback)
     if extras and extras.order:
         trainer._get_train_sampler = lambda *_: extras.order  # type: ignore[method-assign]
-    metrics = fit(trainer, run, description)
-    return whole_model(trainer), metrics["train_loss"]
+    model, metrics = trained(trainer, run, description)
+    return model, metrics["train_loss"]
 
 
 def _report_lengths(rows: Sequence[Row], max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:

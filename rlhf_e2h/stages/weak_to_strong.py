@@ -167,13 +167,13 @@ def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.fl
     shared = {row["problem_id"] for row in rows} & {row["problem_id"] for row in (*task.bank, *task.transfer)}
     if shared:
         raise ConfigError(f"{run.name}: {len(shared)} problems of the supervisor are also labelled by it")
-    with run.progress(1, "weak", "runs") as bar:
+    with run.progress(1, "weak", "steps") as bar:
         scorer = fit_soft(
             run.path(config.weak_base or config.base), task.items(rows), labels, run.out / "models" / "weak",
             config.weak_fit, run.seed, template=config.template, layers=config.weak_layers, kind=_kind(config),
+            on_step=bar.update,
             text_format=task.texts,
         )  # fmt: skip
-        bar.advance(1)
     return predict(scorer, task.items(task.bank)), judge(scorer, task.items(task.transfer))
 
 
@@ -231,15 +231,14 @@ def _learn(
     items = task.items(task.transfer)
     train, held = np.flatnonzero(task.train), np.flatnonzero(~task.train)
     for round_ in range(student.rounds + 1):
-        with run.progress(1, f"{name} {round_ + 1}/{student.rounds + 1}", "runs") as bar:
+        with run.progress(1, f"{name} {round_ + 1}/{student.rounds + 1}", "steps") as bar:
             scorer = fit_soft(
                 run.path(config.base), [items[i] for i in train], [labels[i] for i in train],
                 run.out / "models" / name, config.fit, run.seed, student.loss, config.template,
                 validation=([items[i] for i in held], [labels[i] for i in held]) if len(held) else None,
                 on_log=lambda logs: run.log({f"{name}/{k}": v for k, v in logs.items() if k != "max_steps"}),
-                kind=_kind(config), text_format=task.texts,
+                kind=_kind(config), on_step=bar.update, text_format=task.texts,
             )  # fmt: skip
-            bar.advance(1)
         if round_ < student.rounds:
             labels = judge(scorer, items)
     return predict(scorer, task.items(task.bank))

@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from reward_models.arguments import on_one_device
 from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler, optimiser_steps
 from reward_models.metrics import auc
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
+from reward_models.trainer import Steps
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.studies import weak_losses
@@ -122,6 +124,7 @@ def fit_soft(
     validation: tuple[Sequence[Item], Labels] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
     kind: Literal["orm", "prm"] = "orm",
+    on_step: Callable[[int, int], None] | None = None,
     text_format: TextFormat = SECTIONS,
 ) -> Scorer:
     """Train a reward model on soft labels in [0, 1], save it in `out` and return it ready to score.
@@ -149,6 +152,8 @@ def fit_soft(
     trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn)
     if on_log is not None:
         trainer.add_callback(_Logs(on_log))
+    if on_step is not None:
+        trainer.add_callback(Steps(on_step))
     trainer.train()
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if settings.lora_rank:
@@ -235,7 +240,7 @@ def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose
     if settings.batch_size % micro:
         raise ConfigError(f"batch_size {settings.batch_size} is no multiple of micro_batch_size {micro}; change one")
     evaluates = bool(settings.eval_every) and choose
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // micro,
@@ -248,6 +253,7 @@ def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose
         bf16=settings.bf16,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=20,
+        logging_first_step=True,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=settings.eval_every or None,
         save_strategy="steps" if evaluates else "no",
@@ -262,3 +268,4 @@ def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    return on_one_device(arguments)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reward_models.records import read_jsonl
+from rlhf_e2h.mirrors import About, Mirrors, WandbMirror
 from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import Wandb, load_recipe
-from rlhf_e2h.tracking import Tracker, start_wandb
+from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.tracking import Tracker
 
 
 def test_metrics_are_lines_of_json_and_not_a_number_is_null(tmp_path):
@@ -73,9 +74,8 @@ def test_sample_tables_settings_and_manifest_are_in_the_offline_run(recipe, runs
 
     folder = Path(runs[5:])
     folder.mkdir(parents=True)
-    settings = Wandb(project="test", mode="offline")
-    run = start_wandb(settings, "small", "ppo_easy", "ppo", 0, folder, {"ppo": {"steps": 3}})
-    tracker = Tracker(folder, run)
+    about = About("small", "ppo_easy", "ppo", 0, folder, {"ppo": {"steps": 3}})
+    tracker = Tracker(folder, Mirrors({"wandb": lambda: WandbMirror(about, "test", "offline")}))
     tracker.row("samples", {"text": "1+2=3", "step_scores": [0.25, 0.5], "outcome": None})
     tracker.attach({"identity": "abc", "labels_read": [{"file": "labels_easy.jsonl"}]})
     tracker.close()

@@ -5,12 +5,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, Qwen2Config, Qwen2ForCausalLM
 
+from reward_models.model import freeze_parts
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.models import LoraSettings, with_lora
+from rlhf_e2h.plan.activations import kept, layer_bytes
 from rlhf_e2h.plan.architecture import known, of_config, read_architecture
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
 from rlhf_e2h.plan.launches import parse_size
-from rlhf_e2h.plan.memory import Form, Trained, Update, activations, layer_bytes, state, update_phases
+from rlhf_e2h.plan.memory import Form, Trained, state
+from rlhf_e2h.plan.phases import Update, _moments
 
 SHAPE = {
     "vocab_size": 50,
@@ -129,11 +132,23 @@ def test_state_of_a_model_of_a_million_weights_by_hand():
     assert (zero3["weights"], zero3["gradients"], zero3["optimiser"]) == (0, 0, 0)
 
 
+def test_what_is_frozen_has_no_gradient_and_no_moments():
+    model, real = made(num_hidden_layers=2)
+    freeze_parts(real, embeddings=True, norms=True)
+    trained = sum(p.numel() for p in real.parameters() if p.requires_grad)
+    parts = state((Trained(model, freeze_embeddings=True, freeze_norms=True),), Form("single"), False)
+    assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (
+        4 * model.parameters,
+        4 * trained,
+        8 * trained,
+    )
+
+
 def test_checkpointing_and_accumulation():
     model, _ = made(num_hidden_layers=40)
     trained = Trained(model)
-    assert activations(trained, 100, False, True) < 0.15 * activations(trained, 100, False, False)
-    once, often = (update_phases(Update((trained,), 1, 8, n), Form("single"))["backward begins"] for n in (1, 4))
+    assert kept(trained, 100, False, True) < 0.15 * kept(trained, 100, False, False)
+    once, often = (_moments(Update((trained,), 1, 8, n), Form("single"))[0] for n in (1, 4))
     assert once["gradients"] == 0 and often["gradients"] == 4 * model.parameters
 
 

@@ -10,8 +10,10 @@ import yaml
 from memory_worker import BIG, LENGTH, PROMPT, ROWS
 
 from rlhf_e2h.models import LoraSettings, new_llama
+from rlhf_e2h.plan.activations import logit_bytes
 from rlhf_e2h.plan.architecture import of_config
-from rlhf_e2h.plan.memory import Form, Trained, Update, logit_bytes, peak, total, update_phases
+from rlhf_e2h.plan.memory import Form, Trained
+from rlhf_e2h.plan.phases import Update, deciding, training
 
 ROOT = Path(__file__).parents[2]
 # freed tensors go back to the system at once, so that a process holds what lives
@@ -40,7 +42,7 @@ def planned(stage: str, variant: str) -> float:
         reference = {} if adapters else {"reference": 4.0 * model.parameters}
         kept = ROWS * (LENGTH - PROMPT)
         updates["ppo"] = Update(models, ROWS, LENGTH, 1, False, False, logit_bytes("ppo", False), kept, reference)
-    return total(peak(update_phases(updates[stage], Form("single")))[1])
+    return deciding(training(updates[stage], Form("single"))).total
 
 
 def measured(tmp_path: Path, stage: str, variant: str, *launcher: str) -> list[int]:

@@ -18,7 +18,15 @@ from rlhf_e2h.report.quality_figures import quality_by_level
 from rlhf_e2h.report.results import build_results
 from rlhf_e2h.report.solutions import pick_rollouts, pick_solutions
 from rlhf_e2h.report.svg import Palette
-from rlhf_e2h.report.tables import cost_table, decoding_table, manifest_table, policy_table, quality_table, slice_table
+from rlhf_e2h.report.tables import (
+    cost_table,
+    decoding_table,
+    manifest_table,
+    mean_quality,
+    policy_table,
+    quality_table,
+    slice_table,
+)
 from rlhf_e2h.report.terminal import print_results
 from rlhf_e2h.report.verdict import make_verdict
 
@@ -329,3 +337,18 @@ def test_terminal_of_one_policy(page_input):
     console = Console(width=80, record=True, file=io.StringIO())
     print_results(page_input.results | {"rows": rows, "comparisons": [], "pgr": []}, console)
     assert "Nothing to compare" in console.export_text()
+
+
+def test_the_interval_of_a_mean_over_seeds_holds_problems_and_seeds():
+    """Two seeds: variances over problems (.1 / 1.96)^2 and (.2 / 1.96)^2, variance over seeds .02; by hand."""
+    seeds = [
+        {"step_auc_hard": 0.7, "step_auc_hard_ci": (0.6, 0.8)},
+        {"step_auc_hard": 0.9, "step_auc_hard_ci": (0.7, 1.1)},
+    ]
+    (row,) = mean_quality({"prm": seeds})
+    half = 1.96 * (((0.1 / 1.96) ** 2 + (0.2 / 1.96) ** 2) / 4 + 0.02 / 2) ** 0.5
+    assert row["step_auc_hard_ci"] == pytest.approx([0.8 - half, 0.8 + half])
+    (row,) = mean_quality({"prm": seeds[:1]})
+    assert row["step_auc_hard_ci"] == [0.6, 0.8]
+    (row,) = mean_quality({"prm": [seeds[0], {"step_auc_hard": 0.9, "step_auc_hard_ci": None}]})
+    assert row["step_auc_hard_ci"] is None  # half of it unknown

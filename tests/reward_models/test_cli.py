@@ -35,6 +35,16 @@ def test_score_then_rerank(prm, tmp_path, capsys):
     assert "best_of_n" in capsys.readouterr().out
 
 
+def test_score_counts_texts_that_look_unsplit(prm, tmp_path, capsys):
+    """Each for itself, after the newlines of other systems; they are scored, since samples of a policy hold some."""
+    texts = ["n=9\nn=5\nn=4", "n=9\r\n\r\nn=5\r\n\r\n# Answer\r\n\r\n5", "n=9\nn=5"]
+    write_jsonl(tmp_path / "s.jsonl", [{"problem": "n=1*4?", "text": text} for text in texts])
+    assert run(["score", str(prm[0]), str(tmp_path / "s.jsonl"), "-o", str(tmp_path / "o.jsonl")]) == 0
+    assert [len(row["step_scores"]) for row in read_jsonl(tmp_path / "o.jsonl")] == [1, 3, 1]
+    said = capsys.readouterr().err
+    assert "1 texts have several lines" in said and "s.jsonl:1)" in said
+
+
 def test_score_goes_from_file_to_file_a_window_at_a_time(prm, tmp_path, monkeypatch):
     """Rows are read only as far as the scorer looks ahead, and results are written before the next are read."""
     window, rows, read, events = 2048, 5000, [], []

@@ -36,11 +36,19 @@ def test_rank_orders_and_names_documents(prm):
 
 def test_rank_refuses_steps_joined_by_another_separator(prm):
     reranker = Reranker.from_pretrained(prm[0])
-    with pytest.raises(ValueError, match=r"none holds the step separator '\\n\\n'"):
+    with pytest.raises(ValueError, match=r"document 0 has several lines, but none holds the step separator '\\n\\n'"):
         reranker.rank("q", ["good step.\ngood step.\nbad step."])
-    # one text that has it, or texts of one or two lines, say nothing about the others
-    assert len(reranker.rank("q", ["good step.\ngood step.\nbad step.", "good step.\n\nbad step."])) == 2
-    assert len(reranker.rank("q", ["good step.\nbad step."])) == 1
+    # a document that has it says nothing about the others
+    with pytest.raises(ValueError, match="document 1"):
+        reranker.rank("q", ["good step.\n\nbad step.", "good step.\ngood step.\nbad step."])
+    assert len(reranker.rank("q", ["good step.\nbad step.", "good step."])) == 2  # one or two lines may be one step
+
+
+def test_newlines_of_windows_change_no_score(prm):
+    reranker = Reranker.from_pretrained(prm[0])
+    unix = "good step.\n\nbad step.\n\n# Answer\n\n5"
+    ours, windows = reranker.score_pairs([("What\nis 3?", unix), ("What\r\nis 3?", unix.replace("\n", "\r\n"))])
+    assert len(windows.steps) == 3 and windows.logits == ours.logits
 
 
 def test_rank_refuses_empty_documents(prm):

@@ -117,6 +117,14 @@ def test_vllm_score(server, expected):
     assert one["data"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
 
 
+def test_openrlhf_counts_texts_that_look_unsplit():
+    """A refusal would end the training that asks."""
+    contract, before = StepContract("prm"), "# Question\n\nq\n\n# Solution\n\n"
+    request = get_reward({"query": [before + "a\nb\nc", before + "a\r\n\r\nb"]}, contract, [])
+    assert request.unsplit == 1 and request.items == [("q", ["a\nb\nc"]), ("q", ["a", "b"])]
+    assert get_reward({"query": [before + "a\nb\nc"]}, StepContract("orm"), []).unsplit == 0
+
+
 def test_openrlhf_get_reward(server, expected):
     texts = [f"<s># Question\n\n{QUERY}\n\n# Solution\n\n{document}</s>" for document in DOCUMENTS]
     prompts = [f"<s># Question\n\n{QUERY}\n\n# Solution\n\n"] * 3
@@ -144,6 +152,12 @@ def test_get_reward_with_a_prompt_of_another_form():
         (b'{"query": "q", "documents": []}', 422, "at least one"),
         (b'{"query": "q", "documents": ["good step.", " "]}', 422, r"documents[1] is empty"),
         (b'{"query": "q", "documents": ["a\\nb\\nc", "d\\ne\\nf\\ng"]}', 422, "none holds the step separator"),
+        # one document that has a blank line says nothing about the others
+        (
+            b'{"query": "q", "documents": ["n=1\\n\\n# Answer\\n\\n1", "a\\nb\\nc"]}',
+            422,
+            "document 1 has several lines",
+        ),
         (b'{"query": "q", "documents": ["a", 7]}', 422, r"documents[1] must be a text"),
         (b'{"query": 5, "documents": ["a"]}', 422, "'query' must be a text"),
         (b'{"query": "q", "documents": ["a"], "top_n": -1}', 422, "top_n"),

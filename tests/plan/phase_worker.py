@@ -1,0 +1,147 @@
+"""PPO, sampling and scoring in a process of their own; prints the peak of each phase, in bytes, as JSON.
+
+A peak is what the process needed beyond what it held before the models were made. Arguments: variants, see `VARIANTS`.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from memory_worker import peak as highest
+from memory_worker import resident
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
+
+from reward_models import score as scores
+from reward_models.contract import StepContract
+from rlhf_e2h.data.tokenizers import BUILDERS
+from rlhf_e2h.models import LoraSettings, with_lora
+from rlhf_e2h.rl import ppo
+from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.rewards import Reward
+from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.rl.value_model import train_parts
+
+VARIANTS = {"float32": {}, "bf16": {"bf16": True}, "lora": {"rank": 8, "bf16": True}}
+SMALL = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+LARGE = {"vocab_size": 16384, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
+PROMPT, COMPLETION, ROWS = 16, 48, 8
+PPO = PPOSettings(
+    steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, generation_batch=2 * ROWS,
+    max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
+)  # fmt: skip
+SCORED = 8192  # tokens at once, as on a GPU; a CPU takes fewer for the sake of its caches
+
+
+def configuration(shape, **changes):
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "num_labels": 1}
+    return LlamaConfig(**{**shape, **heads, "tie_word_embeddings": True, "eos_token_id": None, **changes})
+
+
+def tokenizer(shape):
+    """One that knows all ids of the model, so that few of them are the end of a text."""
+    made = BUILDERS["procedural"]()
+    made.add_tokens([f"<{number}>" for number in range(len(made), shape["vocab_size"])])
+    return made
+
+
+class Meter:
+    """Peaks by phase; the last one of each counts, since Adam's moments are there from the second step on."""
+
+    def __init__(self):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+        self.before, self.found = resident(), {}
+
+    @contextlib.contextmanager
+    def phase(self, name):
+        resident()
+        yield
+        self.note(name)
+
+    def note(self, name):
+        self.found[name] = highest() - self.before
+        resident()
+
+    def wrap(self, function, name):
+        def measured(*args, **options):
+            with self.phase(name):
+                return function(*args, **options)
+
+        return measured
+
+
+def train(shape, variant, meter):
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(configuration(shape))
+    value = LlamaForTokenClassification(configuration(shape))
+    reference = None if variant.get("rank") else LlamaForCausalLM(configuration(shape))
+    policy = with_lora(policy, LoraSettings(variant.get("rank", 0)))
+    value = train_parts(value, False, LoraSettings(variant.get("rank", 0)))
+    accelerator = start_accelerator(bf16=variant.get("bf16", False))
+    step = torch.optim.AdamW.step
+
+    def stepped(self, closure=None):
+        meter.note("forward and backward")
+        result = step(self, closure)
+        meter.note("optimiser step")
+        return result
+
+    originals = ppo.sample_step, ppo.evaluate, ppo.save
+    ppo.sample_step = meter.wrap(originals[0], "rollout")
+    ppo.evaluate = meter.wrap(originals[1], "log-probabilities")
+    ppo.save = meter.wrap(originals[2], "checkpoint")
+    torch.optim.AdamW.step = stepped
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            prompts = [{"prompt": ("p=q+2;" * PROMPT)[:PROMPT]}] * 4
+            ppo.train_ppo(
+                policy, reference, value, tokenizer(shape), prompts, lambda cs: [Reward(outcome=1.0) for _ in cs], PPO,
+                accelerator, checkpoint_dir=Path(folder),
+            )  # fmt: skip
+    finally:
+        ppo.sample_step, ppo.evaluate, ppo.save = originals
+        torch.optim.AdamW.step = step
+
+
+def sample(shape, meter):
+    """The sampling of banks: a bf16 policy, n samples of a prompt."""
+    model, words = LlamaForCausalLM(configuration(shape)).to(torch.bfloat16), tokenizer(shape)
+    with meter.phase("sampling"):
+        generate(model, words, ["p=q+2;p=q+2;p=q"] * 4, n=16, max_new_tokens=96, batch_size=64)
+
+
+def score(shape, meter):
+    model = LlamaForTokenClassification(configuration(shape)).to(torch.bfloat16).eval()
+    scores.CPU_TOKENS = SCORED
+    scorer = scores.Scorer(model, BUILDERS["procedural"](), StepContract("prm"), max_tokens_per_batch=SCORED)
+    steps = [[f"p=q+{number};" * 40] for number in range(64)]  # the same text would be read once
+    with meter.phase("scoring"):
+        scorer.score_texts(["p=q?"] * len(steps), steps)
+
+
+def run(name, shape):
+    meter = Meter()
+    if name == "sampling":
+        sample(shape, meter)
+    elif name == "scoring":
+        score(shape, meter)
+    else:
+        train(shape, VARIANTS[name], meter)
+    return meter.found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {}
+    for name in sys.argv[1:]:
+        run(name, SMALL)  # imports, and what libraries keep for themselves
+        if name != "float32":
+            run(name, LARGE)  # oneDNN keeps something for each shape of a bf16 product
+        found[name] = run(name, LARGE)
+    print(json.dumps(found))

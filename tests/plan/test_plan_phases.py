@@ -1,0 +1,68 @@
+"""The phases of a plan against the peaks of the same phases of a real process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from phase_worker import COMPLETION, LARGE, PPO, PROMPT, SCORED, VARIANTS, configuration
+from test_plan_measured import ENVIRONMENT
+
+from rlhf_e2h.models import LoraSettings
+from rlhf_e2h.plan.architecture import of_config
+from rlhf_e2h.plan.data import Numbers
+from rlhf_e2h.plan.memory import Form
+from rlhf_e2h.plan.phases import Decoding, rollout, scoring
+from rlhf_e2h.plan.policies import ppo_phases
+from rlhf_e2h.stages.ppo import Config
+
+WORKER = Path(__file__).with_name("phase_worker.py")
+
+
+def measured(*names):
+    """Peak bytes by what was run and phase."""
+    done = subprocess.run(
+        [sys.executable, str(WORKER), *names], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def planned(name):
+    """The phases that `e2h plan` would print, by name."""
+    model = of_config("large", configuration(LARGE))
+    if name == "sampling":
+        phases = [rollout(name, model, Decoding(64, 4, 15, 96), {"weights": 2.0 * model.parameters})]
+    elif name == "scoring":
+        phases = [scoring(model, SCORED, {"weights": 2.0 * model.scorer_parameters})]
+    else:
+        lora, bf16 = LoraSettings(VARIANTS[name].get("rank", 0)), VARIANTS[name].get("bf16", False)
+        config = Config("p", "d", value_init="policy", lora=lora, bf16=bf16, ppo=PPO)
+        others = {"reward model": 0.0}
+        phases = ppo_phases(config, model, model, others, Numbers(PROMPT, COMPLETION), Form("single"))
+    return {phase.name: phase for phase in phases}
+
+
+def test_phases_of_real_processes_need_what_was_planned():
+    """Float32 is within 10 %, bf16 within 15: some of oneDNN's buffers for bf16 products are in none of our phases."""
+    found = measured("float32", "bf16", "lora", "sampling", "scoring")
+    assert list(found["float32"]) == [
+        "rollout", "log-probabilities", "forward and backward", "optimiser step", "checkpoint"
+    ]  # fmt: skip
+    for name, phases in found.items():
+        expected = planned(name)
+        for phase, size in phases.items():
+            near = 0.1 if name == "float32" else 0.15
+            assert expected[phase].total == pytest.approx(size, rel=near), f"{name}: {phase}"
+
+
+def test_phases_add_up_by_hand():
+    """A policy of two layers with weights of its own, by the shapes on its page."""
+    model = of_config("large", configuration(LARGE))
+    cache = rollout("rollout", model, Decoding(10, 2, 100, 28, size=2.0), {}).parts["KV cache"]
+    # keys and values, 2 bytes, 10 rows of 128 tokens, 4 layers and the one that grows, 2 key heads of 64
+    assert cache == 2 * 2 * 10 * 128 * (4 + 1) * 128
+    again = rollout("rollout", model, Decoding(10, 2, 100, 28, size=4.0), {}).parts["KV cache"]
+    assert again == 2 * cache
