@@ -23,6 +23,7 @@ from rlhf_e2h.rl.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from rlhf_e2h.rl.endings import token_limit
 from rlhf_e2h.rl.kl import AdaptiveKL, FixedKL, kl_controller
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sharding import (
@@ -72,7 +73,7 @@ def prepare(
     """Everything that training needs, gone on from the last checkpoint below `checkpoints` if there is one."""
     micro, count = settings.micro_batches(accelerator.num_processes)
     configure(accelerator, micro, count, settings.max_grad_norm)
-    module = ActorCritic(policy, value_model)
+    module = ActorCritic(policy, value_model, token_limit(tokenizer))
     disable_dropout(module)
     module.train()
     size_buckets(accelerator, module)
