@@ -25,7 +25,8 @@ from rlhf_e2h import bank
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import Label
-from rlhf_e2h.models import Policy, open_policy, sampling_dtype
+from rlhf_e2h.models import Policy, open_policy
+from rlhf_e2h.precision import sampling_dtype
 from rlhf_e2h.text_formats import FormatSettings
 
 Row = dict[str, Any]
@@ -43,7 +44,7 @@ def load_policy(
         dtype: float32 or bfloat16; that in which stages sample if not given.
     """
     settings = FormatSettings(format) if isinstance(format, str) else format  # type: ignore[arg-type]
-    return open_policy(path, dtype or sampling_dtype(), text_format=settings)
+    return open_policy(path, dtype or sampling_dtype(path), text_format=settings)
 
 
 def sample(

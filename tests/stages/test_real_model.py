@@ -76,7 +76,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = text.replace(f": {word}\n", f": {place}\n")
         (recipe / f"{name}.yaml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bank_work, "sampling_dtype", lambda: "bfloat16")  # as stored, and much faster on a CPU
         patch.setattr(bank_work, "BLOCK_SECONDS", 1200.0)  # all in one batch: nobody kills this run
         run_recipe(load_recipe(recipe, [f"runs={folder / 'runs'}"]))
     return folder / "runs"
