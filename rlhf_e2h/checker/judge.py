@@ -22,7 +22,7 @@ from rlhf_e2h.checker.verdict import Verdict
 VERSION = "2"  # part of the key of verdicts on disk: raise it when a verdict can change
 
 # A choice, and a choice with its text: `\text{(B)}`; `B: the second one`, `(B) 12`, `\textbf{(B)}\ 12`.
-_LETTER = re.compile(r"(?:\\(?:text\w*|mathrm|mathbf)\{)?\(?([A-Z])\)?[.:]?\}?\Z")
+_LETTER = re.compile(r"(?:\\(?:text\w*|mathrm|mathbf)\{)?\(?([A-Za-z])[).:]{0,2}\}?\Z")
 _OPTION = re.compile(
     r"(?:\\(?:text\w*|mathrm|mathbf)\{)?(?:\(([A-Z])\)|([A-Z])[).:](?=.{2}|\d)|([A-Z])\}?-(?=[A-Za-z]{3}))\}?(?![}:]*\Z)"
 )
@@ -152,10 +152,9 @@ def _decide(left: str, right: str, same: Same) -> Verdict | None:
     """None: `same` cannot tell, or a side is outside the grammar and might be worth a second opinion."""
     if left == right:
         return Verdict(True, "string")
-    for letter, other in ((_LETTER.match(left), right), (_LETTER.match(right), left)):
-        if letter and (option := _OPTION.match(other)):
-            same_letter = letter[1] == next(filter(None, option.groups()))
-            return Verdict(same_letter, "string" if same_letter else "different")
+    choice = _same_choice(left, right)
+    if choice is not None:
+        return Verdict(choice, "string" if choice else "different")
     a, b = parse(left), parse(right)
     if isinstance(a, RefusedError) or isinstance(b, RefusedError):
         return Verdict(False, "refused")
@@ -177,6 +176,21 @@ def _decide(left: str, right: str, same: Same) -> Verdict | None:
     if _only_words(a) != _only_words(b):
         return Verdict(False, "unparsable" if _only_words(b) else "different")
     return Verdict(False, "different")
+
+
+def _same_choice(left: str, right: str) -> bool | None:
+    """A letter against a letter in the other case, or against a letter with its text; None for anything else.
+
+    Single letters without a mark are the same in either case only if they are among the first of the alphabet.
+    """
+    a, b = _LETTER.match(left), _LETTER.match(right)
+    if a and b:
+        marked = max(len(left), len(right)) > 1 or left.lower() in "abcdfgh"
+        return True if marked and a[1].lower() == b[1].lower() else None
+    for letter, other in ((a, right), (b, left)):
+        if letter and (option := _OPTION.match(other)):
+            return letter[1].upper() == next(filter(None, option.groups()))
+    return None
 
 
 def _unmerged(left: str, right: str, a: Node, b: Node) -> tuple[Node, Node] | None:
