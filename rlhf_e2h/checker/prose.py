@@ -9,8 +9,13 @@ from rlhf_e2h.checker.vocabulary import MEASURES
 MAX_PASSAGE = 5_000  # characters in which an answer without a mark is looked for
 
 _HOPE = re.compile(r"\s*\.?\s*I hope (?:it|this) is correct.*", re.S | re.I)
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.S)
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z\[\"']|\s*$)|。|\n\s*\n|\n(?=[A-Z*#\[])")
-_DELIMITED = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_DELIMITED = re.compile(
+    r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
+    r"|(\\begin\{(\w+\*?)\}.+?\\end\{\6\})",
+    re.S,
+)
 _WORDS = re.compile(r"\\(?:begin|end|text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _NUMBER = re.compile(
     r"(?<![A-Za-z\d_.])[-+−]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?"
@@ -25,6 +30,8 @@ _ATOM = rf"(?>\d+(?:\.\d+)?|{_LETTER}|{_COMMAND}|{_GROUP})"
 _SIDE = rf"[-+−]?{_ATOM}++(?:\s?(?:[-+*/=^_:<>−]|<=|>=)\s?[-+−]?{_ATOM}++)*+"
 _PLAIN = re.compile(rf"(?<![\w.\\]){_SIDE}(?![A-Za-z])")
 _ANNOUNCED = re.compile(r"(?:\b(?:are|is|either|both|points?|solutions?|roots?|values?|pairs?)|:)\s*\Z")
+_ALIGNMENT = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation|eqnarray|split)\w*\*?\}")
+_EQUALITY = re.compile(r"(?<![<>!:=])=(?!=)|\\(?:approx|equiv)(?![A-Za-z])")
 _JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
 # Words that say "this is a sentence", so that the answer is inside the text and is not the text.
 _PROSE = re.compile(
@@ -36,7 +43,7 @@ _PROSE = re.compile(
 # Words before the first formula, or two of them before the first number: "Matrix: $..$", "Jane started 3 hours ago",
 # "El resultado es 5", "共有12".
 _LEAD_IN = re.compile(
-    r"\s*(?:[^\W\d_]{2,}[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}|[^\W\d_a-z])[\s:,]+(?:[^\W\d_]+[\s:,]+)+[-$]?\d"
+    r"\s*(?:[^\W\d_]{2,}(?:['’]s)?[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}|[^\W\d_a-z])[\s:,]+(?:[^\W\d_]+[\s:,]+)+[-$]?\d"
     r"|(?s:.)*[^\W\d_]{2,}:\s*[-−]?\d|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：,]{2,}\s*[-$\\]?\d"
 )
 
@@ -67,7 +74,7 @@ def last_mathematics(text: str) -> str | None:
 
     Expressions of one shape that "and", "or" and commas join are one answer: `the points $(1,2)$ and $(3,4)$`.
     """
-    text = _HOPE.sub("", text[-MAX_PASSAGE:])
+    text = _DRAWING.sub("", _HOPE.sub("", text[-MAX_PASSAGE:]))
     found = sorted(_expressions(text))
     if not found:
         return None
@@ -93,13 +100,16 @@ def _run_start(found: list[tuple[int, int, str]], text: str) -> int:
     """Where the expressions begin that are joined to the last one and look like it."""
     first, either = len(found) - 1, False
     shape = _shape(found[first][2])
+    names = [found[first][2].strip()[:1]]
     while first > 0 and shape and _shape(found[first - 1][2]) == shape:
         gap = text[found[first - 1][1] : found[first][0]]
         if not _JOINT.fullmatch(gap):
             break
         either |= "or" in gap
         first -= 1
-    announced = either or shape == "=" or _ANNOUNCED.search(text[: found[first][0]])
+        names.append(found[first][2].strip()[:1])
+    assignments = shape == "=" and len(set(names)) == len(names)
+    announced = either or assignments or _ANNOUNCED.search(text[: found[first][0]])
     return found[first if announced else -1][0]
 
 
@@ -111,6 +121,12 @@ def _shape(inside: str) -> str:
     if re.match(r"\w\s*=", inside):
         return "="
     return "1" if re.fullmatch(r"(?:[-−\d./{}+]|\\[dt]?frac|\\sqrt|\\pi|\\pm)+", inside) else ""
+
+
+def last_side(answer: str) -> str | None:
+    r"""What the last sign of equality of a formula is followed by: 45 of `$1 + \cdots + 9 = 45.$`."""
+    sides = _EQUALITY.split(_ALIGNMENT.sub("", answer).strip("$ \n"))
+    return sides[-1].removesuffix(r"\]").removesuffix(r"\)").rstrip(" .,&") if len(sides) > 1 else None
 
 
 def formulas(text: str) -> list[re.Match[str]]:
