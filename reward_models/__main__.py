@@ -38,7 +38,7 @@ Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow
   python -m reward_models score runs/prm samples.jsonl -o scored.jsonl
 """
 RERANK_HELP = """Accuracy of choosing among samples: mean, majority, weighted vote, best-of-n, pass@n for n = 1, 2, 4
-Rows need `problem_id`, `answer` (null: none), `correct`, and `score` or `step_scores` (list of probabilities).
+Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities).
 Answers are grouped as strings, or by a column `answer_class`.
 
 Rules: ties go to the answer seen first. A missing answer never wins; a problem with none is wrong. Negative scores (raw
@@ -150,6 +150,8 @@ def _load(load_records: Any, path: str, style: str) -> list[Any]:
         print(reason, file=sys.stderr)
     if bad:
         print(f"{path}: {len(bad)} rows left out, {len(records)} records read", file=sys.stderr)
+    if len(bad) > len(records):
+        raise ValueError(f"{path}: most rows cannot be used, see above; correct them, or name their --format")
     return list(records)
 
 
@@ -285,7 +287,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reward_models.transfer import export_sequence_classification, import_model
+    from reward_models.export import export_sequence_classification
+    from reward_models.transfer import import_model
 
     if options.style:
         contract = import_model(options.source, options.out, options.style)

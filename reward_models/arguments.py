@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -11,6 +12,18 @@ from transformers import TrainingArguments
 from reward_models.dataset import optimiser_steps
 from reward_models.evaluation import SELECTION
 from reward_models.settings import TrainSettings
+
+WAIT = 12 * 3600  # seconds for the other processes; one may evaluate or save for all
+
+
+def on_one_device(arguments: Any) -> Any:
+    """The arguments of a Trainer that uses one GPU a process, also where several are visible.
+
+    It would otherwise train with `torch.nn.DataParallel`, on as many times the batch as there are GPUs.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: int) -> TrainingArguments:
@@ -25,6 +38,7 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
     steps = optimiser_steps(rows, settings.batch_size, settings.epochs)
     arguments = TrainingArguments(
         output_dir=str(folder),
+        ddp_timeout=WAIT,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // (micro * world),
         num_train_epochs=settings.epochs,
@@ -61,4 +75,4 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
             f"{world} processes were started, but each sees {arguments.world_size}: they would train alone; check the "
             "launch file"
         )
-    return arguments
+    return on_one_device(arguments)

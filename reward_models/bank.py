@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reward_models.aggregate import aggregate
 from reward_models.records import BadRecord
-from reward_models.voting import METHODS, answer_classes, curve
+from reward_models.voting import METHODS, MISSING, answer_classes, curve, is_missing
 
 BOOTSTRAPS = 2000
 
@@ -38,7 +38,7 @@ def build_bank(
 ) -> Bank:
     """Group rows by `problem_id`, in file order.
 
-    A row needs `correct` and `answer` (null: missing), or `answer_class` in its place, and may have `score` or
+    A row needs `correct` and `answer` (null or "": missing), or `answer_class` in its place, and may have `score` or
     `step_scores`. Answers are grouped as strings or by the equality `same`, and by `answer_class` where rows have it.
     `rank_by` and `vote_by` name aggregations of `step_scores`; left empty, `score` is used where rows have it, else min
     ranks and prod votes, the paper's choice. Every problem keeps as many samples as the problem with the fewest; the
@@ -85,13 +85,21 @@ def _sample(row: Mapping[str, Any], rank_by: str, vote_by: str, where: str) -> _
     correct = _field(row, "correct", where)
     if not isinstance(correct, bool) and correct not in (0, 1):
         raise BadRecord(f"{where}: correct is {correct!r}; expected true or false")
-    answer = row["answer_class"] if "answer_class" in row else _field(row, "answer", where)
     return _Sample(
-        None if answer is None else str(answer),
+        _answer(row, where),
         bool(correct),
         _row_score(row, rank_by, "min", where),
         _row_score(row, vote_by, "prod", where),
     )
+
+
+def _answer(row: Mapping[str, Any], where: str) -> str | None:
+    """The answer or its class as text; None for null, NaN, blanks, and class -1, which says "no answer"."""
+    value = row["answer_class"] if "answer_class" in row else _field(row, "answer", where)
+    nothing = isinstance(value, float) and math.isnan(value)
+    if nothing or ("answer_class" in row and value == MISSING):
+        return None
+    return None if value is None or is_missing(str(value)) else str(value)
 
 
 def summarise(bank: Bank, sizes: Sequence[int] | None = None, draws: int = 64, seed: int = 0) -> dict[str, Any]:

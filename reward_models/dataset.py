@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,18 @@ from torch.utils.data import Dataset, Sampler
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
+from reward_models.lengths import check_losses
 from reward_models.readout import split_steps
 from reward_models.records import Stepwise
-from reward_models.targets import IGNORED, mix, record_weight, token_targets, usable
+from reward_models.targets import (
+    IGNORED,
+    is_outcome_record,
+    mix,
+    record_weight,
+    step_targets,
+    token_targets,
+    usable,
+)
 
 CHUNK = 8192  # records a tokenizer call: offsets of a million records at once would fill the memory
 MEGABATCH = 50  # batches among which rows are sorted by length, as in the Hugging Face length sampler
@@ -125,6 +135,31 @@ def build_rows(
     if not counts["trained_tokens"] or not sum(weights):
         raise ValueError(f"no record trains a model of kind {contract.kind!r}: {counts}; check labels and max_length")
     return TokenRows(ids, labels, weights, tokenizer.pad_token_id, sources), counts
+
+
+def check_material(
+    records: Sequence[Stepwise], sources: Sequence[int], counts: Mapping[str, int], kind: str, max_length: int
+) -> None:
+    """What cannot be learnt from is refused before a model is loaded. `sources` are the records that are used.
+
+    Raises:
+        ValueError: all labels are the same, or most records are longer than the limit.
+    """
+    classes: Counter[float] = Counter()
+    for index in sources:
+        targets = step_targets(records[index], kind)
+        whole = kind == "orm" or (kind == "oprm" and is_outcome_record(records[index]))
+        classes.update(targets[-1:] if whole else targets)
+    del classes[IGNORED]
+    given = counts["used"] + counts["too_long"]
+    check_losses(given, counts["too_long"], 0, "records (too_long)", f"max_length {max_length}")
+    if len(classes) == 1:
+        ((label, count),) = classes.items()
+        other = "wrong" if label else "right"
+        raise ValueError(
+            f"all {count} labels are {label:g}; nothing to tell apart. Give {other} "
+            f"{'solutions' if kind == 'orm' else 'steps'} too"
+        )
 
 
 def _splits_otherwise(record: Stepwise, contract: StepContract) -> bool:

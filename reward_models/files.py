@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from reward_models.step_text import normalise_newlines
+
 
 class BadRecord(ValueError):  # noqa: N818
     """A line of a data file that cannot be used; the message starts with `file:line:`."""
@@ -31,7 +33,7 @@ def normal_lines(value: Any) -> Any:
     {'text': 'a\\n\\nb'}
     """
     if isinstance(value, str):
-        return value.replace("\r\n", "\n").replace("\r", "\n") if "\r" in value else value
+        return normalise_newlines(value)
     if isinstance(value, list):
         return [normal_lines(item) for item in value]
     if isinstance(value, dict):

@@ -8,7 +8,8 @@
 | processbench | Qwen/ProcessBench | 1 before the first error, 0 on it, null behind it |
 | trl | TRL's stepwise supervision (`prompt`, `completions`, `labels`) | as they are |
 | math-aps | MATH-APS trees (`reasoning_steps` with `mc_value`) | last step: 1 if any rollout was right |
-| graded | samples with `problem`, `text` or `steps`, `correct` | outcome only |
+| graded | samples with `problem`, `text` or `steps`, `correct` (or `outcome`, `label`) | outcome only |
+| messages, completion, rlhflow, openrlhf | other libraries' (see conversational.py) | outcome or steps |
 """
 
 from __future__ import annotations
@@ -21,8 +22,18 @@ from typing import Any
 import numpy as np
 
 from reward_models.contract import StepContract
+from reward_models.conversational import (
+    VERDICTS,
+    from_completion,
+    from_messages,
+    from_openrlhf,
+    from_rlhflow,
+    verdict,
+)
+from reward_models.files import without_nan
+from reward_models.messages import is_conversation, last_exchange, text_of
 from reward_models.readout import split_steps
-from reward_models.records import BadRecord, Stepwise, iter_jsonl
+from reward_models.records import BadRecord, Stepwise, iter_places
 
 Row = Mapping[str, Any]
 AFTER_ERROR = ("drop", "keep")
@@ -49,17 +60,41 @@ def load_records(path: str | Path, style: str = "auto", after_error: str = "drop
         raise ValueError(f"after_error {after_error!r} is not known; choose one of {', '.join(AFTER_ERROR)}")
     records: list[Stepwise] = []
     bad: list[str] = []
-    for number, row in enumerate(iter_jsonl(path), start=1):
+    for where, row in iter_places(path):
         try:
-            found = convert(row, style)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            reason = f"missing field {error}" if isinstance(error, KeyError) else str(error)
-            bad.append(f"{path}:{number}: {reason}")
+            found = convert(without_nan(row), style)
+        except _FLAWS as error:
+            bad.append(f"{where}: {_reason(error)}")
             continue
         records += [cut_after_error(record) if after_error == "drop" else record for record in found]
     if not records:
         raise BadRecord(f"{path}: no usable row; {bad[0] if bad else 'the file is empty'}")
     return records, bad
+
+
+def read_records(path: str | Path) -> list[Stepwise]:
+    """All records of a JSON Lines file in any format, with the labels behind a wrong step.
+
+    Raises:
+        BadRecord: the first row that cannot be used, as `file:line: reason`.
+    """
+    records: list[Stepwise] = []
+    for where, row in iter_places(path):
+        try:
+            records += convert(without_nan(row))
+        except _FLAWS as error:
+            raise BadRecord(f"{where}: {_reason(error)}") from None
+    if not records:
+        raise BadRecord(f"{path}: the file is empty")
+    return records
+
+
+# What a converter raises on a row that lacks a field or has another type in it.
+_FLAWS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+
+
+def _reason(error: Exception) -> str:
+    return f"missing field {error}" if isinstance(error, KeyError) else str(error)
 
 
 def convert(row: Row, style: str = "auto") -> list[Stepwise]:
@@ -74,6 +109,10 @@ def recognise(row: Row) -> str:
     for style, fields in _FIELDS.items():
         if fields <= set(row):
             return style
+    if set(row) >= _TEXT:
+        return "graded"
+    if {"chosen", "rejected"} <= set(row):
+        raise ValueError("a pair of a chosen and a rejected solution; pairs are for `train --kind pairwise`")
     raise ValueError(f"unknown format, the row has {sorted(row)}; known are {', '.join(CONVERTERS)}")
 
 
@@ -176,7 +215,11 @@ def from_processbench(row: Row) -> list[Stepwise]:
 
 def from_trl(row: Row) -> list[Stepwise]:
     """TRL's stepwise supervision; labels are booleans there."""
-    return [Stepwise(row["prompt"], list(row["completions"]), [None if v is None else int(v) for v in row["labels"]])]
+    prompt, completions = row["prompt"], row["completions"]
+    if isinstance(completions, str):
+        raise ValueError("completions is text; give a list with one text a step")
+    problem = last_exchange(prompt).problem if is_conversation(prompt) else text_of(prompt, "prompt")
+    return [Stepwise(problem, completions, row["labels"])]
 
 
 def from_math_aps(row: Row) -> list[Stepwise]:
@@ -199,11 +242,9 @@ def from_math_aps(row: Row) -> list[Stepwise]:
 
 def from_graded(row: Row) -> list[Stepwise]:
     """A sampled solution and its verdict; `text` is cut at blank lines."""
-    if row["correct"] not in (True, False):
-        raise ValueError(f"correct is {row['correct']!r}; expected true or false")
-    steps = list(row["steps"]) if "steps" in row else split_steps(_PLAIN, row["text"])
-    extra = {key: value for key, value in row.items() if key not in {"problem", "text", "steps", "correct"}}
-    return [Stepwise(row["problem"], steps, None, int(row["correct"]), extra)]
+    steps = row["steps"] if "steps" in row else split_steps(_PLAIN, text_of(row["text"], "text"))
+    extra = {key: value for key, value in row.items() if key not in {"problem", "text", "steps", *VERDICTS}}
+    return [Stepwise(row["problem"], steps, None, verdict(row), extra)]
 
 
 CONVERTERS: dict[str, Callable[[Row], list[Stepwise]]] = {
@@ -213,6 +254,10 @@ CONVERTERS: dict[str, Callable[[Row], list[Stepwise]]] = {
     "processbench": from_processbench,
     "trl": from_trl,
     "math-aps": from_math_aps,
+    "openrlhf": from_openrlhf,
+    "rlhflow": from_rlhflow,
+    "messages": from_messages,
+    "completion": from_completion,
     "graded": from_graded,
 }
 # Tried in this order; the more particular come first.
@@ -221,10 +266,15 @@ _FIELDS = {
     "math-aps": {"question", "reasoning_steps"},
     "processbench": {"problem", "steps", "label", "final_answer_correct"},
     "math-shepherd": {"input", "label"},
+    "openrlhf": {"input", "value"},
     "trl": {"prompt", "completions", "labels"},
+    "rlhflow": {"conversations"},
+    "messages": {"messages"},
+    "completion": {"prompt", "completion"},
     "graded": {"problem", "correct"},
     "stepwise": {"problem", "steps"},
 }
+_TEXT = {"problem", "text"}  # graded under another name of the verdict
 
 
 def cut_after_error(record: Stepwise) -> Stepwise:

@@ -53,7 +53,7 @@ def _turn(entry: Any, place: int) -> Turn:
     if not isinstance(entry, Mapping):
         raise ValueError(f"message {place} is {entry!r:.60}; it must have role and content")
     role = next((entry[name] for name in _ROLE if name in entry), None)
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"message {place} has role {role!r}; known are {', '.join(_ROLES)}")
     content = next((entry[name] for name in _CONTENT if name in entry), None)
     if isinstance(content, list):  # OpenAI's parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -61,12 +62,48 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
+_LABELS: dict[Any, int | None] = {None: None, 1: 1, 0: 0, -1: 0, "+": 1, "-": 0}
+
+
+def as_label(value: Any, name: str = "label") -> int | None:
+    """1, 0 or None from 1, 0, -1 (a wrong step), true, false, "+", "-", null and NaN.
+
+    Raises:
+        ValueError: anything else, such as a probability.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if not isinstance(value, int | float | str | None) or value not in _LABELS:
+        raise ValueError(f"{name} {value!r:.60} is not allowed; use 1 for right, 0 (or -1) for wrong, null for unknown")
+    return _LABELS[value]
+
+
+def as_labels(values: Any) -> list[int | None]:
+    """`as_label` of each step.
+
+    Raises:
+        ValueError: not a list, or both 0 and -1 in it: then 0 may mean neutral, as in PRM800K.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise ValueError(f"labels is {values!r:.60}; give a list with one label a step")
+    if any(value == -1 for value in values) and any(value == 0 and value is not False for value in values):
+        raise ValueError(
+            "labels hold both -1 and 0, so what is 0? Write -1 for wrong steps, and 1 (as in PRM800K) or null for "
+            "neutral ones"
+        )
+    return [as_label(value) for value in values]
+
+
 @dataclass
 class Stepwise:
     """One solution with its labels, the only training record of reward models.
 
     `labels` has one entry a step: 1 valid, 0 invalid, None unlabelled. `outcome` is 1 if the final answer is right,
-    0 if wrong, None if unknown. Fields that are not ours pass through in `extra`.
+    0 if wrong, None if unknown. Other spellings of labels (see `as_label`) are turned into these. Fields that are not
+    ours pass through in `extra`.
+
+    Raises:
+        ValueError: a field of the wrong type, or labels that are none.
     """
 
     problem: str
@@ -76,19 +113,27 @@ class Stepwise:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.problem, str):
+            raise ValueError(f"problem is {self.problem!r:.60}; it must be text")
+        if isinstance(self.steps, str):
+            raise ValueError("steps is text; give a list of texts (or a field text)")
+        self.steps = list(self.steps)
         if not self.steps:
             raise ValueError("steps is empty; a record needs at least one step")
+        for step in self.steps:
+            if not isinstance(step, str):
+                raise ValueError(f"steps holds {step!r:.60}; each step must be text")
+        if self.labels is not None:
+            self.labels = as_labels(self.labels)
         if self.labels is not None and len(self.labels) != len(self.steps):
             raise ValueError(f"{len(self.labels)} labels for {len(self.steps)} steps; give one label a step, or null")
-        for name, value in [("label", label) for label in self.labels or []] + [("outcome", self.outcome)]:
-            if value not in (0, 1, None):
-                raise ValueError(f"{name} {value!r} is not allowed; use 0, 1 or null")
+        self.outcome = as_label(self.outcome, "outcome")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Stepwise:
         known = {"problem", "steps", "labels", "outcome"}
         extra = {key: value for key, value in row.items() if key not in known}
-        return cls(row["problem"], list(row["steps"]), row.get("labels"), row.get("outcome"), extra)
+        return cls(row["problem"], row["steps"], row.get("labels"), row.get("outcome"), extra)
 
     def to_row(self) -> dict[str, Any]:
         row = asdict(self)
@@ -98,9 +143,9 @@ class Stepwise:
 def read_stepwise(path: str | Path) -> list[Stepwise]:
     """Read `Stepwise` records; a row that breaks the record's rules raises BadRecord naming file and line."""
     records = []
-    for number, row in enumerate(iter_jsonl(path, required=("problem", "steps")), start=1):
+    for where, row in iter_places(path, required=("problem", "steps")):
         try:
             records.append(Stepwise.from_row(row))
         except (ValueError, TypeError) as error:
-            raise BadRecord(f"{path}: record {number}: {error}") from None
+            raise BadRecord(f"{where}: {error}") from None
     return records

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reward_models.chat_markers import left_markers, unwrap_chat, unwrap_prompt, without_special
 from reward_models.contract import PROBLEM_SLOT, StepContract
 from reward_models.readout import is_unsplit, split_documents, split_steps
 from reward_models.score import StepScores
@@ -141,29 +142,48 @@ def get_reward(body: Body, contract: StepContract, special: Sequence[str]) -> Re
 
 
 def _split_whole(text: str, prompt: str | None, contract: StepContract, place: int) -> Item:
-    before, after = contract.template.split(PROBLEM_SLOT, 1)
-    head = prompt if prompt and text.startswith(prompt) else None
-    if head is None:
-        cut = text.find(after, len(before)) if after else -1
-        if not text.startswith(before) or cut < 0:
+    try:
+        problem, solution = _whole(text, prompt, contract)
+    except ValueError as error:
+        raise BadRequestError(f"query {place} {error}") from None
+    for part in (problem, solution):
+        if marker := left_markers(part):
             raise BadRequestError(
-                f"query {place} does not have the form {contract.template!r}; send it so, or send `prompts` as well"
+                f"query {place} has {marker!r} inside, so problem and solution cannot be told apart; send the problem "
+                "as plain text in `prompts`, and the solution after it"
             )
-        return text[len(before) : cut], split_steps(contract, text[cut + len(after) :])
-    solution = text[len(head) :]
-    if head.startswith(before) and head.endswith(after) and len(head) >= len(before) + len(after):
-        head = head[len(before) : len(head) - len(after)]
-    return head, split_steps(contract, solution)
+    return problem, split_steps(contract, solution)
+
+
+def _whole(text: str, prompt: str | None, contract: StepContract) -> tuple[str, str]:
+    """(problem, solution) of a query: our template, a chat template, a policy's prompt, or what `prompt` says."""
+    before, after = contract.template.split(PROBLEM_SLOT, 1)
+    known = prompt and text.startswith(prompt)
+    head = prompt if prompt and known else text  # where the problem is looked for
+    cut = head.rfind(after) if known else head.find(after, len(before))
+    if head.startswith(before) and after and cut >= len(before):
+        problem, reply = head[len(before) : cut], head[cut + len(after) :]
+    elif (talk := unwrap_chat(head)) is not None:
+        problem, reply = _bare(talk.problem, before, after), talk.reply
+    elif (parts := unwrap_prompt(head)) is not None:
+        problem, reply = parts
+    elif known:
+        problem, reply = head, ""
+    else:
+        raise ValueError(f"does not have the form {contract.template!r}; send it so, or send `prompts` as well")
+    return problem, text[len(head) :] if known else reply
+
+
+def _bare(problem: str, before: str, after: str) -> str:
+    """A problem without the policy's prompt around it: some trainers put one inside the user's message."""
+    if problem.startswith(before) and problem.endswith(after.rstrip()) and after:
+        return problem[len(before) : len(problem) - len(after.rstrip())]
+    parts = unwrap_prompt(problem + "\n\n")
+    return parts[0] if parts and not parts[1].strip() else problem
 
 
 def _plain(text: str, special: Sequence[str]) -> str:
-    text = normalise_newlines(text)
-    for token in special:
-        while text.startswith(token):
-            text = text[len(token) :]
-        while text.endswith(token):
-            text = text[: -len(token)]
-    return text
+    return without_special(normalise_newlines(text), special)
 
 
 def _best_first(scores: Sequence[StepScores]) -> list[int]:

@@ -44,7 +44,8 @@ def step_targets(record: Stepwise, kind: str) -> list[float]:
     if kind == "orm" or (kind == "oprm" and is_outcome_record(record)):
         targets = [outcome] * len(record.steps)
     else:
-        targets = [IGNORED if label is None else float(label) for label in record.labels or []]
+        labels = record.labels or [None] * len(record.steps)
+        targets = [IGNORED if label is None else float(label) for label in labels]
         if kind == "oprm" and record.outcome is not None:
             targets[-1] = outcome
     return [target if step.strip() else IGNORED for target, step in zip(targets, record.steps, strict=True)]

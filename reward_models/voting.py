@@ -29,7 +29,7 @@ Bools = NDArray[np.bool_]
 
 
 def answer_classes(answers_K: Sequence[str | None], same: Callable[[str, str], bool] | None = None) -> list[int]:
-    """Class numbers (K,) of the answers to one problem, from 0 in order of appearance; None is MISSING.
+    """Class numbers (K,) of the answers to one problem, from 0 in order of appearance; None and blanks are MISSING.
 
     `same` decides whether two answers are equal (default: equal strings). It is asked for each answer against the first
     one of each class, oldest class first, and never about two equal strings, since symbolic equality is slow.
@@ -37,13 +37,18 @@ def answer_classes(answers_K: Sequence[str | None], same: Callable[[str, str], b
     number: dict[str, int] = {}
     first: list[str] = []
     for answer in answers_K:
-        if answer is None or answer in number:
+        if answer is None or is_missing(answer) or answer in number:
             continue
         known = (index for index, other in enumerate(first) if same is not None and same(other, answer))
         number[answer] = next(known, len(first))
         if number[answer] == len(first):
             first.append(answer)
-    return [MISSING if answer is None else number[answer] for answer in answers_K]
+    return [MISSING if answer is None or is_missing(answer) else number[answer] for answer in answers_K]
+
+
+def is_missing(answer: str | None) -> bool:
+    """Whether there is no answer: many tools write "" where nothing was extracted."""
+    return answer is None or not answer.strip()
 
 
 def majority(classes_PK: ArrayLike) -> Ints:

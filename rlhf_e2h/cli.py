@@ -203,6 +203,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
+    from rlhf_e2h import gpus
     from rlhf_e2h.mirrors import check_mirrors
     from rlhf_e2h.processes import is_main
     from rlhf_e2h.progress import console
@@ -211,9 +212,12 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     from rlhf_e2h.runs import run_stage
     from rlhf_e2h.store import Store
 
+    note = gpus.keep_one()
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
     store, spec = Store(recipe), recipe.stages[stage_name(args.file)]
     console.quiet = console.quiet or not is_main()  # of many processes one holds the lock and speaks
+    if note and not args.locked:
+        console.print(note)
     check_mirrors(recipe.settings)
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
@@ -254,8 +258,11 @@ def quiet_libraries() -> None:
     import logging
     import warnings
 
+    from rlhf_e2h.gpus import set_allocator
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    set_allocator(os.environ)
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
     warnings.filterwarnings("ignore")

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rlhf_e2h import gpus
+
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "sympy", "math-verify", "rlhf_e2h")
 
 
@@ -39,13 +41,9 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> str:
-    import torch
-
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    gpu_text = ", ".join(gpus) if gpus else "no GPU"
-    return f"{cores} {platform.machine()} CPU cores, {memory:.0f} GiB memory, {gpu_text}"
+    return f"{cores} {platform.machine()} CPU cores, {memory:.0f} GiB memory, {gpus.describe()}"
 
 
 def _git() -> dict[str, Any]:

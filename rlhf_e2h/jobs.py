@@ -22,7 +22,7 @@ from typing import Any
 from rich.progress import Progress
 
 from reward_models.causes import say
-from rlhf_e2h import progress
+from rlhf_e2h import gpus, progress
 from rlhf_e2h.config import ConfigError, StageError
 from rlhf_e2h.recipe import Recipe, StageSpec, load_recipe
 from rlhf_e2h.runs import run_stage
@@ -38,6 +38,7 @@ class _Job:
     process: BaseProcess
     connection: Connection
     task: Any  # its line in the display
+    gpu: str | None
 
 
 def run_at_once(
@@ -61,7 +62,7 @@ def run_at_once(
     waiting = {(spec.name, stage_seed(spec, seed)): (spec, seed) for spec, seed in todo}
     running: dict[Key, _Job] = {}
     errors: list[Exception] = []
-    context = _context()
+    context, devices = _context(), gpus.Shared(gpus.visible())
     with progress.stage_bars() as display:
         try:
             while running or (waiting and not errors):
@@ -72,9 +73,9 @@ def run_at_once(
                     if finished(spec, seed):
                         del waiting[key]
                         break  # what it held up may come before the rest
-                    running[key] = _start(context, recipe, spec, seed, display)
+                    running[key] = _start(context, recipe, spec, seed, display, devices.take())
                 for key, error in _listen(running, display):
-                    del running[key]
+                    devices.give_back(running.pop(key).gpu)
                     spec, seed = waiting.pop(key)
                     if error:
                         errors.append(error)
@@ -119,15 +120,16 @@ def _context() -> Any:
     return context
 
 
-def _start(context: Any, recipe: Recipe, spec: StageSpec, seed: int, display: Progress) -> _Job:
+def _start(context: Any, recipe: Recipe, spec: StageSpec, seed: int, display: Progress, gpu: str | None) -> _Job:
     ours, theirs = context.Pipe()
-    here = (os.getcwd(), dict(os.environ))  # the server that forks keeps those of its start
+    device = {} if gpu is None else {gpus.VISIBLE: gpu}
+    here = (os.getcwd(), {**os.environ, **device})  # the server that forks keeps those of its start
     arguments = (theirs, here, recipe.folder, recipe.overrides, spec.name, seed)
     process = context.Process(target=_work, args=arguments, name=spec.name)
     process.start()
     theirs.close()  # or its end would never be seen
     name = spec.name + (f" (seed {seed})" if len(recipe.settings.seeds) > 1 else "")
-    return _Job(name, process, ours, display.add_task(f"{name}: starting", total=None, unit=spec.kind))
+    return _Job(name, process, ours, display.add_task(f"{name}: starting", total=None, unit=spec.kind), gpu)
 
 
 def _listen(running: dict[Key, _Job], display: Progress) -> list[tuple[Key, Exception | None]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from rlhf_e2h import gpus
 from rlhf_e2h.config import ConfigError, StageError, nearest
 from rlhf_e2h.environment import describe
 from rlhf_e2h.jobs import run_at_once
@@ -53,6 +54,11 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
 
 
 def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Progress, launch: str | None) -> None:
+    # beside a launched stage this process must hold no GPU, so that what is not launched runs in a process of its own
+    apart = bool(launch and gpus.visible())
+    note = None if launch else gpus.keep_one()
+    if note:
+        console.print(note)
     for spec, seed in todo:
         if progress.finished(spec, seed):
             continue
@@ -60,6 +66,8 @@ def _run_in_turn(store: Store, todo: list[tuple[StageSpec, int]], progress: _Pro
             console.print(f"{progress.title(spec, seed):<34} [dim]{spec.kind} ...[/dim]", end="\r")
         if launch and spec.traits.distributed:
             _launch(store, spec, seed, launch)
+        elif apart:
+            _call(store, spec, seed, [])
         else:
             run_stage(store, spec, seed)
         progress.ran(spec, seed)
@@ -128,11 +136,21 @@ def _spans_seeds(spec: StageSpec) -> bool:
 
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
-    """Start the stage on many processes; they share the run folder that this process has locked."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file(launch))]
-    command += ["-m", "rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
+    """Start the stage on many processes."""
+    launcher = ["accelerate.commands.launch", "--config_file", str(launch_file(launch)), "-m"]
+    _call(store, spec, seed, launcher)
+
+
+def _call(store: Store, spec: StageSpec, seed: int, launcher: list[str]) -> None:
+    """Run the stage in other processes; they share the run folder that this process has locked.
+
+    Raises:
+        RuntimeError: they failed.
+    """
+    stage = ["rlhf_e2h", spec.kind, str(spec.file), "--locked", *store.recipe.overrides, f"seed={seed}"]
+    command = [sys.executable, "-m", *launcher, *stage]
     if subprocess.run(command, check=False).returncode:
-        raise StageError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
+        raise RuntimeError(f"{spec.name}: `{' '.join(command)}` failed; its messages stand above")
 
 
 def _summary(results: dict[str, Any]) -> str:

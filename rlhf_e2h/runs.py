@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 import traceback
@@ -20,7 +21,7 @@ from rich.markup import escape
 
 from reward_models.peft_folder import is_adapter, merged_folder
 from reward_models.records import iter_jsonl
-from rlhf_e2h import processes
+from rlhf_e2h import gpus, processes
 from rlhf_e2h.config import ConfigError, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.environment import forget_accelerate_state
@@ -190,6 +191,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
         spec.module.main(spec.config, run)
         tracker.attach({"identity": identity, "labels_read": run.labels_read, "upstream": run.manifest()})
         processes.wait_for_all()  # or the main process would tidy up while another one still writes
+    processes.release_memory()
     if is_main:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         record = {
@@ -198,6 +200,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             "identity": identity,
             "version": spec.module.VERSION,
             "seed": run.seed,
+            "gpus": os.environ.get(gpus.VISIBLE),  # those that this process could see; null: all that there are
             "seconds": round(time.time() - started, 1),
             "tokens": run.tokens,
             "flops": run.flops,

@@ -10,7 +10,15 @@ import torch
 from transformers import TrainerCallback
 
 from rlhf_e2h.config import setting
-from rlhf_e2h.processes import check_together, device_arguments, forget_divided_loading, size_buckets, world_size
+from rlhf_e2h.processes import (
+    check_together,
+    device_arguments,
+    forget_divided_loading,
+    release_memory,
+    size_buckets,
+    whole_model,
+    world_size,
+)
 from rlhf_e2h.progress import Bar
 from rlhf_e2h.resume import checkpoint_to_resume, disk_errors, remove_damaged
 from rlhf_e2h.runs import StageRun
@@ -144,6 +152,32 @@ def fit(trainer: Any, run: StageRun, description: str) -> dict[str, float]:
     forget_divided_loading()
     run.spend(trainer.state.num_input_tokens_seen, trainer.state.total_flos)
     return {**output.metrics, "train_loss": _over_processes(trainer.accelerator, output.metrics["train_loss"])}
+
+
+def trained(trainer: Any, run: StageRun, description: str) -> tuple[Any, dict[str, float]]:
+    """`fit`, and then the model with all its weights (see `whole_model`) and the metrics; all else is let go."""
+    metrics = fit(trainer, run, description)
+    model = whole_model(trainer)
+    release(trainer)
+    return model, metrics
+
+
+def release(trainer: Any) -> None:
+    """Let go of what a trainer holds beside the model: optimiser and moments, gradients, buffers, data, a reference.
+
+    They would live as long as anything refers to the trainer, and DeepSpeed's as long as the process.
+    """
+    trainer.model.zero_grad(set_to_none=True)
+    wrapped = getattr(trainer.accelerator, "deepspeed_engine_wrapped", None)
+    if wrapped is not None:
+        wrapped.engine.destroy()
+    trainer.accelerator.free_memory()
+    handler = trainer.callback_handler
+    for holder in (trainer, handler):
+        for name in ("optimizer", "lr_scheduler", "model", "model_wrapped", "ref_model", "train_dataloader"):
+            if hasattr(holder, name):
+                setattr(holder, name, None)
+    release_memory()
 
 
 def _over_processes(accelerator: Any, loss: float) -> float:

@@ -178,7 +178,8 @@ class Evaluator:
 
     def _function(self, name: str, arguments: list[Any]) -> Any:
         if name.startswith("apply:"):
-            return self.backend.number(opaque(name, tuple(self.backend.key(value) for value in arguments)))
+            keys = tuple(self.backend.key(value) for value in arguments)
+            return self.backend.number(opaque(name, (self.values[name], *keys)))
         if name in ("max", "min"):
             return max(arguments) if name == "max" else min(arguments)
         size = abs(arguments[0])

@@ -6,7 +6,7 @@ Every function takes `same`, the scalar test of the process it runs in, which ma
 from __future__ import annotations
 
 from rlhf_e2h.checker.approximate import Undecided
-from rlhf_e2h.checker.names import Named, same_name, strip_name
+from rlhf_e2h.checker.names import Named, chain_end, same_name, strip_name
 from rlhf_e2h.checker.nodes import (
     ZERO,
     Node,
@@ -15,13 +15,16 @@ from rlhf_e2h.checker.nodes import (
     free_symbols,
     integer,
     is_scalar,
+    num,
 )
 from rlhf_e2h.checker.realsets import NotASet, as_set, same_set
 from rlhf_e2h.checker.relations import same_relation
 from rlhf_e2h.checker.scalars import Same
 from rlhf_e2h.checker.spread import distinct, gathered, items_of, spread
+from rlhf_e2h.checker.vocabulary import MEASURES
 
 MAX_ITEMS = 200
+OPTIONS = "abcdefgh"  # letters that name a choice, whatever their case
 
 
 def same_answer(left: Node, right: Node, same: Same) -> bool:
@@ -31,7 +34,14 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
         Undecided: `same` cannot tell, or the structure needs a solver.
         RefusedError: something is too large to compute.
     """
+    if left.op == right.op == "mod":
+        return same(left.args[1], right.args[1]) and _congruent(left, right, same)
+    measured = _measured(left, right)
+    if measured is not None:
+        return bool(measured) and same(*measured)
     left, right = (spread(gathered(side)) for side in (left, right))
+    if left.op == right.op == "sym" and _letter(left) == (_letter(right) or "none") in OPTIONS:
+        return True
     items_left, items_right = items_of(left), items_of(right)
     if max(len(items_left), len(items_right)) > MAX_ITEMS:
         raise ParseError("too many items")
@@ -40,6 +50,30 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
     if _same_list(left, right, items_left, items_right, same):
         return True
     return _as_sets(left, right, same) is True
+
+
+def _congruent(left: Node, right: Node, same: Same) -> bool:
+    values = [strip_name(side.args[0], same).value for side in (left, right)]
+    if not all(is_scalar(value) for value in values):
+        return same_answer(values[0], values[1], same)
+    a, b = (Node("fn", ("mod", value, left.args[1])) for value in values)
+    return same(a, b)
+
+
+def _measured(left: Node, right: Node) -> list[Node] | None:
+    """Both values in one unit, where both sides name units that are measured: cents and dollars, minutes and hours.
+
+    No values if the kinds differ: an hour is not a metre.
+    """
+    if left.op != "unit" or right.op != "unit" or not {left.args[1], right.args[1]} <= MEASURES.keys():
+        return None
+    values = [strip_name(side.args[0], None).value for side in (left, right)]
+    if not all(is_scalar(value) for value in values):
+        return None
+    kinds, scales = zip(*(MEASURES[side.args[1]] for side in (left, right)), strict=True)
+    return [Node("mul", (num(scale), value)) for scale, value in zip(scales, values, strict=True)] * (
+        kinds[0] == kinds[1]
+    )
 
 
 def _same_list(left: Node, right: Node, a: list[Node], b: list[Node], same: Same) -> bool:
@@ -133,6 +167,11 @@ def same_item(left: Node, right: Node, same: Same) -> bool:
         whole = [_whole(side, named) for side, named in ((left, a), (right, b))]
         if all(side.op == "rel" for side in whole):
             return _two_relations(whole[0], whole[1], same)
+    for side, other in ((a, b.value), (b, a.value)):
+        if side.name is None and side.value.op == "rel" and is_scalar(other):
+            end = chain_end(side.value, same)
+            if end is not None:
+                return same(end, other)
     return same_value(a.value, b.value, same)
 
 

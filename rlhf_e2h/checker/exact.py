@@ -57,6 +57,8 @@ def exact(node: Node, values: Values) -> Fraction:
         return power(exact(args[0], values), 1 / index)
     if op == "deg":
         return exact(args[0], values)
+    if op == "fn" and args[0].startswith("apply:"):
+        return opaque(args[0], (values[args[0]], *(exact(arg, values) for arg in args[1:])))
     if op == "fn":
         return _function(args[0], [exact(arg, values) for arg in args[1:]])
     if op == "det":
@@ -110,8 +112,6 @@ def _newton_root(value: int, index: int) -> int:
 
 
 def _function(name: str, arguments: list[Fraction]) -> Fraction:
-    if name.startswith("apply:"):
-        return opaque(name, tuple(arguments))
     if name in ("abs", "floor", "ceil", "sgn") and len(arguments) == 1:
         value = arguments[0]
         if name in ("floor", "ceil"):
@@ -122,6 +122,8 @@ def _function(name: str, arguments: list[Fraction]) -> Fraction:
     if name in ("gcd", "lcm") and all(value.denominator == 1 for value in arguments):
         integers = [int(value) for value in arguments]
         return _bounded(Fraction(math.gcd(*integers) if name == "gcd" else math.lcm(*integers)))
+    if name == "mod" and arguments[1] != 0:
+        return arguments[0] % arguments[1]
     if name in ("factorial", "binom"):
         return _combinatorial(name, arguments)
     if name == "log" and len(arguments) <= 2:
@@ -169,7 +171,10 @@ def determinant(rows: list[list[Fraction]]) -> Fraction:
 
 
 def opaque(name: str, arguments: tuple[object, ...]) -> Fraction:
-    """A fixed pseudo-random value in (0.3, 2.3) for an unknown function or name, so that unlike things differ."""
+    """A fixed pseudo-random value in (0.3, 2.3) for an unknown function, so that unlike things differ.
+
+    The first argument is the point's own number for it: `f(1) < f(2)` must not be a fact about two constants.
+    """
     try:
         digest = hashlib.sha256(repr((name, arguments)).encode()).digest()
     except ValueError:  # integers beyond what Python converts to text

@@ -7,6 +7,7 @@ from fractions import Fraction
 from rlhf_e2h.checker import vocabulary as words
 from rlhf_e2h.checker.atoms import Atoms
 from rlhf_e2h.checker.nodes import IMAGINARY, PI, ZERO, Node, ParseError, RefusedError, has, negate, num, rebuild
+from rlhf_e2h.checker.tokens import Token
 
 MAX_RECURSION = 60
 _STARTS_ATOM = frozenset(("sym", "const", "fn", "cmd"))
@@ -56,10 +57,13 @@ class Expressions(Atoms):
     def term(self) -> Node:
         node = self.mixed_number() or self.factor()
         while True:
-            sign = self.take_op("*", "/")
+            sign = self.take_op("*", "/", "mod")
             if sign is not None:
                 right = self.mixed_number() or self.factor()
-                node = Node("div", (node, right)) if sign == "/" else _product(node, right)
+                if sign == "mod":
+                    node = Node("fn", ("mod", node, right))
+                else:
+                    node = Node("div", (node, right)) if sign == "/" else _product(node, right)
             elif self.at_factor():
                 node = _product(node, self.factor())
             else:
@@ -70,9 +74,21 @@ class Expressions(Atoms):
         token = self.peek()
         if token is None:
             return False
-        if token.kind == "cmd" and token.value in ("choose", "over"):
+        if token.kind == "num":
+            return self._after_exponent(token)
+        if token.kind == "cmd" and token.value in ("choose", "over", "pmod"):
             return False
         return token.kind in _STARTS_ATOM or (token.kind == "op" and token.value in ("(", "[", "{", "|"))
+
+    def _after_exponent(self, token: Token) -> bool:
+        """`2^{3}3^{2}`, `2^3 3^2` and `2!3!`: a number may follow an exponent or a factorial."""
+        last = self.position - 1
+        if self.tokens[last].value == "!":
+            return True
+        if self.tokens[last].value == "}":
+            opening = next((low for low, high in self.match.items() if high == last), 0)
+            return self.tokens[opening - 1].value == "^"
+        return token.gap and last > 0 and self.tokens[last].kind == "num" and self.tokens[last - 1].value == "^"
 
     def mixed_number(self) -> Node | None:
         r"""`3\frac{1}{2}`, `3 1/2`: an integer, then a proper fraction of two integers, nothing between them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from functools import lru_cache
 
@@ -19,6 +20,12 @@ from rlhf_e2h.checker.turns import own_words
 from rlhf_e2h.checker.verdict import Verdict
 
 VERSION = "2"  # part of the key of verdicts on disk: raise it when a verdict can change
+
+# A choice, and a choice with its text: `\text{(B)}`; `B: the second one`, `(B) 12`, `\textbf{(B)}\ 12`.
+_LETTER = re.compile(r"(?:\\(?:text\w*|mathrm|mathbf)\{)?\(?([A-Z])\)?[.:]?\}?\Z")
+_OPTION = re.compile(
+    r"(?:\\(?:text\w*|mathrm|mathbf)\{)?(?:\(([A-Z])\)|([A-Z])[).:](?=.{2}|\d)|([A-Z])\}?-(?=[A-Za-z]{3}))\}?(?![}:]*\Z)"
+)
 
 _extract = lru_cache(maxsize=4096)(extract)
 
@@ -145,6 +152,10 @@ def _decide(left: str, right: str, same: Same) -> Verdict | None:
     """None: `same` cannot tell, or a side is outside the grammar and might be worth a second opinion."""
     if left == right:
         return Verdict(True, "string")
+    for letter, other in ((_LETTER.match(left), right), (_LETTER.match(right), left)):
+        if letter and (option := _OPTION.match(other)):
+            same_letter = letter[1] == next(filter(None, option.groups()))
+            return Verdict(same_letter, "string" if same_letter else "different")
     a, b = parse(left), parse(right)
     if isinstance(a, RefusedError) or isinstance(b, RefusedError):
         return Verdict(False, "refused")

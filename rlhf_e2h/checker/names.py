@@ -7,6 +7,7 @@ from typing import NamedTuple
 from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.nodes import Node, free_symbols, is_scalar
 from rlhf_e2h.checker.scalars import Same
+from rlhf_e2h.checker.vocabulary import TRIGONOMETRIC
 
 
 class Named(NamedTuple):
@@ -51,17 +52,55 @@ def is_name(node: Node) -> bool:
     if node.op == "sym" or node.op == "text":
         return True
     if node.op == "fn":
-        known = node.args[0] in ("gcd", "lcm", "max", "min", "det")
-        return bool(free_symbols(node)) and (known or node.args[0].startswith("apply:"))
+        return _is_function_name(node)
     if node.op == "mul":
-        return all(part.op == "sym" and part.args[0][:1].isupper() for part in node.args)
+        first, *rest = node.args
+        if first.op == "sym" and not all(is_scalar(part) for part in rest):
+            return True  # P(A \\cap B)
+        if first == Node("sym", ("m",)) and rest[0].op == "sym" and rest[0].args[0].startswith("angle"):
+            return True
+        return all(part.op == "sym" and part.args[0].removeprefix("set ")[:1].isupper() for part in node.args)
+    if node.op == "div":
+        return all(_is_differential(arg) for arg in node.args)
     if node.op == "tuple":
         return all(is_name(arg) for arg in node.args[2:])
     return node.op == "ratio" and all(is_name(arg) for arg in node.args)
 
 
+def _is_function_name(node: Node) -> bool:
+    """`f(2)`, `\\gcd(a,b)`, `|AB|`, `\\cos\\theta`; `|x| = 5` and `\\sin x = 1` are equations for x."""
+    name, symbols = node.args[0], free_symbols(node)
+    if name in ("gcd", "lcm", "max", "min", "det") or name.startswith("apply:"):
+        return bool(symbols)
+    if name in ("abs", *TRIGONOMETRIC):
+        return (
+            bool(symbols)
+            and all(len(s) > 1 or s.isupper() or s in "uvw" for s in symbols)
+            and node.args[1].op in ("sym", "mul")
+        )
+    return False
+
+
+def _is_differential(node: Node) -> bool:
+    first = node.args[0] if node.op == "mul" else node
+    return first == Node("sym", ("d",))
+
+
+def chain_end(node: Node, same: Same) -> Node | None:
+    """The last side of `n(n+1)/2 = 10 \\cdot 11/2 = 55`, or of an identity; None for an equation that says more."""
+    operators, members = node.args[0], node.args[1:]
+    if node.op != "rel" or set(operators) != {"="} or not all(is_scalar(member) for member in members):
+        return None
+    if len(members) > 2 and not free_symbols(members[-1]):
+        return None if _literals_differ(list(members[1:])) else members[-1]
+    return members[-1] if all(same(member, members[-1]) for member in members[:-1]) else None
+
+
 def same_name(left: Node | None, right: Node | None) -> bool:
-    return left == right
+    """The same name, or one in words beside a symbol: `\\text{height} = 5` and `h = 5`."""
+    if left is None or right is None:
+        return left is right
+    return left == right or [left.op, right.op].count("text") == 1
 
 
 def _literals_differ(members: list[Node]) -> bool:

@@ -17,6 +17,7 @@
 | union, inter, minus | two sets |
 | reals | -: the real line |
 | rel | operators (tuple of "=", "<", "<=", ">", ">=", "!=", "~", "in"), members... |
+| mod | value or named value, modulus |
 | builder | relation or list of relations from `\\{x : ...\\}` |
 | matrix | rows..., each a tuple of nodes; det the same between bars |
 | ratio | items... (`3:2`, `12:30`) |

@@ -20,6 +20,7 @@ _UNICODE = {
     "€": r"\$", "£": r"\$", "¥": r"\$", "，": ",", "（": "(", "）": ")", "：": ":", "；": ";", "。": ".",
     "⟨": r"\langle ", "⟩": r"\rangle ", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
     "⌉": r"\rceil ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2005": " ", "\u200b": "", "\ufeff": "",
+    "¢": r"\text{ cents}", "、": ",",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -30,6 +31,10 @@ _KNOWN = (
     "cdot|pm|in|begin|end|log|ln|sin|cos|tan|circ|quad|overline|theta|alpha|beta|lambda|mathbb|setminus|emptyset|binom"
 )
 _DOUBLED = re.compile(rf"\\\\(?=(?:{_KNOWN})(?![A-Za-z]))|\\\\(?=[(){{}}\[\]$%!;,])")
+_AMOUNT = r"(\d[\d,]*(?:\.\d+)?|\.\d+)"
+_DOLLARS = re.compile(
+    rf"\s*(?:\$?\s*(-?)\s*\\\$\s*{_AMOUNT}\s*\$?|(-?)\$\s*{_AMOUNT}|(-?){_AMOUNT}\s*\\?\$)\s*\.?\s*\Z"
+)
 _LITERAL_NEWLINE = re.compile(r"\\n(?=\\n|\s|\\\[|\\\]|$)")
 _ROW_END = re.compile(r"\\\\(?:\s*\[-?[\d.]+\s*(?:pt|em|ex|mm|cm)\])?|\\cr(?![A-Za-z])|\\newline(?![A-Za-z])")
 _SIZES = re.compile(
@@ -37,6 +42,19 @@ _SIZES = re.compile(
     r"|strut|phantom(?:\s*\{[^{}]*\})?|[hv]space\*?\s*\{[^{}]*\}|color\s*\{[^{}]*\}|label\s*\{[^{}]*\}|boldmath|bf|rm|it"
     r"|sf|tt)(?![A-Za-z])\s*"
 )
+_MODULUS = re.compile(r"\(\s*(?:\\[bp]?mod(?![A-Za-z])|\\(?:text|mathrm|operatorname)\{\s*mod\s*\}|mod\b)\s*([^()]+)\)")
+_CONGRUENCE = re.compile(
+    r"((?:\\equiv|≡)[^≡]*?)(?:\\b?mod(?![A-Za-z])|\\(?:text|mathrm)\{\s*mod\s*\}|(?<= )mod(?= ))\s*(\w+)\s*\Z"
+)
+_ALIGNED = re.compile(
+    r"\\begin\{(align|aligned|alignat|gather|gathered|split|eqnarray|equation)\*?\}(.*)\\end\{\1\*?\}", re.S
+)
+_ROW = re.compile(r"\\\\(?![A-Za-z])|\\newline(?![A-Za-z])")
+# Units that letters alone would not show: `20 m/s`, `50 km/h`, `20\\ \\mathrm{N}`.
+_RATE = re.compile(
+    r"(?<=[\d}])(?:\s|\\[ ,;])+(?:(?:k|c|m)?m|mi|ft|L|g)\s*/\s*(?:h|hr|s|sec|min)(?:\^\{?2\}?)?\s*\.?\s*\Z"
+)
+_SI = re.compile(r"(?<=[\d}])(?:\s|\\[ ,;])+\\(?:mathrm|rm)\s*\{\s*([A-DF-Zmsgh])\s*\}\s*\Z")
 _NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 _SPACES = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space|nobreakspace)(?![A-Za-z])|\\[,;: ]|~|\\q?quad"
@@ -49,10 +67,18 @@ _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\S)")
 @lru_cache(maxsize=16_384)
 def normalise(text: str) -> str:
     r"""One spelling for the same text: Unicode to LaTeX commands, `\dfrac` to `\frac`, no `\left`, `$` or `\,`."""
+    if "$" in text and (amount := _DOLLARS.match(text)):
+        text = "".join(part or "" for part in amount.groups()) + r"\text{ dollars}"
     if not text.isascii():
         text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
-        text = text.translate(_UNICODE_TABLE)
+        text = re.sub(r"[^\x00-\x7f]+", _spelled, text)
+        text = re.sub("[！-～]", lambda m: chr(ord(m.group()) - 0xFEE0), text)  # full-width forms
+    text = _RATE.sub(r"\\text{ units}", text)
+    text = _SI.sub(r"\\text{ \1}", text)
+    if "mod" in text:
+        text = _MODULUS.sub(r"\\pmod{\1}", text)
+        text = _CONGRUENCE.sub(r"\1 \\pmod{\2}", text)
     if "\\" in text:
         text = _latex(text)
     text = _THOUSANDS.sub("", text)
@@ -61,11 +87,21 @@ def normalise(text: str) -> str:
         text = _EMPHASIS.sub(r"\1", text)
     text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"(?<=[\d)}])!=", "! =", text)  # 4! = 24, and not 4 != 24
     return re.sub(r"(?:(?<!\\)[.,;:](?!\.)|(?<=[^.])\.)+$", "", text).strip()
+
+
+def _spelled(match: re.Match[str]) -> str:
+    """LaTeX for symbols; a word in Greek letters stays a word."""
+    characters = match.group()
+    word = len(characters) > 2 and all("\u0370" <= c <= "\u03ff" for c in characters)
+    return characters if word else characters.translate(_UNICODE_TABLE)
 
 
 def _latex(text: str) -> str:
     text = _LITERAL_NEWLINE.sub(" ", text)
+    if len(text) < 10_000:
+        text = _ALIGNED.sub(lambda match: _last_chain(match[2]), text)
     if "\\\\begin" in text:
         text = text.replace("\\\\", "\\")
     elif "\\begin" not in text:
@@ -80,6 +116,18 @@ def _latex(text: str) -> str:
     return _FRACTIONS.sub(r"\\frac", text)
 
 
+def _last_chain(rows: str) -> str:
+    """The last relation of a derivation; rows that begin with a sign of relation continue the row before."""
+    rows = re.sub(r"\\(?:tag|label)\{[^{}]*\}|\\nonumber|&", " ", rows)
+    chains: list[str] = []
+    for row in filter(str.strip, _ROW.split(rows)):
+        if chains and re.match(r"\s*(?:[=<>]|\\(?:equiv|approx|leq?|geq?|lt|gt)(?![A-Za-z]))", row):
+            chains[-1] += row
+        else:
+            chains.append(row)
+    return chains[-1] if chains else ""
+
+
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")
 _LIST_COMMA = re.compile(r"(?<=\d), (?=\d{3}(?!\d))")
 
@@ -89,5 +137,5 @@ def squeeze(text: str) -> str:
 
     Spaces between two letters or digits stay ("3 1/2" is not "31/2"), and so does the one that makes "32, 349" a list.
     """
-    text = _LIST_COMMA.sub("\0", normalise(text))
-    return _LOOSE_SPACE.sub("", text).replace("\0", ", ")
+    text = _LIST_COMMA.sub("\0", normalise(text)).replace("! =", "!\1=")
+    return _LOOSE_SPACE.sub("", text).replace("\0", ", ").replace("\1", " ")

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from rlhf_e2h.checker import vocabulary as words
 from rlhf_e2h.checker.expressions import Expressions
+from rlhf_e2h.checker.names import is_name
 from rlhf_e2h.checker.nodes import INFINITY, ZERO, Node, ParseError, RefusedError, num
 from rlhf_e2h.checker.normalise import normalise
 from rlhf_e2h.checker.tokens import MAX_CHARACTERS, Token, tokenise
@@ -76,6 +77,7 @@ class Parser(Expressions):
         """One answer: a relation or value, perhaps with words around it, or words alone."""
         while low < high - 1 and (self._is_word(low, words.LEAD_WORDS) or self._is_lead_sign(low)):
             low += 1
+        low = self._after_verb(low, high)
         if not any(token.kind in ("text", "unit") for token in self.tokens[low:high]):
             return self.relation(low, high)
         for position in range(low + 1, high):
@@ -83,8 +85,11 @@ class Parser(Expressions):
                 high = position
                 break
         relations = self.cuts(low, high, "rel")
-        if relations and all(token.kind in ("text", "unit") for token in self.tokens[low : relations[0]]):
+        if relations and any(token.kind in ("text", "unit") for token in self.tokens[low : relations[0]]):
             name = self._words(low, relations[0])
+            return Node("rel", (("=",), name, self.item(relations[0] + 1, high)))
+        if len(relations) == 1 and self.tokens[relations[0]].value == "=":
+            name = self._first_member(low, relations[0], relations)
             return Node("rel", (("=",), name, self.item(relations[0] + 1, high)))
         cut = self._suffix(low, high)
         if cut is not None:
@@ -95,13 +100,37 @@ class Parser(Expressions):
                 pass
         return self._words(low, high)
 
+    def _after_verb(self, low: int, high: int) -> int:
+        """`\\text{The height is } 5`: what follows the verb, if that is not words again."""
+        verbs = [k for k in range(low + 1, high - 1) if self._is_word(k, words.VERBS)]
+        if not verbs or self.tokens[verbs[-1] + 1].kind in ("text", "unit", "rel"):
+            return low
+        plain = all(token.kind in ("text", "unit", "sym") for token in self.tokens[low : verbs[-1]])
+        return verbs[-1] + 1 if plain else low
+
     def relation(self, low: int, high: int) -> Node:
-        """`a < b \\le c`, `x \\in S`, `x = 5`, or a value."""
-        cuts = self.cuts(low, high, "rel")
-        members = [self.ratio(a, b) for a, b in _ranges(low, high, cuts)]
-        if len(members) == 1:
-            return members[0]
-        return Node("rel", (tuple(self.tokens[cut].value for cut in cuts), *members))
+        """`a < b \\le c`, `x \\in S`, `x = 5`, `n \\equiv 3 \\pmod 7`, or a value."""
+        modulus = next((k for k in self.cuts(low, high, "cmd") if self.tokens[k].value == "pmod"), None)
+        end = high if modulus is None else modulus
+        cuts = self.cuts(low, end, "rel")
+        ranges = _ranges(low, end, cuts)
+        members = [self._first_member(*ranges[0], cuts), *(self.ratio(a, b) for a, b in ranges[1:])]
+        operators = tuple(self.tokens[cut].value for cut in cuts)
+        if modulus is not None:
+            # Members of a chain of congruences differ as numbers; the last one is what it says.
+            named = cuts and is_name(members[0])
+            value = Node("rel", (("=",), members[0], members[-1])) if named else members[-1]
+            return Node("mod", (value, self.expression_in(modulus + 1, high)))
+        return Node("rel", (operators, *members)) if cuts else members[0]
+
+    def _first_member(self, low: int, high: int, cuts: list[int]) -> Node:
+        """What stands before an equals sign may be any name: `P(X > 3) = 0.5`, `\\max = 7`."""
+        try:
+            return self.ratio(low, high)
+        except ParseError:
+            if low < high and cuts and self.tokens[cuts[0]].value == "=":
+                return self._words(low, high)
+            raise
 
     def ratio(self, low: int, high: int) -> Node:
         cuts = [cut for cut in self.cuts(low, high, "op") if self.tokens[cut].value == ":"]

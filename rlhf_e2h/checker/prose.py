@@ -6,15 +6,26 @@ import re
 
 from rlhf_e2h.checker.vocabulary import MEASURES
 
+MAX_PASSAGE = 5_000  # characters in which an answer without a mark is looked for
+
 _HOPE = re.compile(r"\s*\.?\s*I hope (?:it|this) is correct.*", re.S | re.I)
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z\[\"']|\s*$)|。|\n\s*\n|\n(?=[A-Z*#\[])")
-_DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_DELIMITED = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _WORDS = re.compile(r"\\(?:begin|end|text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _NUMBER = re.compile(
     r"(?<![A-Za-z\d_.])[-+−]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?"
     r"(?:(?<=\d)/\d+)?(?<=\d)(?:\s?\\?%)?"
 )
 _AFTER = re.compile(r"\s*(\\?%|¢|[A-Za-z]{2,})(?![\w^²³])")
+# An expression in running text without delimiters: y = 2x + 1, -4k^5, 5:6, (3, 4), \sqrt{2}, {2, 5}.
+_LETTER = r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
+_COMMAND = r"\\[A-Za-z]++(?:\s*\{(?:[^{}]|\{[^{}]*\})*+\})*"
+_GROUP = rf"\\?[(\[{{](?>[^()\[\]{{}}A-Za-z\n]|{_LETTER}|{_COMMAND})++\\?[)\]}}]"
+_ATOM = rf"(?>\d+(?:\.\d+)?|{_LETTER}|{_COMMAND}|{_GROUP})"
+_SIDE = rf"[-+−]?{_ATOM}++(?:\s?(?:[-+*/=^_:<>−]|<=|>=)\s?[-+−]?{_ATOM}++)*+"
+_PLAIN = re.compile(rf"(?<![\w.\\]){_SIDE}(?:,?\s(?:or|and)\s(?=[A-Za-z]\s?=){_SIDE})*+(?![A-Za-z])")
+_ANNOUNCED = re.compile(r"(?:\b(?:are|is|either|both|points?|solutions?|roots?|values?|pairs?)|:)\s*\Z")
+_JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
 # Words that say "this is a sentence", so that the answer is inside the text and is not the text.
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?:the|is|are|was|were|so|therefore|thus|hence|which|we|find|that|it|it's|because|since|this|"
@@ -25,8 +36,8 @@ _PROSE = re.compile(
 # Words before the first formula, or two of them before the first number: "Matrix: $..$", "Jane started 3 hours ago",
 # "El resultado es 5", "共有12".
 _LEAD_IN = re.compile(
-    r"\s*(?:[^\W\d_]{2,}[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}[\s:,]+){2,}[-$]?\d"
-    r"|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：]{2,}\s*[-$\\]?\d"
+    r"\s*(?:[^\W\d_]{2,}[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}|[^\W\d_a-z])[\s:,]+(?:[^\W\d_]+[\s:,]+)+[-$]?\d"
+    r"|\s*[^\W\d_]{2,}:\s*[-−]?\d|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：,]{2,}\s*[-$\\]?\d"
 )
 
 
@@ -34,7 +45,7 @@ def is_bare(text: str) -> bool:
     """True if the text is an answer as it stands and not a sentence around one."""
     if "\n\n" in text or len(text) > 4000:
         return len(text.split()) < 4
-    outside = _WORDS.sub(" ", hide_formulas(text, " "))
+    outside = _WORDS.sub(" ", re.sub(r"(?<=\d) to (?=\d)", ":", hide_formulas(text, " ")))
     if not _PROSE.search(outside):
         return not _LEAD_IN.match(text)
     # Words without any number or formula are an answer in words.
@@ -43,7 +54,7 @@ def is_bare(text: str) -> bool:
 
 def sentence(rest: str) -> str | None:
     """The answer that begins a text: its first sentence, or the last formula of that if it is a whole sentence."""
-    rest = _HOPE.sub("", rest).strip()
+    rest = _HOPE.sub("", rest[:MAX_PASSAGE]).strip()
     stop = _SENTENCE_END.search(hide_formulas(rest))
     first = (rest[: stop.start()] if stop else rest).strip().strip("*_").strip('"“”').rstrip(".").strip()
     if not first or is_bare(first):
@@ -52,16 +63,50 @@ def sentence(rest: str) -> str | None:
 
 
 def last_mathematics(text: str) -> str | None:
-    """The last formula or, if it stands later, the last number of running text, with its unit."""
-    text = _HOPE.sub("", text)
-    spans = formulas(text)
-    numbers = [m for m in _NUMBER.finditer(hide_formulas(text)) if m.group().strip()]
+    """The last formula or, if it stands later, the last plain expression of running text, with its unit.
+
+    Formulas of one shape that "and", "or" and commas join are one answer: `the points $(1,2)$ and $(3,4)$`.
+    """
+    text = _HOPE.sub("", text[-MAX_PASSAGE:])
+    spans, hidden = formulas(text), hide_formulas(text)
+    numbers = [m for m in _NUMBER.finditer(hidden) if m.group().strip()]
     if not spans and not numbers:
         return None
-    last = max((*spans, *numbers), key=lambda match: match.end())
-    after = _AFTER.match(text, last.end())
+    if spans and (not numbers or spans[-1].end() > numbers[-1].end()):
+        start, end = _run_start(spans, text), spans[-1].end()
+    else:
+        start, end = numbers[-1].span()
+        for plain in _PLAIN.finditer(hidden):
+            if plain.start() <= start and end <= plain.end():
+                start, end = plain.span()
+    after = _AFTER.match(text, end)
     unit = after is not None and (not after[1].isalpha() or after[1].lower() in MEASURES)
-    return last.group().strip() + (after.group() if after and unit else "")
+    return text[start:end].strip() + (after.group() if after and unit else "")
+
+
+def _run_start(spans: list[re.Match[str]], text: str) -> int:
+    """Where the formulas begin that are joined to the last one and look like it."""
+    first = len(spans) - 1
+    shape, either = _shape(spans[first]), False
+    while first > 0 and shape and _shape(spans[first - 1]) == shape:
+        gap = text[spans[first - 1].end() : spans[first].start()]
+        if not _JOINT.fullmatch(gap):
+            break
+        either |= "or" in gap
+        first -= 1
+    announced = either or _ANNOUNCED.search(text[: spans[first].start()])
+    return spans[first if announced else -1].start()
+
+
+def _shape(span: re.Match[str]) -> str:
+    """`(`, `x=` or `1` for a tuple, an assignment or a number; empty for anything else."""
+    inside = next(filter(None, span.groups())).strip().removeprefix(r"\left")
+    if inside[:1] == "(" and "," in inside:
+        return "("
+    assigned = re.match(r"\w\s*=", inside)
+    if assigned:
+        return re.sub(r"\s", "", assigned.group())
+    return "1" if re.fullmatch(r"(?:[-\d./{}+]|\\[dt]?frac|\\sqrt|\\pi|\\pm)+", inside) else ""
 
 
 def formulas(text: str) -> list[re.Match[str]]:

@@ -16,7 +16,7 @@ from typing import Any
 from rlhf_e2h.checker.approximate import Digits, Evaluator, Floats, Undecided, is_real
 from rlhf_e2h.checker.canonical import same_form
 from rlhf_e2h.checker.exact import InexactError, UndefinedError, exact
-from rlhf_e2h.checker.nodes import Node, free_symbols, subtract, walk
+from rlhf_e2h.checker.nodes import Node, free_symbols, num, subtract, walk
 
 # Ranges of the points: positive, all negative (sqrt(a^2) is not a), mixed signs, small, larger.
 _RANGES = ((0.5, 2.5), (-3.0, -0.2), (-2.0, 2.0), (0.1, 0.9), (1.0, 3.0), (3.0, 9.0), (-1.0, 2.0), (-0.9, 0.9))
@@ -210,6 +210,11 @@ def _proportional_inexact(left: Node, right: Node, names: frozenset[str], same: 
 def substitute(node: Node, values: Mapping[str, Fraction]) -> Node:
     if node.op == "sym":
         return Node("num", (values[node.args[0]], None))
+    if node.op == "fn" and node.args[0].startswith("apply:"):
+        try:
+            return num(exact(node, values))
+        except (InexactError, UndefinedError):
+            raise Undecided("an unknown function of an irrational number") from None
     args = tuple(substitute(arg, values) if isinstance(arg, Node) else arg for arg in node.args)
     return Node(node.op, args)
 

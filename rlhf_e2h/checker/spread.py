@@ -21,9 +21,16 @@ def distinct(items: list[Named]) -> bool:
 
 def gathered(node: Node) -> Node:
     """`p=5,q=2; p=7,q=2`: each group of named values is one point, since every group has the same names."""
-    if node.op != "list" or node.args[0] != ";":
+    if node.op != "list":
         return node
-    groups = [[strip_name(item, None) for item in items_of(part)] for part in node.args[1:]]
+    if node.args[0] == ";":
+        groups = [[strip_name(item, None) for item in items_of(part)] for part in node.args[1:]]
+    else:
+        flat = [strip_name(item, None) for item in node.args[1:]]
+        size = next((k for k in range(2, len(flat)) if flat[k].name == flat[0].name), len(flat))
+        if len(flat) % size or size == len(flat):
+            return node
+        groups = [flat[k : k + size] for k in range(0, len(flat), size)]
     names = [[item.name for item in group] for group in groups]
     if not all(distinct(group) for group in groups) or any(other != names[0] for other in names):
         return node
@@ -67,6 +74,6 @@ def _choose(node: Node, signs: list[int]) -> Node:
 
 
 def _strip_units(node: Node) -> Node:
-    if node.op == "unit":
+    if node.op in ("unit", "mod"):
         return _strip_units(node.args[0])
-    return rebuild(node, _strip_units) if has(node, "unit") else node
+    return rebuild(node, _strip_units) if has(node, "unit", "mod") else node

@@ -31,6 +31,7 @@ _SCANNER = re.compile(
   | (?P<env>\\(?:begin|end)\s*\{\s*[A-Za-z]+\*?\s*\})
   | (?P<command>\\[A-Za-z]+)
   | (?P<escape>\\[{}%$|&#_^'"])
+  | (?P<foreign>[A-Za-z]*(?:(?![A-Za-z])[^\W\d_]|[\u0300-\u036f\u0900-\u0e7f])[^\W\d_\u0300-\u036f\u0900-\u0e7f]*)
   | (?P<word>[A-Za-z]+)
   | (?P<rel><=|>=|=<|==|:=|!=|=|<|>|~)
   | (?P<dots>\.\.\.)
@@ -39,6 +40,8 @@ _SCANNER = re.compile(
   | (?P<dot>[.?])""",
     re.X,
 )
+_FUNCTION = "arc(?:sin|cos|tan)|(?:sin|cos|tan)h|sin|cos|tan|cot|sec|csc|log|ln|sqrt|pi"
+_RUN_TOGETHER = re.compile(rf"[A-Za-z]?(?:(?:{_FUNCTION})[A-Za-z]?)+\Z")  # sinx, xlnx, secxtanx
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _GROUP = re.compile(r"\s*\{")
 
@@ -64,7 +67,7 @@ def tokenise(text: str, merge_thousands: bool = True) -> list[Token]:
             deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         raise RefusedError(f"brackets nested {deepest} deep, at most {MAX_DEPTH}")
-    return _join_numbers(tokens, merge_thousands)
+    return _join_numbers(_split_exponents(tokens), merge_thousands)
 
 
 def _scan(text: str, in_text: bool = False, before: list[Token] | None = None) -> list[Token]:
@@ -85,9 +88,22 @@ def _scan(text: str, in_text: bool = False, before: list[Token] | None = None) -
                 raise ParseError(f"{source} without an argument")
             tokens += _text_argument(source, content, tokens)
         else:
+            if kind == "command" and (cut := _glued(source)):
+                # \\sinx and \\pir: the letter is the argument or factor that lost its space
+                source, position = source[:cut], position - len(source) + cut
             tokens += _token(kind, source, gap, in_text, tokens or before or [])
         gap = False
     return tokens
+
+
+def _glued(source: str) -> int:
+    """Where one letter follows a known command's name, in a name that is itself unknown; else 0."""
+    name = source[1:]
+    if len(name) < 3 or name in words.FUNCTION_NAMES or name in words.GREEK or source in words.RELATIONS:
+        return 0
+    head = name[:-1]
+    known = head in words.FUNCTION_NAMES or head in words.GREEK or head in ("pi", "cdot", "times")
+    return len(source) - 1 if known and name not in words.CONSTANTS else 0
 
 
 def _braced(text: str, position: int) -> tuple[str | None, int]:
@@ -125,6 +141,8 @@ def _token(kind: str, source: str, gap: bool, in_text: bool, before: list[Token]
         return [Token("num", (_endless(source), None, source), gap)]
     if kind == "rel":
         return [Token("rel", words.RELATIONS[source], gap)]
+    if kind == "foreign":
+        return [Token("unit" if before else "text", source, True)]
     if kind == "word":
         return _word(source, gap, in_text, before)
     if kind == "command":
@@ -190,6 +208,10 @@ def _command(source: str, gap: bool) -> Token:
     }  # fmt: skip
     if name in simple:
         return Token("op", simple[name], gap)
+    if name == "Pr":
+        return Token("sym", name, gap)
+    if name in ("bmod", "mod"):
+        return Token("op", "mod", gap)
     if name in ("land", "wedge"):
         return Token("sep", "and", gap)
     if name in ("lor", "vee"):
@@ -201,7 +223,7 @@ def _command(source: str, gap: bool) -> Token:
     known = words.ACCENTS | words.STYLE_COMMANDS | words.NAME_PREFIXES
     if name in known or name in (
         "frac", "sqrt", "binom", "dbinom", "tbinom", "choose", "mathbb", "Bbb", "lfloor", "rfloor",
-        "lceil", "rceil", "over", "boxed", "fbox", "not",
+        "lceil", "rceil", "over", "boxed", "fbox", "not", "pmod", "sum", "prod", "int", "lim",
     ):  # fmt: skip
         return Token("cmd", name, gap)
     raise ParseError(f"command {source} is not in the vocabulary")
@@ -231,13 +253,13 @@ def _word(source: str, gap: bool, in_text: bool, before: list[Token]) -> list[To
         return [Token("fn", words.FUNCTION_NAMES[source], gap)]
     if source == "sqrt":
         return [Token("cmd", "sqrt", gap)]
-    if lower in words.UNITS and (gap or not before or len(source) > 3):
+    if lower in words.UNITS and ((gap and before) or len(source) > 3 or (not before and len(source) == 3)):
         return [Token("unit", source, gap)]
     if lower in words.GREEK and len(source) > 2:
         return [Token("sym", source, gap)]
-    function = re.match(r"(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|sqrt|pi)([a-zA-Z])\Z", source)
-    if function:
-        return _word(function[1], gap, False, before) + _word(function[2], False, False, before)
+    if _RUN_TOGETHER.match(source) and lower not in words.LIKE_FUNCTIONS:
+        parts = re.findall(rf"{_FUNCTION}|[A-Za-z]", source)
+        return [token for k, part in enumerate(parts) for token in _word(part, gap and k == 0, False, before)]
     titled = len(source) > 2 and source[1:].islower() and source[0].isupper()
     if (len(source) > 3 and not source.isupper()) or (lower in words.SHORT_WORDS and len(source) > 1) or titled:
         return [Token("text", source, gap)]
@@ -249,6 +271,19 @@ def _word(source: str, gap: bool, in_text: bool, before: list[Token]) -> list[To
 
 def _letter(letter: str) -> tuple[str, str]:
     return ("const", letter) if letter in "ei" else ("sym", letter)
+
+
+def _split_exponents(tokens: list[Token]) -> list[Token]:
+    """`2^33^2` as LaTeX reads it: without braces one digit is raised, so that the rest is the next power's base."""
+    out: list[Token] = []
+    for k, token in enumerate(tokens):
+        digits = token.value[2] if token.kind == "num" else ""
+        between = 0 < k < len(tokens) - 1 and tokens[k - 1].value == tokens[k + 1].value == "^"
+        if between and len(digits) > 1 and digits.isdigit():
+            out += [_number(digits[0], token.gap), _number(digits[1:], True)]
+        else:
+            out.append(token)
+    return out
 
 
 def _join_numbers(tokens: list[Token], merge: bool) -> list[Token]:

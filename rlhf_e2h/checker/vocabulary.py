@@ -64,10 +64,10 @@ MEASURES = {
     for kind, row in {
         "money": "dollar 1 dollars 1 usd 1 buck 1 bucks 1 cent 1/100 cents 1/100 ¢ 1/100",
         "time": "second 1 seconds 1 sec 1 minute 60 minutes 60 min 60 hour 3600 hours 3600"
-        " hr 3600 day 86400 days 86400",
-        "metric length": "m 1 meter 1 meters 1 metre 1 metres 1 cm 1/100 centimeters 1/100 mm 1/1000 km 1000"
-        " kilometers 1000",
-        "length": "inch 1 inches 1 foot 12 feet 12 ft 12 yard 36 yards 36 mile 63360 miles 63360",
+        " hr 3600 day 86400 days 86400 week 604800 weeks 604800",
+        "length": "m 1 meter 1 meters 1 metre 1 metres 1 cm 1/100 centimeter 1/100 centimeters 1/100 mm 1/1000 km 1000"
+        " kilometer 1000 kilometers 1000 inch 127/5000 inches 127/5000 foot 381/1250 feet 381/1250 ft 381/1250"
+        " yard 1143/1250 yards 1143/1250 mile 201168/125 miles 201168/125",
         "mass": "g 1 gram 1 grams 1 kg 1000 kilogram 1000 kilograms 1000 mg 1/1000",
     }.items()
     for name, scale in zip(row.split()[::2], map(Fraction, row.split()[1::2]), strict=True)
@@ -75,7 +75,11 @@ MEASURES = {
 
 SEPARATOR_WORDS = {"and": "and", "or": "or"}
 STOP_WORDS = _set("for where when if whenever assuming since because with such")
-LEAD_WORDS = _set("approximately about exactly roughly around nearly only just a total of all either both")
+LEAD_WORDS = _set(
+    "approximately about exactly roughly around nearly only just a total of all either both option choice letter"
+    " usd eur rs inr"
+)
+VERBS = _set("is are equals was")
 ARTICLES = _set("a an the")
 SHORT_WORDS = _set(
     "yes no odd not one two six ten red tie won win day all any few new old sum dne may jan feb mar apr jun jul aug "
@@ -108,6 +112,11 @@ BASE_WORDS = {
     "two": 2, "binary": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "octal": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16,
 }  # fmt: skip
+
+# English words that look like a function with its argument.
+LIKE_FUNCTIONS = _set(
+    "cost sing using tank sink logs secs sins tang tans pig pie pin pit spin spit spic blog flog slog"
+)
 
 EMPTY_SET = frozenset(
     ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", "null set", "empty")

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.bank import Decoding, Row
@@ -22,13 +24,14 @@ from rlhf_e2h.encoding import preference_rows
 from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
-from rlhf_e2h.processes import whole_model
+from rlhf_e2h.precision import hold_frozen
+from rlhf_e2h.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.traits import Traits
 
 VERSION = 2
@@ -101,11 +104,19 @@ def main(config: Config, run: StageRun) -> None:
             write_jsonl(run.out / f"pairs_{number}.jsonl", chosen)
             run.log({**summary(rows), **pair_counts(chosen)}, step=number)
         if rounds.begin(number):
-            policy = rounds.policy(number)
-            reference = open_policy(start).model if number and config.reference == "first" else None
-            rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
+            _round(rounds, start, chosen, config, run, number)
+            release_memory()
     rounds.finish(config.rounds - 1)
     run.finish(rounds=config.rounds, **pair_counts(chosen))
+
+
+def _round(
+    rounds: Rounds, start: Path, chosen: list[dict[str, Any]], config: Config, run: StageRun, number: int
+) -> None:
+    """A function of its own, so that its models are gone when the next round samples."""
+    policy = rounds.policy(number)
+    reference = open_policy(start).model if number and config.reference == "first" else None
+    rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
 
 
 def pairs(
@@ -176,11 +187,13 @@ def _train(
     from datasets import Dataset
     from trl import DPOConfig
 
-    arguments = DPOConfig(
-        **trainer_arguments(config.training, run),
-        **trl_losses(config.loss, config.label_smoothing, config.nll_weight),
-        beta=config.beta,
-        max_length=config.training.max_length,
+    arguments = on_one_device(
+        DPOConfig(
+            **trainer_arguments(config.training, run),
+            **trl_losses(config.loss, config.label_smoothing, config.nll_weight),
+            beta=config.beta,
+            max_length=config.training.max_length,
+        )
     )
     encoded = preference_rows(policy.tokenizer, rows)
     parts = [(len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"]))) for row in encoded]
@@ -194,5 +207,7 @@ def _train(
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.lora) if config.lora.rank else None,
     )
-    fit(trainer, run, f"DPO {number + 1}: training")
-    return whole_model(trainer)
+    if config.lora.rank:
+        hold_frozen(trainer.model, config.training.bf16, always_autocast=True)
+    model, _ = trained(trainer, run, f"DPO {number + 1}: training")
+    return model

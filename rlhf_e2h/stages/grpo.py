@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import torch
 
+from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
 from rlhf_e2h.encoded_trainers import online_trainer
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy, save_policy
-from rlhf_e2h.processes import whole_model
 from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
 from rlhf_e2h.rl.step_rewards import check_scheme
@@ -30,7 +30,7 @@ from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.traits import Traits
 
 VERSION = 2
@@ -107,8 +107,7 @@ def main(config: Config, run: StageRun) -> None:
         sources = open_sources(config, run, checker, device, None, policy.text_format)
         reward = SummedReward(sources, config, end_tokens(policy.tokenizer))
         trainer = _trainer(config, run, policy, prompts, reward)
-        metrics = fit(trainer, run, f"{config.algorithm.upper()}: training")
-    model = whole_model(trainer)
+        model, metrics = trained(trainer, run, f"{config.algorithm.upper()}: training")
     if run.is_main:
         save_policy(model, policy.tokenizer, run.out, policy.text_format)
     run.finish(steps=trainer.state.global_step, loss=metrics["train_loss"], reward=reward.last_mean)
@@ -172,9 +171,9 @@ def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Ro
     if unknown:
         shared["generation_kwargs"] = {"suppress_tokens": unknown}
     if config.algorithm == "grpo":
-        arguments: Any = GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards)
+        arguments: Any = on_one_device(GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards))
     else:
-        arguments = RLOOConfig(**shared)
+        arguments = on_one_device(RLOOConfig(**shared))
     freeze_parts(model, config.training.freeze_embeddings, config.training.freeze_norms)
     columns = ("prompt", "problem_id", "problem", "level")
     return online_trainer(config.algorithm)(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
+from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from rlhf_e2h.config import Input
 from rlhf_e2h.data.procedural import EASY_LEVELS, MARKED_SECTION, World, marked_text, world_text
@@ -55,8 +56,8 @@ def main(config: Config, run: StageRun) -> None:
     settings = config.training
     if settings.max_steps > 0:
         freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
-        arguments = TrainingArguments(
-            **trainer_arguments(settings, run), adam_beta2=0.98, train_sampling_strategy="sequential"
+        arguments = on_one_device(
+            TrainingArguments(**trainer_arguments(settings, run), adam_beta2=0.98, train_sampling_strategy="sequential")
         )
         collator = DataCollatorForSeq2Seq(tokenizer)
         texts = _Texts(config, tokenizer, run.seed)

@@ -16,6 +16,7 @@ from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.judge import by_problem, summary, vote
 from rlhf_e2h.models import LoraSettings, open_policy
+from rlhf_e2h.processes import release_memory
 from rlhf_e2h.rounds import Rounds, problems_of_round
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages.sample import choose
@@ -79,16 +80,27 @@ def main(config: Config, run: StageRun) -> None:
             write_jsonl(run.out / f"kept_{number}.jsonl", kept)
             run.log({**summary(rows), **kept_counts(kept)}, step=number)
         if rounds.begin(number):
-            other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
-            policy = rounds.policy(number) if other is None else open_policy(run.path(other))
             known = {problem["problem_id"]: problem for problem in problems}
             made = rounds.text_format
-            texts = [made.row(known[row["problem_id"]]["problem"], row["text"]) for row in kept]
-            title = f"ReST {number + 1}"
-            model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, config.lora, run, title)
-            rounds.keep(number, model, policy.tokenizer)
+            _round(
+                rounds,
+                [made.row(known[row["problem_id"]]["problem"], row["text"]) for row in kept],
+                config,
+                run,
+                number,
+            )
+            release_memory()
     rounds.finish(config.rounds - 1)
     run.finish(rounds=config.rounds, **kept_counts(kept))
+
+
+def _round(rounds: Rounds, texts: list[dict[str, str]], config: Config, run: StageRun, number: int) -> None:
+    """A function of its own, so that its models are gone when the next round samples."""
+    other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
+    policy = rounds.policy(number) if other is None else open_policy(run.path(other))
+    title = f"ReST {number + 1}"
+    model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, config.lora, run, title)
+    rounds.keep(number, model, policy.tokenizer)
 
 
 def kept_counts(kept: list[Row]) -> dict[str, int]:

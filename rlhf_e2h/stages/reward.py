@@ -10,28 +10,26 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from transformers import AutoConfig
 
 from reward_models.contract import StepContract
 from reward_models.dataset import optimiser_steps
-from reward_models.records import Stepwise, read_jsonl, read_stepwise, write_jsonl
+from reward_models.records import Stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
 from rlhf_e2h.config import ConfigError, Input
-from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
+from rlhf_e2h.losses import nonzero
 from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.models import policy_format
 from rlhf_e2h.plan import spent
 from rlhf_e2h.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
+from rlhf_e2h.reward_records import gather, thinned
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies.cartography import REGIONS, regions
 from rlhf_e2h.studies.dynamics import read_td_metrics
 from rlhf_e2h.studies.mislabel import flips
@@ -57,7 +55,7 @@ class Config:
     base: Input  # model to start from; the paper starts from the base model, not from SFT
     data: Input  # output of a prepare stage
     graded: Input | None = None  # output of a grade stage: solutions with their outcome
-    records: Input | None = None  # Stepwise JSON Lines with step labels of people (PRM800K and others)
+    records: Input | None = None  # JSON Lines with labels of people, in any format of reward_models/formats.py
     # where step labels of graded samples come from: `procedural` checks each step as a person would, `outcome` calls
     # every step of a right solution valid and leaves those of wrong ones unlabelled but for the last
     step_labels: Literal["procedural", "outcome", "none"] = "none"
@@ -92,10 +90,20 @@ class Config:
                 f"balance_outcomes is for kind oprm, not {self.kind!r}: an orm is balanced in any case, and a prm "
                 "reads no outcomes"
             )
+        if self.kind == "prm" and self.graded and self.step_labels == "none" and not self.taught_otherwise():
+            raise ValueError(
+                "kind: prm learns from labels of steps, and graded samples have none with step_labels: none. Set "
+                "step_labels: procedural (the procedural domain) or outcome, or give `records` with step labels, for "
+                "example those of an annotate stage; an orm learns from the samples as they are"
+            )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
                 f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
             )
+
+    def taught_otherwise(self) -> bool:
+        """Whether there are step labels beside those of graded samples."""
+        return bool(self.records) or self.reference_solutions
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -103,9 +111,9 @@ def main(config: Config, run: StageRun) -> None:
     rows = read_problems(run.path(config.data), "train")
     problems = {p["problem_id"]: p["problem"] for p in rows}
     levels = {p["problem"]: {"level": p["level"]} for p in rows if p.get("level")}
+    found = gather(config, run, problems, texts)
     records = [
-        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {}))
-        for record in _records(config, run, problems, texts)
+        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {})) for record in found.records
     ]
     kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
     training = [record for record in records if record.problem not in kept_out]
@@ -155,7 +163,11 @@ def main(config: Config, run: StageRun) -> None:
     write_json(run.out / "quality.json", {"kind": config.kind, "records": len(training), "validation": metrics})
     run.log({f"validation/{name}": v for name, v in metrics.items() if isinstance(v, (int, float))})
     shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
-    run.finish(records=len(training), **{k: v for k, v in shown.items() if v is not None})
+    lost = {name: result[name] for name in ("too_long", "split_otherwise", "without_label")}
+    lost["held_out_too_long"] = metrics["skipped"]
+    run.finish(
+        records=len(training), **{k: v for k, v in shown.items() if v is not None}, **nonzero(**found.lost, **lost)
+    )
 
 
 @dataclass
@@ -198,75 +210,6 @@ def _text_format(config: Config, run: StageRun) -> TextFormat:
         why = "that of the graded samples" if config.graded else "no samples, and none is set"
     run.use_format(made.of_rows(), why)
     return made.of_rows()
-
-
-def _records(config: Config, run: StageRun, problems: dict[str, str], texts: TextFormat) -> list[Stepwise]:
-    records: list[Stepwise] = []
-    if config.graded:
-        rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
-        rows = outcome_rows(config, rows)
-        records += [_labelled(row, problems[row["problem_id"]], config.step_labels, texts) for row in rows]
-    if config.records:
-        records += read_stepwise(run.path(config.records))
-    if config.reference_solutions:
-        records += _reference_records(run, run.path(config.data), problems, texts)
-    if not records:
-        raise ConfigError(f"{run.name}: nothing to train on; set `graded`, `records` or `reference_solutions`")
-    return records
-
-
-def outcome_rows(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The graded samples to learn from: finished, each text once a problem, balanced where the settings say so.
-
-    The same text again says nothing new, and right solutions repeat most.
-    """
-    rows = list({(row["problem_id"], row["text"]): row for row in rows if row["finished"]}.values())
-    return balanced(rows, config.balance) if config.kind == "orm" or config.balance_outcomes else rows
-
-
-def _labelled(row: dict[str, Any], problem: str, source: str, texts: TextFormat) -> Stepwise:
-    steps = texts.split_steps(row["text"])
-    outcome = int(row["correct"])
-    labels: list[int | None] | None = None
-    if source == "procedural":
-        labels = list(procedural.step_labels(problem, steps))
-    elif source == "outcome":
-        labels = [1] * len(steps) if outcome else [None] * (len(steps) - 1) + [0]
-    return Stepwise(problem, steps, labels, outcome, {k: row[k] for k in ("problem_id", "sample_id") if k in row})
-
-
-def _reference_records(run: StageRun, data: Path, problems: dict[str, str], texts: TextFormat) -> list[Stepwise]:
-    labels = run.labels(data, "easy", splits=("train",))
-    known = {key: texts.exemplar(label.solution) for key, label in labels.items() if label.solution}
-    found = [(problems[key], texts.split_steps(solution)) for key, solution in known.items()]
-    return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
-
-
-def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
-    """Keep right and wrong solutions of each problem within 1:ratio, in order; problems with one kind only drop out.
-
-    Sun et al. 2024, appendix C.1: between 1:3 and 3:1 a question.
-    """
-    groups: dict[str, dict[bool, list[dict[str, Any]]]] = {}
-    for row in rows:
-        groups.setdefault(row["problem_id"], {True: [], False: []})[row["correct"]].append(row)
-    kept: list[dict[str, Any]] = []
-    for group in groups.values():
-        most = int(ratio * min(len(group[True]), len(group[False])))
-        kept += group[True][:most] + group[False][:most]
-    return kept
-
-
-def thinned(records: list[Stepwise], ratio: float, seed: int) -> list[Stepwise]:
-    """All records with a step labelled wrong, and at random at most `ratio` times as many of the others, in order.
-
-    What a process reward model learns from is wrong steps; where most solutions are faultless they drown.
-    """
-    faulty = [0 in (record.labels or []) for record in records]
-    others = np.flatnonzero(~np.array(faulty, dtype=bool))
-    chosen = np.random.default_rng(seed).permutation(others)[: int(ratio * sum(faulty))]
-    keep = {*np.flatnonzero(faulty).tolist(), *chosen.tolist()}
-    return [record for index, record in enumerate(records) if index in keep]
 
 
 def _held_out(problem: str, share: float) -> bool:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
@@ -21,13 +22,14 @@ from rlhf_e2h.encoding import trl_rows
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
-from rlhf_e2h.processes import whole_model
+from rlhf_e2h.precision import hold_frozen, training_dtype
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runs import StageRun
+from rlhf_e2h.sft_loss import sft_trainer
 from rlhf_e2h.sft_plan import TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.traits import Traits
 
 VERSION = 2
@@ -74,7 +76,9 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy), text_format=config.format, sections=True)
+    path = run.path(config.policy)
+    dtype = training_dtype(path, config.training.bf16, config.lora)
+    policy = open_policy(path, dtype, text_format=config.format, sections=True)
     run.use_format(policy.text_format, policy.why)
     data, texts = run.path(config.data), policy.text_format
     problems, rows = (_steps if config.targets == "steps" else _solutions)(config, run, data, texts)
@@ -126,27 +130,31 @@ def finetune(
 ) -> tuple[Any, float]:
     """Train on rows with `prompt` and `completion`; EOS is added and trained. Returns the model and the mean loss."""
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
-    arguments = SFTConfig(
-        **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
+    arguments = on_one_device(
+        SFTConfig(
+            **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
+        )
     )
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     encoded = trl_rows(tokenizer, rows)
     _report_lengths(encoded, settings.max_length, extras, run)
-    trainer = SFTTrainer(
+    trainer = sft_trainer(settings.bf16)(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(encoded),
         processing_class=tokenizer,
         peft_config=lora_config(lora) if lora.rank else None,
     )
+    if lora.rank:
+        hold_frozen(trainer.model, settings.bf16, always_autocast=True)
     for callback in extras.callbacks if extras else []:
         trainer.add_callback(callback)
     if extras and extras.order:
         trainer._get_train_sampler = lambda *_: extras.order  # type: ignore[method-assign]
-    metrics = fit(trainer, run, description)
-    return whole_model(trainer), metrics["train_loss"]
+    model, metrics = trained(trainer, run, description)
+    return model, metrics["train_loss"]
 
 
 def _report_lengths(rows: Sequence[Row], max_length: int, extras: TrainingPlan | None, run: StageRun) -> None:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from reward_models.arguments import on_one_device
 from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler, optimiser_steps
 from reward_models.metrics import auc
@@ -239,7 +240,7 @@ def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose
     if settings.batch_size % micro:
         raise ConfigError(f"batch_size {settings.batch_size} is no multiple of micro_batch_size {micro}; change one")
     evaluates = bool(settings.eval_every) and choose
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // micro,
@@ -267,3 +268,4 @@ def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    return on_one_device(arguments)

@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(recipe, runs):
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 240
-    while not list(Path(runs[5:]).glob("sample/*/_partial/part-*.jsonl")):
+    while not list(Path(runs[5:]).glob("sample/*/_partial/sampling/rows-*.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

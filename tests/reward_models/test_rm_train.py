@@ -340,4 +340,10 @@ def test_wrong_input_is_refused(base, tmp_path):
     with pytest.raises(ValueError, match="validation labels are only"):
         train(base, words_task(4, 0), "prm", tmp_path, replace(FAST, eval_every=1, patience=1), one_class)
     with pytest.raises(ValueError, match="lower max_length"):
-        train(base, [Stepwise("q", ["good step. " * 300], [1])], "prm", tmp_path, replace(FAST, max_length=4096))
+        train(
+            base,
+            [Stepwise("q", ["good step. " * 300], [n % 2]) for n in range(2)],
+            "prm",
+            tmp_path,
+            replace(FAST, max_length=4096),
+        )
