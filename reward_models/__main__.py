@@ -287,7 +287,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reward_models.transfer import export_sequence_classification, import_model
+    from reward_models.export import export_sequence_classification
+    from reward_models.transfer import import_model
 
     if options.style:
         contract = import_model(options.source, options.out, options.style)

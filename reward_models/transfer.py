@@ -1,4 +1,4 @@
-"""Reward models of other people to ours, and ours to the classes other tools serve.
+"""Reward models of other people to ours.
 
 Every two-way read-out is a difference of two rows, softmax([a, b])[1] = sigmoid(b - a), so a foreign head becomes one
 row exactly, and the step contract takes over where it is read:
@@ -6,34 +6,36 @@ row exactly, and the step contract takes over where it is read:
 | style | source model | head | read at |
 |---|---|---|---|
 | e2h | easy-to-hard release: CausalLM with a two-row `lm_head` | mean of the rows | first newline of the separator |
-| math-shepherd | CausalLM that says + or - behind ` ки` | row of + minus row of - | the tag |
+| math-shepherd | CausalLM that says + or - after ` ки` | row of + minus row of - | the tag |
 | qwen-prm | Qwen2.5-Math-PRM: Linear-ReLU-Linear, 2 labels | last layer's row 1 minus row 0 | `<extra_0>` |
-| trl-prm | TRL PRMTrainer: token classification, 2 labels | row 1 minus row 0 | separator ids behind each step |
+| trl-prm | TRL PRMTrainer: token classification, 2 labels | row 1 minus row 0 | separator ids after each step |
 
-Weights are read from safetensors only, and no code of a checkpoint is ever run.
+A checkpoint that is not of its style is refused: by its tensors, by the tokens that are read, and a language model also
+by what it says at the tag. Weights are read from safetensors only, and no code of a checkpoint is ever run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 
-from reward_models.contract import PROBLEM_SLOT, StepContract
+from reward_models.contract import StepContract
 from reward_models.encode import encode
-from reward_models.model import head_of, load_model, quiet
+from reward_models.export import SCORE_TEMPLATE, export_sequence_classification, score_template
+from reward_models.model import head_of, quiet
+
+__all__ = [  # exports have been called from here before
+    "SCORE_TEMPLATE", "STYLES", "export_sequence_classification", "import_model", "load_mlp_model", "read_weights",
+    "score_template",
+]  # fmt: skip
 
 State = dict[str, torch.Tensor]
 
@@ -41,9 +43,8 @@ QWEN_TEMPLATE = (
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
     "<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n"
 )
-SCORE_TEMPLATE = "score_template.jinja"
-TOLERANCE = 1e-4  # largest difference of a logit that an export may show on its probe texts
-_PROBES = [("What is 2 + 3?", ["2 + 3 = 5", "# Answer\n\n5"]), ("x", ["y"]), ("1 + 1 = ?", ["2 ", "3."])]
+SAYS_MARK = 0.5  # what a Math-Shepherd model gives + and - together at a tag, at least; a trained one nearly all
+_SOLVED = ("What is 2 + 3 * 4?", ["Step 1: 3 * 4 = 12.", "Step 2: 2 + 12 = 14. The answer is: 14"])
 
 
 def import_model(source: str | Path, out: str | Path, style: str, **options: Any) -> StepContract:
@@ -58,28 +59,80 @@ def import_model(source: str | Path, out: str | Path, style: str, **options: Any
     """
     if style not in STYLES:
         raise ValueError(f"style {style!r} is not known; choose one of {', '.join(STYLES)}")
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer, config = AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(source)
     state = read_weights(source)
     words = {str(name): str(options.pop(name)) for name in ("good", "bad") if name in options}
-    head, defaults = STYLES[style](state, tokenizer, words)
-    contract = StepContract(**{"kind": "prm", **defaults, **options})
-    config = AutoConfig.from_pretrained(source)
+    found = STYLES[style](state, tokenizer, words)
+    contract = StepContract(**{"kind": "prm", **found.contract, **options})
+    _check_architecture(config, found, style)
+    if found.whole_marker:
+        _check_marker(tokenizer, contract.marker, style)
+    stored = max((value.dtype for value in state.values()), key=[value.dtype for value in state.values()].count)
     config.num_labels = 1
     config.id2label, config.label2id = {0: "score"}, {"score": 0}
     config.use_cache, config.pad_token_id = False, config.pad_token_id or tokenizer.pad_token_id
     contract.write_to(config)
-    model = _assemble(config, contract, {**state, **head})
+    model = _assemble(config, contract, {**state, **found.head})
+    if found.says is not None:
+        _check_says(model, tokenizer, contract, found.says, style)
+    nn.Module.to(model, stored)
+    head_of(model).float()  # a difference of two rows has more digits than they
+    model.config.dtype = stored
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return contract
 
 
-def _e2h(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State, dict[str, Any]]:
+@dataclass(frozen=True)
+class Found:
+    """What a style finds in a checkpoint."""
+
+    head: State  # weights of the scoring layer
+    contract: dict[str, Any]  # fields of the step contract
+    class_ending: str  # of the class that the checkpoint names in `architectures`; empty: any
+    whole_marker: bool = False  # the marker has to be a token of its own
+    says: tuple[torch.Tensor, list[int]] | None = None  # output embeddings (V, H), and the ids a language model says
+
+
+def _check_architecture(config: Any, found: Found, style: str) -> None:
+    named = (getattr(config, "architectures", None) or [""])[0]
+    if named and not named.endswith(found.class_ending):
+        raise ValueError(f"the checkpoint is a {named}; a {style} model is a ...{found.class_ending}")
+
+
+def _check_marker(tokenizer: Any, marker: str, style: str) -> None:
+    ids = tokenizer.encode(marker, add_special_tokens=False)
+    if not ids or tokenizer.decode(ids[-1:]).strip() != marker.strip():
+        raise ValueError(
+            f"the tokenizer has no token for {marker!r}, at which a {style} model is read (it makes "
+            f"{tokenizer.convert_ids_to_tokens(ids)} of it); this is another kind of model"
+        )
+
+
+@torch.inference_mode()
+def _check_says(
+    model: PreTrainedModel, tokenizer: Any, contract: StepContract, says: tuple[torch.Tensor, list[int]], style: str
+) -> None:
+    """The language model says one of two tokens after each marker, as one trained for it does."""
+    rows, ids = says
+    (row,) = encode(tokenizer, contract, [_SOLVED[0]], [_SOLVED[1]])
+    states_SH = model.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0, row.positions]
+    share = (states_SH @ rows.float().T).softmax(-1)[:, ids].sum(-1).mean().item()
+    if share < SAYS_MARK:
+        words = " or ".join(repr(tokenizer.decode([index])) for index in ids)
+        raise ValueError(
+            f"at {contract.marker!r} this language model says {words} with probability {share:.2g}; a {style} model "
+            f"does with {SAYS_MARK} at least, so this is another kind of model. Name other words with good= and bad="
+        )
+
+
+def _e2h(state: State, tokenizer: Any, words: dict[str, str]) -> Found:
     rows = _take(state, "lm_head.weight", 2)
-    return {"score.weight": rows.float().mean(0, keepdim=True)}, {"readout": "separator", "joining": "text"}
+    contract = {"readout": "separator", "joining": "text"}
+    return Found({"score.weight": rows.float().mean(0, keepdim=True)}, contract, "ForCausalLM")
 
 
-def _math_shepherd(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State, dict[str, Any]]:
+def _math_shepherd(state: State, tokenizer: Any, words: dict[str, str]) -> Found:
     weight = state.pop("lm_head.weight", None)
     if weight is None:  # tied embeddings are stored once
         weight = next((value for name, value in state.items() if name.endswith("embed_tokens.weight")), None)
@@ -88,17 +141,17 @@ def _math_shepherd(state: State, tokenizer: Any, words: dict[str, str]) -> tuple
     ids = [_token(tokenizer, words.get("good", "+")), _token(tokenizer, words.get("bad", "-"))]
     row = weight[ids[0]].float() - weight[ids[1]].float()
     contract = {"template": "{problem} ", "separator": "\n", "readout": "marker", "marker": " ки"}
-    return {"score.weight": row[None]}, contract
+    return Found({"score.weight": row[None]}, contract, "ForCausalLM", whole_marker=True, says=(weight, ids))
 
 
-def _qwen_prm(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State, dict[str, Any]]:
+def _qwen_prm(state: State, tokenizer: Any, words: dict[str, str]) -> Found:
     weight, bias = _take(state, "score.2.weight", 2).float(), _take(state, "score.2.bias", 2).float()
     head = {"score.2.weight": weight[1:] - weight[:1], "score.2.bias": bias[1:] - bias[:1]}
     contract = {"template": QWEN_TEMPLATE, "separator": "", "readout": "marker", "marker": "<extra_0>", "head": "mlp"}
-    return head, contract
+    return Found(head, contract, "", whole_marker=True)
 
 
-def _trl_prm(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State, dict[str, Any]]:
+def _trl_prm(state: State, tokenizer: Any, words: dict[str, str]) -> Found:
     name = "score" if "score.weight" in state else "classifier"
     weight = _take(state, f"{name}.weight", 2).float()
     head = {f"{name}.weight": weight[1:] - weight[:1]}
@@ -106,78 +159,15 @@ def _trl_prm(state: State, tokenizer: Any, words: dict[str, str]) -> tuple[State
         bias = state.pop(f"{name}.bias").float()
         head[f"{name}.bias"] = bias[1:] - bias[:1]
     contract = {"template": "{problem}", "separator": "", "readout": "marker", "marker": "\n", "joining": "pieces"}
-    return head, contract
+    return Found(head, contract, "ForTokenClassification")
 
 
-STYLES: dict[str, Callable[[State, Any, dict[str, str]], tuple[State, dict[str, Any]]]] = {
+STYLES: dict[str, Callable[[State, Any, dict[str, str]], Found]] = {
     "e2h": _e2h,
     "math-shepherd": _math_shepherd,
     "qwen-prm": _qwen_prm,
     "trl-prm": _trl_prm,
 }
-
-
-def export_sequence_classification(source: str | Path, out: str | Path) -> float:
-    """Save an outcome model as `AutoModelForSequenceClassification` (what vLLM and TEI-like servers load).
-
-    Such models read their last token that is not padding, so only a model whose score is its last step's can be
-    exported. The export is loaded again and compared on probe texts; returns the largest difference of a logit.
-    Beside the model stands SCORE_TEMPLATE, the contract's template for `vllm serve OUT --chat-template`.
-
-    Raises:
-        ValueError: the score is not that of the last token, or the architecture cannot carry the head.
-    """
-    model, tokenizer, contract = load_model(source, device="cpu")
-    if contract.aggregation != "last" or contract.readout != "step_end":
-        raise ValueError(
-            f"aggregation {contract.aggregation!r} with readout {contract.readout!r} is not the score of one last "
-            "token; only models with aggregation 'last' (ORMs) can be sequence classifiers"
-        )
-    bias = getattr(head_of(model), "bias", None)
-    if bias is not None and torch.count_nonzero(bias):
-        raise ValueError("the head has a bias, which sequence classifiers lack; train with reward_models (bias frozen)")
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError("pad and EOS token are the same, so a reader could not find the last token; set a pad token")
-    model.config.pad_token_id = tokenizer.pad_token_id
-    config = AutoConfig.from_pretrained(source)
-    config.pad_token_id, config.num_labels = tokenizer.pad_token_id, 1
-    config.use_sep_token = False  # vLLM: problem and solution are one text, not a pair with a separator between
-    state = {name: value for name, value in model.state_dict().items() if not name.endswith("score.bias")}
-    with quiet():
-        exported = AutoModelForSequenceClassification.from_config(config).float().eval()
-    try:
-        exported.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{type(exported).__name__} cannot hold these weights: {error}") from None
-    with quiet():
-        exported.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    (Path(out) / SCORE_TEMPLATE).write_text(score_template(contract), encoding="utf-8")
-    difference = _largest_difference(
-        model, AutoModelForSequenceClassification.from_pretrained(out), tokenizer, contract
-    )
-    if difference > TOLERANCE:
-        raise ValueError(
-            f"the export differs by {difference:.2g} in a logit; this tokenizer ends texts with a token of its own"
-        )
-    return difference
-
-
-def score_template(contract: StepContract) -> str:
-    """The contract's template in Jinja, over the two messages that vLLM's `/score` makes of problem and solution."""
-    before, after = (json.dumps(part, ensure_ascii=False) for part in contract.template.split(PROBLEM_SLOT, 1))
-    return f"{{{{ {before} + messages[0]['content'] + {after} + messages[1]['content'] }}}}"
-
-
-@torch.inference_mode()
-def _largest_difference(model: Any, exported: Any, tokenizer: Any, contract: StepContract) -> float:
-    rows = encode(tokenizer, contract, [problem for problem, _ in _PROBES], [steps for _, steps in _PROBES])
-    differences = []
-    for row in rows:
-        ids = torch.tensor([row.ids])
-        ours = model(input_ids=ids).logits[0, row.positions[-1], 0]
-        differences.append((ours - exported.eval()(input_ids=ids).logits[0, 0]).abs().item())
-    return max(differences)
 
 
 def read_weights(folder: str | Path) -> State:

@@ -202,7 +202,7 @@ MINERVA = MinervaFormat(
     "minerva",
     f"Problem:\n{{problem}}{SEPARATOR}Solution:\n",
     answer_mark="Final Answer:",
-    stop=(_CLOSING, f"{SEPARATOR}Problem:"),
+    stop=(f"{SEPARATOR}Problem:",),
 )
 
 FORMATS: dict[str, TextFormat] = {one.name: one for one in (SECTIONS, MINERVA)}

@@ -24,6 +24,7 @@ from rlhf_e2h.encoding import preference_rows
 from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
+from rlhf_e2h.precision import hold_frozen
 from rlhf_e2h.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rounds import Rounds, problems_of_round
@@ -206,5 +207,7 @@ def _train(
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.lora) if config.lora.rank else None,
     )
+    if config.lora.rank:
+        hold_frozen(trainer.model, config.training.bf16, always_autocast=True)
     model, _ = trained(trainer, run, f"DPO {number + 1}: training")
     return model

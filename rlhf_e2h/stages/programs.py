@@ -27,7 +27,8 @@ from rlhf_e2h.coding.problems import LEVEL_OF, is_tests
 from rlhf_e2h.coding.sandbox import Limits
 from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import Label, read_problems
-from rlhf_e2h.models import open_policy, sampling_dtype
+from rlhf_e2h.models import open_policy
+from rlhf_e2h.precision import sampling_dtype
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.run_files import write_json
@@ -108,7 +109,8 @@ def _greedy(
     measured = []
     with run.progress(len(problems) * len(config.policies), "greedy", "programs") as bar:
         for name, reference in config.policies.items():
-            policy = open_policy(run.path(reference), sampling_dtype(), sections=True)
+            path = run.path(reference)
+            policy = open_policy(path, sampling_dtype(path), sections=True)
             rows = sample(policy, list(problems.values()), decoding, run.seed, bar.advance)
             strict_PK, average_PK = _tested(rows, list(problems), labels, pool)
             scope = label_scope(run, reference)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reward_models.contract import StepContract
+from reward_models.encode import encode
 from rlhf_e2h.answers import missing_answers
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, build
@@ -84,6 +85,10 @@ def test_a_template_that_writes_bos(qwen):
     made = build_format(FormatSettings("chat"), tokenizer, "somewhere")
     [(prompt, _)] = encode_rows(tokenizer, [made.row("1+1", "2")])
     assert prompt.count(tokenizer.bos_token_id) == 1 and prompt[0] == tokenizer.bos_token_id
+    for kind in ("orm", "prm"):  # two ways of encoding
+        [read] = encode(tokenizer, StepContract(kind, made.template), ["1+1"], [["good step"]])
+        assert read.ids[: len(prompt)] == prompt
+        assert tokenizer.decode(read.ids[: read.positions[0] + 1]).endswith("good step")
 
 
 def test_no_chat_template_is_said():

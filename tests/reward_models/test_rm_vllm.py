@@ -17,9 +17,9 @@ from conftest import words_task
 from tokenizers_for_tests import byte_level_bpe, tiny_llama
 
 from reward_models.contract import StepContract
+from reward_models.export import SCORE_TEMPLATE, export_sequence_classification
 from reward_models.model import new_model
 from reward_models.score import Scorer
-from reward_models.transfer import SCORE_TEMPLATE, export_sequence_classification
 
 PYTHON = os.environ.get("E2H_VLLM_PYTHON", "")
 START = 900  # seconds; vLLM takes a minute on a free CPU

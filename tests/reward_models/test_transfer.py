@@ -11,14 +11,17 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     LlamaConfig,
+    LlamaForSequenceClassification,
     LlamaForTokenClassification,
     Qwen2Config,
     Qwen2Model,
 )
 
+from reward_models.__main__ import run
 from reward_models.contract import StepContract
+from reward_models.export import export_sequence_classification, score_template
 from reward_models.score import Scorer
-from reward_models.transfer import export_sequence_classification, import_model, read_weights, score_template
+from reward_models.transfer import import_model, read_weights
 
 STEPS = ["good step", "bad step", "good step"]
 
@@ -52,14 +55,26 @@ def test_paper_model_with_two_row_head(tmp_path):
     assert ours.logits == pytest.approx(logits[wanted].tolist(), abs=1e-5)
 
 
+def speaker_of_marks(tied):
+    """A language model that says + or - after the tag, which its tokenizer has as a token, and that tokenizer."""
+    tokenizer = byte_level_bpe()
+    tokenizer.add_tokens(["ки"])
+    policy = tiny_llama(tokenizer, seed=4)
+    policy.config.tie_word_embeddings = tied
+    if not tied:
+        policy.lm_head.weight = nn.Parameter(0.1 * torch.randn_like(policy.lm_head.weight))
+    ids = tokenizer("Step 1: 1 + 1 = 2. ки", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        state_H = policy.model(ids).last_hidden_state[0, -1]
+        for mark, share in (("+", 0.3), ("-", 0.31)):
+            policy.lm_head.weight[tokenizer.convert_tokens_to_ids(mark)] = share * state_H
+    return policy, tokenizer
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_math_shepherd_style(tmp_path, tied):
     """P(good) = softmax over the logits of + and - at the tag, as its model card computes it."""
-    tokenizer = byte_level_bpe()
-    policy = tiny_llama(tokenizer, seed=4)
-    if not tied:
-        policy.config.tie_word_embeddings = False
-        policy.lm_head.weight = nn.Parameter(torch.randn_like(policy.lm_head.weight))
+    policy, tokenizer = speaker_of_marks(tied)
     source = save(policy, tokenizer, tmp_path / "source")
     import_model(source, tmp_path / "out", "math-shepherd")
     steps = [f"Step {k}: {step}" for k, step in enumerate(STEPS, 1)]
@@ -73,6 +88,41 @@ def test_math_shepherd_style(tmp_path, tied):
         probs = policy(encoded["input_ids"]).logits[0][places][:, pair].softmax(-1)[:, 0]
     ours = Scorer.from_pretrained(tmp_path / "out").score("q", [steps])[0]
     assert ours.steps == pytest.approx(probs.tolist(), abs=1e-5)
+
+
+def test_language_models_are_not_process_reward_models(base, tmp_path):
+    """Refused by the tokens that the style reads, and where they are there, by what the model says at the tag."""
+    with pytest.raises(ValueError, match=r"no token for ' ки', at which a math-shepherd model is read"):
+        import_model(base, tmp_path / "out", "math-shepherd")
+    tokenizer = byte_level_bpe()
+    tokenizer.add_tokens(["ки"])
+    source = save(tiny_llama(tokenizer), tokenizer, tmp_path / "source")
+    with pytest.raises(ValueError, match=r"at ' ки' this language model says '\+' or '-' with probability 0\.0"):
+        import_model(source, tmp_path / "out", "math-shepherd")
+    with pytest.raises(ValueError, match="with 2 rows"):
+        import_model(source, tmp_path / "out", "e2h")
+    assert not (tmp_path / "out").exists()
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                         num_attention_heads=4, num_labels=2, pad_token_id=2)  # fmt: skip
+    source = save(LlamaForSequenceClassification(config), tokenizer, tmp_path / "classifier")
+    with pytest.raises(ValueError, match=r"a LlamaForSequenceClassification; a trl-prm model is a \.\.\.ForTokenCl"):
+        import_model(source, tmp_path / "out", "trl-prm")
+
+
+def test_command_line_refuses_a_language_model(base, tmp_path, capsys):
+    assert run(["export", "--from", "math-shepherd", str(base), str(tmp_path / "out")]) == 1
+    assert "no token for ' ки'" in capsys.readouterr().err
+
+
+def test_an_import_keeps_the_data_type_of_its_source(tmp_path):
+    policy, tokenizer = speaker_of_marks(tied=False)
+    source = save(policy.to(torch.bfloat16), tokenizer, tmp_path / "source")
+    import_model(source, tmp_path / "out", "math-shepherd")
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert {str(value.dtype) for name, value in stored.items() if name.startswith("model.")} == {"torch.bfloat16"}
+    rows = policy.lm_head.weight.float()[tokenizer.convert_tokens_to_ids(["+", "-"])]
+    assert torch.equal(stored["score.weight"][0], (rows[0] - rows[1]).detach())
 
 
 def test_qwen_prm_style(tmp_path):
