@@ -135,7 +135,7 @@ def pairs(
         )
         labelled = group[0]["correct"] is not None
         margin = config.margin if labelled else config.margin_unlabelled
-        good = scored if labelled else [entry for entry in scored if _says_something(entry[1])]
+        good = scored if labelled else [entry for entry in scored if _says_something(entry[1], text_format)]
         # The best with the worst, the second best with the second worst: each text in one pair at most.
         both_ends = list(zip(good, reversed(scored), strict=False))[: config.max_pairs]
         for (high, best), (low, worst) in both_ends:
@@ -155,8 +155,8 @@ def pairs(
     return found
 
 
-def _says_something(row: Row) -> bool:
-    return bool((row["answer"] or "").strip()) and all(step.strip() for step in SECTIONS.split_steps(row["text"]))
+def _says_something(row: Row, text_format: TextFormat) -> bool:
+    return bool((row["answer"] or "").strip()) and all(step.strip() for step in text_format.split_steps(row["text"]))
 
 
 def pair_counts(chosen: Sequence[dict[str, Any]]) -> dict[str, int]:
