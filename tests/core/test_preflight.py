@@ -33,7 +33,7 @@ def folder(tmp_path):
     ("arguments", "words"),
     [
         (
-            ["ppo.policy={folder}/policy", "format=chat"],
+            ["ppo.policy={folder}/policy", "ppo.format=chat"],
             "ppo: .*/policy: format chat, but its tokenizer has no chat template",
         ),
         (["ppo.reward_model=/none/prm"], "'/none/prm' does not exist; give a path"),
