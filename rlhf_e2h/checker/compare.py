@@ -167,11 +167,11 @@ def same_item(left: Node, right: Node, same: Same) -> bool:
         whole = [_whole(side, named) for side, named in ((left, a), (right, b))]
         if all(side.op == "rel" for side in whole):
             return _two_relations(whole[0], whole[1], same)
-    for relation, other in ((left, b.value), (right, a.value)):
-        if relation.op == "rel" and other.op != "rel" and is_scalar(other):
-            end = chain_end(relation, same)
-            if end is not None and same(end, other):
-                return True
+    for side, other in ((a, b.value), (b, a.value)):
+        if side.name is None and side.value.op == "rel" and is_scalar(other):
+            end = chain_end(side.value, same)
+            if end is not None:
+                return same(end, other)
     return same_value(a.value, b.value, same)
 
 

@@ -77,6 +77,7 @@ class Parser(Expressions):
         """One answer: a relation or value, perhaps with words around it, or words alone."""
         while low < high - 1 and (self._is_word(low, words.LEAD_WORDS) or self._is_lead_sign(low)):
             low += 1
+        low = self._after_verb(low, high)
         if not any(token.kind in ("text", "unit") for token in self.tokens[low:high]):
             return self.relation(low, high)
         for position in range(low + 1, high):
@@ -98,6 +99,14 @@ class Parser(Expressions):
             except ParseError:
                 pass
         return self._words(low, high)
+
+    def _after_verb(self, low: int, high: int) -> int:
+        """`\\text{The height is } 5`: what follows the verb, if that is not words again."""
+        verbs = [k for k in range(low + 1, high - 1) if self._is_word(k, words.VERBS)]
+        if not verbs or self.tokens[verbs[-1] + 1].kind in ("text", "unit", "rel"):
+            return low
+        plain = all(token.kind in ("text", "unit", "sym") for token in self.tokens[low : verbs[-1]])
+        return verbs[-1] + 1 if plain else low
 
     def relation(self, low: int, high: int) -> Node:
         """`a < b \\le c`, `x \\in S`, `x = 5`, `n \\equiv 3 \\pmod 7`, or a value."""

@@ -6,6 +6,8 @@ import re
 
 from rlhf_e2h.checker.vocabulary import MEASURES
 
+MAX_PASSAGE = 5_000  # characters in which an answer without a mark is looked for
+
 _HOPE = re.compile(r"\s*\.?\s*I hope (?:it|this) is correct.*", re.S | re.I)
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z\[\"']|\s*$)|。|\n\s*\n|\n(?=[A-Z*#\[])")
 _DELIMITED = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
@@ -15,9 +17,14 @@ _NUMBER = re.compile(
     r"(?:(?<=\d)/\d+)?(?<=\d)(?:\s?\\?%)?"
 )
 _AFTER = re.compile(r"\s*(\\?%|¢|[A-Za-z]{2,})(?![\w^²³])")
-# An expression in running text without delimiters: y = 2x + 1, -4k^5, 5:6.
-_ATOM = r"(?:\d+(?:\.\d+)?|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|\((?:[-+*/^.,\d\s]|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+\))"
-_PLAIN = re.compile(rf"(?<![\w.\\])[-+−]?{_ATOM}+(?:\s?(?:[-+*/=^:<>−]|<=|>=)\s?[-+−]?{_ATOM}+)+(?![A-Za-z])")
+# An expression in running text without delimiters: y = 2x + 1, -4k^5, 5:6, (3, 4), \sqrt{2}, {2, 5}.
+_LETTER = r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
+_COMMAND = r"\\[A-Za-z]++(?:\s*\{(?:[^{}]|\{[^{}]*\})*+\})*"
+_GROUP = rf"\\?[(\[{{](?>[^()\[\]{{}}A-Za-z\n]|{_LETTER}|{_COMMAND})++\\?[)\]}}]"
+_ATOM = rf"(?>\d+(?:\.\d+)?|{_LETTER}|{_COMMAND}|{_GROUP})"
+_SIDE = rf"[-+−]?{_ATOM}++(?:\s?(?:[-+*/=^_:<>−]|<=|>=)\s?[-+−]?{_ATOM}++)*+"
+_PLAIN = re.compile(rf"(?<![\w.\\]){_SIDE}(?:,?\s(?:or|and)\s(?=[A-Za-z]\s?=){_SIDE})*+(?![A-Za-z])")
+_ANNOUNCED = re.compile(r"(?:\b(?:are|is|either|both|points?|solutions?|roots?|values?|pairs?)|:)\s*\Z")
 _JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
 # Words that say "this is a sentence", so that the answer is inside the text and is not the text.
 _PROSE = re.compile(
@@ -30,7 +37,7 @@ _PROSE = re.compile(
 # "El resultado es 5", "共有12".
 _LEAD_IN = re.compile(
     r"\s*(?:[^\W\d_]{2,}[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}|[^\W\d_a-z])[\s:,]+(?:[^\W\d_]+[\s:,]+)+[-$]?\d"
-    r"|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：,]{2,}\s*[-$\\]?\d"
+    r"|\s*[^\W\d_]{2,}:\s*[-−]?\d|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：,]{2,}\s*[-$\\]?\d"
 )
 
 
@@ -47,7 +54,7 @@ def is_bare(text: str) -> bool:
 
 def sentence(rest: str) -> str | None:
     """The answer that begins a text: its first sentence, or the last formula of that if it is a whole sentence."""
-    rest = _HOPE.sub("", rest).strip()
+    rest = _HOPE.sub("", rest[:MAX_PASSAGE]).strip()
     stop = _SENTENCE_END.search(hide_formulas(rest))
     first = (rest[: stop.start()] if stop else rest).strip().strip("*_").strip('"“”').rstrip(".").strip()
     if not first or is_bare(first):
@@ -60,7 +67,7 @@ def last_mathematics(text: str) -> str | None:
 
     Formulas of one shape that "and", "or" and commas join are one answer: `the points $(1,2)$ and $(3,4)$`.
     """
-    text = _HOPE.sub("", text)
+    text = _HOPE.sub("", text[-MAX_PASSAGE:])
     spans, hidden = formulas(text), hide_formulas(text)
     numbers = [m for m in _NUMBER.finditer(hidden) if m.group().strip()]
     if not spans and not numbers:
@@ -80,15 +87,15 @@ def last_mathematics(text: str) -> str | None:
 def _run_start(spans: list[re.Match[str]], text: str) -> int:
     """Where the formulas begin that are joined to the last one and look like it."""
     first = len(spans) - 1
-    shape = _shape(spans[first])
+    shape, either = _shape(spans[first]), False
     while first > 0 and shape and _shape(spans[first - 1]) == shape:
-        if not _JOINT.fullmatch(text[spans[first - 1].end() : spans[first].start()]):
+        gap = text[spans[first - 1].end() : spans[first].start()]
+        if not _JOINT.fullmatch(gap):
             break
+        either |= "or" in gap
         first -= 1
-    said = re.search(
-        r"(?:\b(?:are|is|either|both|points?|solutions?|roots?|values?|pairs?)|:)\s*\Z", text[: spans[first].start()]
-    )
-    return spans[first if said else -1].start()
+    announced = either or _ANNOUNCED.search(text[: spans[first].start()])
+    return spans[first if announced else -1].start()
 
 
 def _shape(span: re.Match[str]) -> str:

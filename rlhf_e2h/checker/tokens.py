@@ -40,7 +40,7 @@ _SCANNER = re.compile(
   | (?P<dot>[.?])""",
     re.X,
 )
-_FUNCTION = "arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|sqrt|pi"
+_FUNCTION = "arc(?:sin|cos|tan)|(?:sin|cos|tan)h|sin|cos|tan|cot|sec|csc|log|ln|sqrt|pi"
 _RUN_TOGETHER = re.compile(rf"[A-Za-z]?(?:(?:{_FUNCTION})[A-Za-z]?)+\Z")  # sinx, xlnx, secxtanx
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _GROUP = re.compile(r"\s*\{")
@@ -208,6 +208,8 @@ def _command(source: str, gap: bool) -> Token:
     }  # fmt: skip
     if name in simple:
         return Token("op", simple[name], gap)
+    if name == "Pr":
+        return Token("sym", name, gap)
     if name in ("bmod", "mod"):
         return Token("op", "mod", gap)
     if name in ("land", "wedge"):

@@ -18,7 +18,7 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.step_targets import step_targets
-from rlhf_e2h.encoding import trl_rows
+from rlhf_e2h.encoding import check_positions, trl_rows
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
@@ -140,6 +140,7 @@ def finetune(
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     encoded = trl_rows(tokenizer, rows)
     _report_lengths(encoded, settings.max_length, extras, run)
+    check_positions(run.name, model, [len(row["input_ids"]) for row in encoded], settings.max_length)
     trainer = sft_trainer(settings.bf16)(
         model=model,
         args=arguments,
