@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from reward_models.contract import StepContract
 from reward_models.readout import compose, owners, step_ends
-from reward_models.special_tokens import leading_ids, leading_text
+from reward_models.special_tokens import leading_ids
 
 OVERLONG = ("error", "truncate_left", "skip")
 
@@ -51,8 +51,6 @@ def encode(
         return _encode_steps(tokenizer, contract, problems, solutions)
     if contract.joining == "pieces":
         return _encode_pieces(tokenizer, contract, problems, solutions)
-    if contract.version > 1:
-        contract = _without_leading(tokenizer, contract)
     composed = [compose(contract, problem, steps) for problem, steps in zip(problems, solutions, strict=True)]
     batch = tokenizer(
         [text for text, _ in composed],
@@ -61,6 +59,7 @@ def encode(
         return_token_type_ids=False,
         verbose=False,
     )
+    leading = leading_ids(tokenizer)
     return [
         Encoded(
             ids,
@@ -68,18 +67,22 @@ def encode(
             owners(offsets, spans) if with_owners else None,
             _first_token(offsets, len(contract.prompt(problem))),
         )
-        for ids, offsets, (_, spans), problem in zip(
-            batch["input_ids"], batch["offset_mapping"], composed, problems, strict=True
+        for (ids, offsets), (_, spans), problem in zip(
+            (_led_once(*row, leading) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)),
+            composed,
+            problems,
+            strict=True,
         )
     ]
 
 
-def _without_leading(tokenizer: Any, contract: StepContract) -> StepContract:
-    """A template rendered from a chat template spells BOS, which the tokenizer would put before it once more."""
-    spelled = leading_text(tokenizer)
-    if not spelled or not contract.template.startswith(spelled):
-        return contract
-    return replace(contract, template=contract.template.removeprefix(spelled))
+def _led_once(
+    ids: list[int], offsets: list[tuple[int, int]], leading: list[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Without the tokenizer's leading tokens where the text spells them itself, as chat templates do."""
+    count = len(leading)
+    twice = count and ids[count : 2 * count] == leading
+    return (ids[count:], offsets[count:]) if twice else (ids, offsets)
 
 
 def _encode_steps(

@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.contract import StepContract
 from reward_models.model import HEAD_NAMES, freeze, new_model, quiet
+from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
 
@@ -34,6 +35,8 @@ def prepare_model(base: str | Path, contract: StepContract, settings: TrainSetti
     model: Any = new_model(base, contract, quantization=quantization)
     if settings.lora_rank:
         model = _with_lora(model, settings)
+    if settings.lora_rank and settings.bf16 and not settings.load_in_4bit and not engine_holds_weights():
+        store_frozen_in_bf16(model)
     freeze(model, settings.freeze_embeddings, settings.freeze_norms, settings.freeze_layers)
     return model
 
@@ -66,9 +69,12 @@ def save_model(
         state = get_peft_model_state_dict(adapted)
         adapted = _with_lora(new_model(base, contract), settings)
         set_peft_model_state_dict(adapted, state)
+    came_in = restore_frozen(adapted)
     if trainer.accelerator.is_main_process:
         save_adapter(adapted, out, base)
     merged = adapted.merge_and_unload()
+    if came_in is not None:
+        merged = merged.to(came_in)
     merged.config.pad_token_id = adapted.config.pad_token_id
     if trainer.accelerator.is_main_process:
         with quiet():

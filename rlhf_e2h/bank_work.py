@@ -11,9 +11,10 @@ from typing import Any
 from reward_models.score import Scorer
 from rlhf_e2h.bank import BankSampler, Decoding, FormatOf, Row, check_fit, score
 from rlhf_e2h.blocks import Parts, Rank, Spend, in_blocks
-from rlhf_e2h.models import DTYPES, Policy, open_policy, sampling_dtype
+from rlhf_e2h.models import DTYPES, Policy, open_policy
 from rlhf_e2h.plan.flops import forward_flops
 from rlhf_e2h.plan.spent import architecture
+from rlhf_e2h.precision import sampling_dtype
 from rlhf_e2h.processes import release_memory
 from rlhf_e2h.progress import Bar
 from rlhf_e2h.prompts import SECTIONS
@@ -52,7 +53,7 @@ def sample_bank(
         ConfigError: prompts that do not fit the model with `max_new_tokens`.
     """
     with run.progress(len(problems) * decoding.n, name, "solutions") as bar:
-        opened = open_policy(policy, sampling_dtype(), rank.device, text_format)
+        opened = open_policy(policy, sampling_dtype(policy), rank.device, text_format)
         check_fit(f"{run.name}: {name}", opened, problems, decoding.max_new_tokens)
         parts = _sampled(opened, problems, decoding, seed, rank, _folder(run, name), bar, most)
         del opened
@@ -100,7 +101,7 @@ def _scored(
     rows: Sequence[Row], problems: Mapping[str, Row], model: Path, rank: Rank, folder: Path, bar: Bar,
     reward_model: str, max_tokens_per_batch: int, text_format: FormatOf,
 ) -> Parts:  # fmt: skip
-    scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype()], max_tokens_per_batch)
+    scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype(model)], max_tokens_per_batch)
 
     def work(start: int, end: int, _: Spend) -> Sequence[Row]:
         return score(rows[start:end], problems, scorer, reward_model, bar.advance, text_format)

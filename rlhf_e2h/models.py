@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
 from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
+from reward_models.precision import restore_frozen
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
@@ -192,6 +193,12 @@ def _in_context(path: str | Path) -> tuple[str, str, TextFormat] | None:
     return context["model"], context["prefix"], used
 
 
+def base_of_context(path: str | Path) -> str | Path:
+    """The model behind an `icl` stage's output; other policies are their own."""
+    context = _in_context(path)
+    return path if context is None else context[0]
+
+
 def policy_format(path: str | Path, settings: FormatSettings | None, sections: bool = False) -> tuple[TextFormat, str]:
     """The text format with which `open_policy` would open a policy, and why; no weights are read."""
     context = _in_context(path)
@@ -209,17 +216,15 @@ def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[
     return model, tokenizer
 
 
-def sampling_dtype() -> str:
-    """Precision of a model that only samples or scores: half of the memory on a GPU, exact on a CPU."""
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
-
-
 def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFormat | None = None) -> None:
     """Save as safetensors: a plain model, with its text format. A LoRA adapter is merged and kept in `adapter/`."""
     forget_adapter(out)
     if hasattr(model, "merge_and_unload"):
+        came_in = restore_frozen(model)  # merged in float32, stored in the precision that the base was stored in
         save_adapter(model, out)
         model = model.merge_and_unload()
+        if came_in is not None:
+            model = model.to(came_in)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     if text_format is not None:

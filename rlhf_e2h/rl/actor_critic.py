@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf_e2h.rl.losses import token_entropy, token_logprobs
+from rlhf_e2h.rl.chunked_logits import Wanted, token_outputs
 
 
 class TokenOutputs(NamedTuple):
-    """(B, T) each, one column a completion token; meaningless at padding."""
+    """(B, T) each, one column a completion token; values are meaningless at padding."""
 
     logprobs: Tensor  # of the distribution that was sampled, temperature included
     entropy: Tensor  # of that distribution, no gradient
@@ -63,8 +63,10 @@ class RolloutBatch:
 class ActorCritic(nn.Module):
     """`forward` gives log-probabilities, entropies and values at the completion tokens of some rows."""
 
-    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel) -> None:
+    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel, limit: int | None = None) -> None:
+        """`limit`: ids from here on are no tokens, and the sampler never gives one."""
         super().__init__()
+        self.limit = limit
         self.policy = policy
         self.value_model = value_model
 
@@ -75,39 +77,25 @@ class ActorCritic(nn.Module):
         values = values_BK.float().gather(1, view.columns)
         if values_only:
             return TokenOutputs(torch.zeros_like(values), torch.zeros_like(values), values)
-        logprobs, entropy = policy_outputs(self.policy, view, temperature)
+        logprobs, entropy = token_outputs(self.policy, view, temperature, self.limit)
         return TokenOutputs(logprobs, entropy, values)
 
 
-class _View(NamedTuple):
-    ids: Tensor  # (B, L)
-    keep: int  # positions at the end of L whose outputs are needed
-    columns: Tensor  # (B, T) where, among the kept positions, the outputs for each completion token are
-
-
-def _view(batch: RolloutBatch, rows: Tensor) -> _View:
+def _view(batch: RolloutBatch, rows: Tensor) -> Wanted:
     prompt_B, mask_BT = batch.prompt_lengths[rows], batch.mask[rows]
     completion_B = mask_BT.sum(1)
     length, width, shortest = int((prompt_B + completion_B).max()), int(completion_B.max()), int(prompt_B.min())
     # The output at position p is about token p + 1, so the first one needed stands on the last prompt token.
     keep = length - shortest + 1
     columns = (prompt_B - shortest).unsqueeze(1) + torch.arange(width, device=prompt_B.device)
-    return _View(batch.ids[rows, :length], keep, columns.clamp(max=keep - 1))
+    return Wanted(batch.ids[rows, :length], keep, columns.clamp(max=keep - 1), mask_BT[:, :width])
 
 
-def policy_outputs(policy: nn.Module, view: _View, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (with gradient) and entropies (without) of the completion tokens, (B, T) each."""
-    logits_BKV = policy(input_ids=view.ids, use_cache=False, logits_to_keep=view.keep).logits[:, :-1]
-    targets_BK = view.ids[:, 1 - view.keep :]
-    columns = view.columns.clamp(max=view.keep - 2)
-    with torch.no_grad():
-        entropy = token_entropy(logits_BKV, temperature).gather(1, columns)
-    return token_logprobs(logits_BKV, targets_BK, temperature).gather(1, columns), entropy
-
-
-def reference_logprobs(reference: nn.Module, batch: RolloutBatch, rows: Tensor, temperature: float) -> Tensor:
+def reference_logprobs(
+    reference: nn.Module, batch: RolloutBatch, rows: Tensor, temperature: float, limit: int | None = None
+) -> Tensor:
     """(B, T) log-probabilities of a policy alone."""
-    return policy_outputs(reference, _view(batch, rows), temperature)[0]
+    return token_outputs(reference, _view(batch, rows), temperature, limit, entropy=False)[0]
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -57,7 +57,7 @@ def evaluate_reference(trainer: Trainer, batch: RolloutBatch, logprobs: Tensor) 
         return logprobs  # no reference: KL is 0
 
     def outputs(rows: Tensor) -> tuple[Tensor, ...]:
-        return (reference_logprobs(model, batch, rows, trainer.settings.temperature),)
+        return (reference_logprobs(model, batch, rows, trainer.settings.temperature, trainer.bare.limit),)
 
     with contexts, trainer.accelerator.autocast():
         return _divide(trainer, batch, outputs, 1)[0]
@@ -72,7 +72,7 @@ def _divide(
     rows = batch.share(
         torch.arange(len(mask), device=mask.device), accelerator.process_index, accelerator.num_processes
     )
-    for chunk in batch.chunks(rows, trainer.settings.forward_batch):
+    for chunk in batch.chunks(rows, trainer.settings.forward_rows):
         for result, found in zip(results, outputs(chunk), strict=True):
             width = found.shape[1]
             result[chunk, :width] = torch.where(mask[chunk, :width], found, 0.0)

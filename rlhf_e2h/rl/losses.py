@@ -30,14 +30,18 @@ def token_logprobs(logits_BTV: Tensor, ids_BT: Tensor, temperature: float) -> Te
     """(B, T) log-probability of each token under softmax(logits / temperature), in float32."""
     if logits_BTV.shape[:-1] != ids_BT.shape:
         raise ValueError(f"logits {tuple(logits_BTV.shape)} do not match ids {tuple(ids_BT.shape)}")
-    logits = logits_BTV.float() / temperature
+    logits = _tempered(logits_BTV, temperature)
     return logits.gather(-1, ids_BT.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
 def token_entropy(logits_BTV: Tensor, temperature: float) -> Tensor:
     """(B, T) entropy in nats of softmax(logits / temperature)."""
-    logprobs = (logits_BTV.float() / temperature).log_softmax(-1)
+    logprobs = _tempered(logits_BTV, temperature).log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits.float() if temperature == 1 else logits.float() / temperature  # one copy less of a large tensor
 
 
 def policy_loss(

@@ -29,7 +29,7 @@ class PPOSettings:
     minibatches: int = 4  # optimiser steps an epoch
     epochs: int = 1  # passes over the rollouts of a step
     micro_batch: int = setting(32, affects_result=False)  # rows at once on one process when training
-    forward_batch: int = setting(64, affects_result=False)  # rows at once when only evaluating
+    forward_batch: int | None = setting(None, affects_result=False)  # rows at once when only evaluating; as micro_batch
     generation_batch: int = setting(512, affects_result=False)  # completions decoded together
     # sampling; no top-k, since the ratio is taken against the distribution that was sampled
     temperature: float = 1.0
@@ -80,10 +80,12 @@ class PPOSettings:
         check_scheme(self.step_scheme, self.step_options)
         if self.kl_estimator not in ESTIMATORS:
             raise ValueError(f"kl_estimator {self.kl_estimator!r} is unknown; use one of {', '.join(ESTIMATORS)}")
-        positive = ("steps", "rollouts", "samples_per_prompt", "minibatches", "epochs", "micro_batch", "forward_batch")
+        positive = ("steps", "rollouts", "samples_per_prompt", "minibatches", "epochs", "micro_batch")
         for name in (*positive, "generation_batch", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.forward_batch is not None and self.forward_batch < 1:
+            raise ValueError(f"forward_batch is {self.forward_batch}; it must be at least 1, or null for micro_batch")
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; PPO needs sampling, so it must be above 0")
         for name in ("minibatches", "samples_per_prompt"):
@@ -95,6 +97,11 @@ class PPOSettings:
     @property
     def prompts_per_step(self) -> int:
         return self.rollouts // self.samples_per_prompt
+
+    @property
+    def forward_rows(self) -> int:
+        """Rows at once when only evaluating."""
+        return self.forward_batch or self.micro_batch
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
         """(rows, count) of the micro-batches that make up a minibatch on one process.

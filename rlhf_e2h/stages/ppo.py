@@ -23,6 +23,7 @@ from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.mixing import MixtureSettings, build_sampler, weight_metrics
 from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
+from rlhf_e2h.precision import hold_frozen, training_dtype
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, open_engine
 from rlhf_e2h.rl.ppo import train_ppo
@@ -115,8 +116,11 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
     path = run.path(config.policy)
+    dtype = training_dtype(path, config.bf16, config.lora)
     policy, start = (
-        open_base(path, config.format) if config.share_base else (open_policy(path, text_format=config.format), None)
+        open_base(path, config.format)
+        if config.share_base
+        else (open_policy(path, dtype, text_format=config.format), None)
     )
     run.use_format(policy.text_format, policy.why)
     limit = policy.limit(config.ppo.max_new_tokens)
@@ -133,6 +137,12 @@ def main(config: Config, run: StageRun) -> None:
         policy.model = with_lora(policy.model, config.lora)
     for model in (policy.model, value_model):
         freeze_parts(model, config.freeze_embeddings, config.freeze_norms)
+    for model in (policy.model, value_model) if config.lora.rank else ():
+        # reward models on a shared base are read outside autocast
+        hold_frozen(model, config.bf16, always_autocast=not config.share_base)
+    if reference is not None:
+        # its states stay float32, as the policy's do: a rounded reference would be away from it at the first step
+        hold_frozen(reference.requires_grad_(False), config.bf16, linear_only=True)
     if config.gradient_checkpointing and not config.share_base:
         for model in (policy.model, value_model):
             model.gradient_checkpointing_enable()
@@ -149,7 +159,7 @@ def main(config: Config, run: StageRun) -> None:
         )  # fmt: skip
     watcher.spend()
     if run.is_main:
-        if result.policy_weights is not None:  # ZeRO-3, FSDP: the policy here is a part of one, and these are the whole
+        if result.policy_weights is not None:  # ZeRO, FSDP: the policy here is a part of one, or a rounding
             policy.model = _start(config, path)
             # those of the other adapters of a shared base are left out
             policy.model.load_state_dict({name: result.policy_weights[name] for name in policy.model.state_dict()})

@@ -18,6 +18,7 @@ from rlhf_e2h.models import Policy
 from rlhf_e2h.plan import spent
 from rlhf_e2h.rl.checkpoint import trainable
 from rlhf_e2h.rl.distributed import gather_json, shard, unsharded
+from rlhf_e2h.rl.guards import above_kl_stop
 from rlhf_e2h.rl.ppo import Metrics
 from rlhf_e2h.rl.rewards import Completion, Reward
 from rlhf_e2h.rl.rollout import Rollouts, generate
@@ -77,7 +78,8 @@ class Watcher:
         if self.history is None:
             self._recall(step)
         assert self.history is not None
-        if self.validation and ((step + 1) % self.config.eval_every == 0 or step + 1 == self.settings.steps):
+        last = step + 1 == self.settings.steps or above_kl_stop(metrics, self.settings)
+        if self.validation and ((step + 1) % self.config.eval_every == 0 or last):
             metrics |= self._evaluate(self.validation)
             if metrics["eval/accuracy_easy"] > max(
                 (m["eval/accuracy_easy"] for m in self._evaluations()), default=-1.0

@@ -13,7 +13,8 @@ from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoding import check_context, encode_prompts
-from rlhf_e2h.models import DTYPES, Policy, sampling_dtype
+from rlhf_e2h.models import DTYPES, Policy
+from rlhf_e2h.precision import sampling_dtype
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
@@ -76,8 +77,9 @@ def open_sources(
             return None
         if loaded and reference in loaded:
             return loaded[reference]
-        dtype = DTYPES[sampling_dtype()]
-        return Scorer.from_pretrained(run.path(reference), device, dtype, config.reward_batch_tokens)
+        path = run.path(reference)
+        dtype = DTYPES[sampling_dtype(path)]
+        return Scorer.from_pretrained(path, device, dtype, config.reward_batch_tokens)
 
     data = run.path(config.data)
     labels = {} if config.outcome == "none" else run.labels(data, config.outcome, splits=("train",))

@@ -221,6 +221,8 @@ def test_hard_labels_reward_a_baseline_that_says_so(tmp_path, models):
         {"lora": {"rank": 2}, "value_init": "reward_zero_head"},
         {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "eval_every": 1, "keep": "best"},
         {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "gradient_checkpointing": True},
+        {"lora": {"rank": 2}, "value_init": "reward", "bf16": True},
+        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "bf16": True},
         {"value_head_only": True, "outcome": "none", "eval_every": 0},
         {"gradient_checkpointing": True, "answer_step": False, "bf16": True, "value_init": "policy"},
     ],
@@ -230,6 +232,27 @@ def test_variants_run(tmp_path, models, settings):
     first = read_jsonl(folder / "metrics.jsonl")[0]
     assert first["objective/kl"] == pytest.approx(0.0, abs=0.2 if settings.get("bf16") else 1e-4)
     AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_kl_stop_before_the_first_evaluation_leaves_the_weights_that_were_reached(tmp_path, models):
+    folder, done = run_ppo(tmp_path, models, eval_every=5, keep="best", ppo={**PPO["ppo"], "kl_stop": -1.0})
+    assert "above kl_stop" in done["results"]["stopped"]
+    [row] = read_jsonl(folder / "metrics.jsonl")
+    assert "eval/accuracy_easy" in row
+    before, after = (load_file(path / "model.safetensors") for path in (models / "policy", folder))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_policy_with_more_rows_than_tokens_can_start_its_value_model_from_a_reward_model(tmp_path, models):
+    policy, tokenizer = load_policy(models / "policy")
+    policy.resize_token_embeddings(160, mean_resizing=False)
+    with torch.no_grad():  # rows that a plain softmax would choose every time
+        policy.get_input_embeddings().weight[102:] *= 100
+    save_policy(policy, tokenizer, tmp_path / "padded")
+    folder, _ = run_ppo(tmp_path, models, policy=str(tmp_path / "padded"), ppo={**PPO["ppo"], "kl_coef": 0.1})
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert len(rows) == 2 and rows[0]["rollout/logprob_diff_mean"] < 1e-4
+    assert rows[0]["objective/kl"] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_frozen_embeddings_and_norms_are_not_trained(tmp_path, models):

@@ -1,0 +1,96 @@
+"""Frozen weights in bfloat16: what is not trained needs no float32 copy when training computes in bfloat16.
+
+Autocast would round a float32 weight anew in every pass, which on a CPU takes longer than the product itself. Trained
+weights (adapters, heads) stay float32. Before a model is saved its frozen weights are what they were.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+MARK = "_stored_in_bf16"  # on a base: "exactly", or "rounded" where its weights have to be read again
+
+
+def store_frozen_in_bf16(model: Any, linear_only: bool = False, always_autocast: bool = False) -> None:
+    """Store what requires no gradient in bfloat16, in place; for models whose passes are under autocast.
+
+    Args:
+        linear_only: weights of linear layers alone, which autocast rounds anyway, so that nothing changes at all.
+            Otherwise embeddings and norms too, so that the states between layers are bfloat16 as well.
+        always_autocast: no pass of the model is outside autocast, so adapters need not convert their input.
+    """
+    base = _base_of(model)
+    tied = {id(layer.weight) for layer in base.modules() if isinstance(layer, nn.Embedding)}
+    exact = True
+    for name, module in base.named_modules():
+        if linear_only and not isinstance(module, nn.Linear):
+            continue
+        for kind, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad or ".lora_" in f".{name}.{kind}" or (linear_only and id(parameter) in tied):
+                continue
+            if parameter.dtype == torch.float32:
+                rounded = parameter.data.to(torch.bfloat16)
+                exact = exact and bool(torch.equal(rounded.float(), parameter.data))
+                parameter.data = rounded
+    if model is not base:
+        setattr(base, MARK, "exactly" if exact else "rounded")
+        _convert_inputs(model, not always_autocast)
+
+
+def restore_frozen(model: Any) -> torch.dtype | None:
+    """Put the float32 weights of `store_frozen_in_bf16` back; returns the precision in which the base came, if lower.
+
+    Raises:
+        OSError: the base, of which bfloat16 holds a rounded copy, cannot be read again.
+    """
+    base = _base_of(model)
+    how = getattr(base, MARK, None)
+    if how is None:
+        return None
+    delattr(base, MARK)
+    source = _read_again(base) if how == "rounded" else {}
+    _convert_inputs(model, True)
+    for name, parameter in base.named_parameters():
+        if parameter.dtype == torch.bfloat16:
+            plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+            found = source.get(plain, parameter.data)
+            parameter.data = found.to(parameter.device, torch.float32)
+    return torch.bfloat16 if how == "exactly" else None
+
+
+def _convert_inputs(model: Any, on: bool) -> None:
+    """Whether PEFT's layers copy their input to the adapters' precision, which autocast would turn back again."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = on
+
+
+def _read_again(base: Any) -> dict[str, torch.Tensor]:
+    from reward_models.model import quiet
+
+    with quiet():
+        again = type(base).from_pretrained(str(base.config.name_or_path), config=base.config, dtype=torch.float32)
+    return {name: parameter.data for name, parameter in again.named_parameters()}
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def engine_holds_weights() -> bool:
+    """Whether DeepSpeed or FSDP, as launched, decides on the precision in which weights are held."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" for name in ("DEEPSPEED", "FSDP"))
+
+
+@functools.cache
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16 matrices; without them bfloat16 is slower."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 has none
+    names = ("amx_bf16", "amx_tile", "avx512_bf16", "bf16", "sve_bf16")
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(capabilities.get(name) for name in names) or any(getattr(torch.cpu, a, bool)() for a in asked)

@@ -1,0 +1,129 @@
+"""Frozen weights in bfloat16: trained ones are not touched, nothing is lost on saving, updates are equal."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from reward_models.adapters import fingerprint, read_adapter
+from reward_models.precision import restore_frozen, store_frozen_in_bf16
+from rlhf_e2h import precision
+from rlhf_e2h.models import LoraSettings, ModelShape, load_policy, new_llama, save_policy, with_lora
+from rlhf_e2h.precision import sampling_dtype, stored_dtype, training_dtype
+
+LORA = LoraSettings(rank=4)
+IDS = torch.randint(3, 100, (4, 24), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["stored_in_float32", "stored_in_bfloat16"])
+def folder(request, tmp_path):
+    model, tokenizer = new_llama(ModelShape(hidden=32, layers=2, intermediate=48, heads=2), "procedural", seed=0)
+    save_policy(model.to(request.param), tokenizer, tmp_path / "base")
+    return tmp_path / "base"
+
+
+def adapted(folder):
+    model, tokenizer = load_policy(folder)
+    torch.manual_seed(1)
+    model = with_lora(model, LORA)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model, tokenizer
+
+
+def test_only_what_is_trained_stays_float32_and_all_comes_back(folder):
+    model, _ = adapted(folder)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    store_frozen_in_bf16(model)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+        assert parameter.requires_grad == ("lora_" in name)
+    restore_frozen(model)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, before[name]), name
+
+
+def test_a_saved_model_has_the_precision_of_its_base_and_its_adapter_still_fits_it(folder, tmp_path):
+    model, tokenizer = adapted(folder)
+    save_policy(adapted(folder)[0], tokenizer, tmp_path / "plain")
+    store_frozen_in_bf16(model)
+    save_policy(model, tokenizer, tmp_path / "held")
+    plain, held = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "held"))
+    stored = stored_dtype(folder)
+    assert stored_dtype(tmp_path / "held") == stored
+    for name, weight in plain.items():
+        expected = weight.to(torch.bfloat16) if stored == "bfloat16" else weight
+        assert torch.equal(held[name], expected), name
+    assert read_adapter(tmp_path / "held").fingerprint == fingerprint(load_policy(folder)[0])
+
+
+def gradients(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=IDS, labels=IDS).loss
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_an_update_is_the_same_within_bfloat16_and_with_linear_layers_alone_exactly(folder):
+    results = []
+    for options in (None, {"linear_only": True}, {"always_autocast": True}, {}):
+        model, _ = adapted(folder)
+        if options is not None:
+            store_frozen_in_bf16(model, **options)
+        results.append(gradients(model))
+    (loss, grads), (linear_loss, linear_grads), *whole = results
+    assert loss == linear_loss and all(torch.equal(grads[name], linear_grads[name]) for name in grads)
+    for whole_loss, whole_grads in whole:
+        assert whole_loss == pytest.approx(loss, abs=2e-2)
+        ours, theirs = (torch.cat([g[name].flatten() for name in grads]) for g in (whole_grads, grads))
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.995
+
+
+def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stored = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.")
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
+    assert sampling_dtype(folder) == stored == stored_dtype(folder)
+    assert training_dtype(folder, True, LORA) == stored
+    assert training_dtype(folder, False, LORA) == training_dtype(folder, True, LoraSettings()) == "float32"
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
+    assert sampling_dtype(folder) == "float32"
+    context = folder.parent / "icl"
+    context.mkdir()
+    (context / "in_context.json").write_text(json.dumps({"model": str(folder), "prefix": "", "format": "sections"}))
+    assert stored_dtype(context) == stored
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert training_dtype(folder, True, LORA) == "float32"
+
+
+def test_the_loss_of_labels_alone_is_trls(folder, tmp_path):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from rlhf_e2h.sft_loss import sft_trainer
+
+    rows = [
+        {"input_ids": IDS[row, : 10 + 3 * row].tolist(), "completion_mask": [0] * 5 + [1] * (5 + 3 * row)}
+        for row in range(4)
+    ]
+    found = []
+    kinds = (sft_trainer(True), SFTTrainer)
+    assert kinds[0] is not SFTTrainer and sft_trainer(False) is SFTTrainer
+    for kind in kinds:
+        model, tokenizer = adapted(folder)
+        arguments = SFTConfig(
+            output_dir=str(tmp_path / kind.__name__), bf16=True, completion_only_loss=True, report_to="none",
+            per_device_train_batch_size=4, use_cpu=True, max_length=64, disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = kind(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        batch = next(iter(trainer.get_train_dataloader()))
+        loss = trainer.training_step(trainer.model, batch, num_items_in_batch=torch.tensor(40))
+        grads = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+        found.append((loss.item(), grads, float(trainer._metrics["train"]["entropy"][0])))
+    (ours, our_grads, our_entropy), (theirs, their_grads, their_entropy) = found
+    assert ours == pytest.approx(theirs, rel=1e-2) and our_entropy == pytest.approx(their_entropy, rel=1e-2)
+    assert torch.nn.functional.cosine_similarity(our_grads, their_grads, dim=0) > 0.995
+    assert our_grads.norm().item() == pytest.approx(their_grads.norm().item(), rel=2e-2)
