@@ -23,10 +23,11 @@ _PROBES = [("What is 2 + 3?", ["2 + 3 = 5", "# Answer\n\n5"]), ("x", ["y"]), ("1
 def export_sequence_classification(source: str | Path, out: str | Path) -> float:
     """Save an outcome model as `AutoModelForSequenceClassification` (vLLM, `sentence_transformers.CrossEncoder`).
 
-    Such models read their last token that is not padding, so only a model whose score is its last step's can be
-    exported. The export is loaded again and compared on probe texts; returns the largest difference of a logit. It has
-    the data type of its source. The tokenizer's chat template becomes the contract's template, by which CrossEncoder
-    joins question and solution; beside it stands SCORE_TEMPLATE for `vllm serve OUT --chat-template`.
+    Such models read their last token that is not padding (texts end without EOS, so EOS may pad), so only a model whose
+    score is its last step's can be exported. The export is loaded again and compared on probe texts; returns the
+    largest difference of a logit. It has the data type of its source. The tokenizer's chat template becomes the
+    contract's template, by which CrossEncoder joins question and solution; beside it stands SCORE_TEMPLATE for
+    `vllm serve OUT --chat-template`.
 
     Raises:
         ValueError: the score is not that of the last token, or the architecture cannot carry the head.
@@ -40,8 +41,6 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
     bias = getattr(head_of(model), "bias", None)
     if bias is not None and torch.count_nonzero(bias):
         raise ValueError("the head has a bias, which sequence classifiers lack; train with reward_models (bias frozen)")
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError("pad and EOS token are the same, so a reader could not find the last token; set a pad token")
     model.config.pad_token_id = tokenizer.pad_token_id
     config = AutoConfig.from_pretrained(source)
     config.pad_token_id, config.num_labels = tokenizer.pad_token_id, 1
