@@ -91,11 +91,13 @@ def test_a_plan_close_to_the_limit_is_tight_and_34b_is_told_to_split_for_samplin
     for name in ("bank", "rerank", "evaluate"):
         memory = stage(plan, name)["memory"]["single"]
         assert memory["tight"] or not memory["fits"]
-    assert "tensor_parallel_size" in stage(plan, "bank")["advice"] and "device_map" in stage(plan, "rerank")["advice"]
+    assert "--tensor-parallel-size" in stage(plan, "bank")["advice"]
+    assert "max_tokens_per_batch" in stage(plan, "rerank")["advice"]
+    assert all(entry["launch"] for entry in plan["stages"])
     assert not stage(plan, "sft_easy")["memory"]["zero3"]["tight"]
     show(plan)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "bank: tight, " in shown and "engine vllm with tensor_parallel_size 2 or more" in shown
+    assert "bank: tight, " in shown and "`vllm serve` with --tensor-parallel-size 2 or more" in shown
 
 
 def test_room_to_spare_comes_before_low_cost():
