@@ -92,6 +92,12 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
 
     about = "memory, tokens and FLOPs of a recipe, before anything runs"
     plan.add_arguments(commands.add_parser("plan", prog="e2h plan", help=about))
+    from rlhf_e2h import own_recipe
+
+    about = "copy a recipe, to change the copy"
+    own_recipe.add_copy_arguments(commands.add_parser("copy", prog="e2h copy", help=about))
+    about = "a recipe of your own for a model and a file of problems"
+    own_recipe.add_init_arguments(commands.add_parser("init", prog="e2h init", help=about))
     from rlhf_e2h import doctor
 
     about = "what this machine lacks, and what to do about it"
@@ -156,6 +162,10 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         print(shtab.complete(parser(list_stages=True), args.shell))
         return 0
+    if args.command in ("copy", "init"):
+        from rlhf_e2h import own_recipe
+
+        return (own_recipe.copy if args.command == "copy" else own_recipe.init)(args)
     quiet_libraries()
     if args.command == "doctor":
         from rlhf_e2h import doctor
