@@ -65,7 +65,6 @@ def sample(
     """
     settings = bank.Decoding(n=n, temperature=temperature, max_new_tokens=max_new_tokens, **decoding)
     rows = [{"problem_id": str(index), "problem": problem} for index, problem in enumerate(problems)]
-    bank.check_fit("sample", policy, rows, max_new_tokens)
     texts = policy.text_format.of_rows()
     return [
         {**row, "problem": problems[int(row["problem_id"])], "steps": texts.split_steps(row["text"])}

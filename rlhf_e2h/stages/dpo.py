@@ -20,7 +20,7 @@ from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoded_trainers import dpo_trainer
-from rlhf_e2h.encoding import preference_rows
+from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
@@ -198,6 +198,7 @@ def _train(
     encoded = preference_rows(policy.tokenizer, rows)
     parts = [(len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"]))) for row in encoded]
     report_lengths(run, [(prompt, prompt + text) for prompt, text in parts], config.training.max_length, "pairs")
+    check_positions(run.name, policy.model, [prompt + text for prompt, text in parts], config.training.max_length)
     freeze_parts(policy.model, config.training.freeze_embeddings, config.training.freeze_norms)
     trainer = dpo_trainer()(
         model=policy.model,
