@@ -9,15 +9,16 @@ import os
 import re
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reward_models.aggregate import AGGREGATIONS
 from reward_models.causes import say
-from reward_models.records import BadRecord, iter_jsonl, write_jsonl
+from reward_models.records import iter_jsonl, write_jsonl
+from reward_models.score_file import Unsplit, scored_rows
 
+PAIRWISE_SETTINGS = ("learning_rate", "epochs", "batch_size", "max_length", "seed")
 _SETTING = re.compile(r"[a-z_0-9]+=")
 
 # Nothing heavy is imported here: `rerank` on a table of scores and every `--help` answer without loading torch.
@@ -25,8 +26,9 @@ _SETTING = re.compile(r"[a-z_0-9]+=")
 TRAIN_HELP = """Train a reward model from JSON Lines of records:
   {"problem": "2 + 3?", "steps": ["2 + 3 = 5", "# Answer\\n\\n5"], "labels": [1, 1], "outcome": 1}
 `labels` has 0, 1 or null for each step (PRM), `outcome` 0, 1 or null for the final answer (ORM); an OPRM uses both.
-Other formats (PRM800K, Math-Shepherd, ProcessBench, TRL, graded samples) are recognised by their fields; rows that
-cannot be read are listed as file:line: reason.
+Other formats (PRM800K, Math-Shepherd, ProcessBench, TRL's stepwise and KTO rows, `messages` with a label, RLHFlow,
+OpenRLHF, graded samples) are recognised by their fields; rows that cannot be read are listed as file:line: reason.
+With --kind pairwise, rows of `chosen` and `rejected` train a Bradley-Terry model, a plain sequence classifier.
 
 Settings are KEY=VALUE; reward_models/settings.py lists them with their defaults.
 
@@ -40,6 +42,11 @@ Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow
 RERANK_HELP = """Accuracy of choosing among samples: mean, majority, weighted vote, best-of-n, pass@n for n = 1, 2, 4
 Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities).
 Answers are grouped as strings, or by a column `answer_class`.
+
+With --model, samples (`problem`, `text` or `steps`) are scored first; with --gold, answers are taken from the texts,
+judged and grouped by Math-Verify:
+
+  python -m reward_models rerank samples.jsonl --model runs/prm --gold answers.jsonl
 
 Rules: ties go to the answer seen first. A missing answer never wins; a problem with none is wrong. Negative scores (raw
 logits) are added and compared as they are. Subsets of each n are drawn once and shared by all methods.
@@ -72,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "records", nargs="+", metavar="RECORDS OUT", help="JSON Lines files, and last the folder to write"
     )
-    train.add_argument("--kind", required=True, choices=["orm", "prm", "oprm"])
+    train.add_argument("--kind", required=True, choices=["orm", "prm", "oprm", "pairwise"])
     train.add_argument("--validation", help="held-out records; metrics go to OUT/training.json")
     train.add_argument("--format", default="auto", help="format of all files (default: recognised by row)")
 
@@ -84,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
 
     rerank = _command(commands, "rerank", "reranking curves from scored samples", RERANK_HELP, _rerank)
     rerank.add_argument("file")
+    rerank.add_argument("--model", help="reward model with which to score the samples first")
+    rerank.add_argument("--gold", help="JSON Lines with problem_id (or problem) and answer, to judge samples against")
     rerank.add_argument("-o", "--out", help="JSON to write: {method: {n: accuracy}} and 95 %% intervals")
     rerank.add_argument(
         "--rank-by", default="", choices=[*AGGREGATIONS], help="aggregation of step_scores for best-of-n"
@@ -94,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     rerank.add_argument("--n", type=int, nargs="+", help="sizes (default: 1, 2, 4, ... up to the samples a problem)")
     rerank.add_argument("--draws", type=int, default=64, help="random subsets for each n (default 64)")
     rerank.add_argument("--seed", type=int, default=0)
+    _scorer_options(rerank)
 
     serve = _command(commands, "serve", "HTTP server", SERVE_HELP, _serve)
     serve.add_argument("model")
@@ -137,11 +147,26 @@ def _train(options: argparse.Namespace) -> None:
     *files, out = options.records
     if not files:
         raise ValueError("train needs at least one file of records and, last, the folder to write")
-    settings = TrainSettings(**_parse_settings(options.settings, dataclasses.fields(TrainSettings)))
+    if options.kind == "pairwise":
+        print(json.dumps(_train_pairs(options, files, out), indent=2))
+        return
+    settings = TrainSettings(
+        **_parse_settings(options.settings, [field.name for field in dataclasses.fields(TrainSettings)])
+    )
     records = [record for path in files for record in _load(load_records, path, options.format)]
     held_out = _load(load_records, options.validation, options.format) if options.validation else None
     result = train(options.base, records, options.kind, out, settings, held_out, on_log=_print_log)
     print(json.dumps(result, indent=2))
+
+
+def _train_pairs(options: argparse.Namespace, files: Sequence[str], out: str) -> dict[str, Any]:
+    from reward_models.pairs import read_pairs
+    from reward_models.pairwise import train_pairwise
+
+    if options.validation or options.format != "auto":
+        raise ValueError("--kind pairwise reads chosen and rejected, and has neither --validation nor --format")
+    values = _parse_settings(options.settings, PAIRWISE_SETTINGS)
+    return train_pairwise(options.base, read_pairs(*files), out, **values)
 
 
 def _load(load_records: Any, path: str, style: str) -> list[Any]:
@@ -160,8 +185,7 @@ def _print_log(log: Mapping[str, float]) -> None:
     print(json.dumps(figures), file=sys.stderr)
 
 
-def _parse_settings(pairs: Sequence[str], fields: Sequence[Any]) -> dict[str, Any]:
-    names = {field.name for field in fields}
+def _parse_settings(pairs: Sequence[str], names: Collection[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -209,62 +233,37 @@ def _score(options: argparse.Namespace) -> None:
         )
 
 
-@dataclasses.dataclass
-class Unsplit:
-    """Texts that a process model took for one step though they have several lines."""
+def _judged_rows(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Rows ready for `build_bank`, and the equality of answers: scored by --model, judged against --gold."""
+    if not options.model and not options.gold:
+        return iter_jsonl(options.file), None
+    from reward_models.contract import StepContract
+    from reward_models.judged import judged, math_equality, read_gold
 
-    count: int = 0
-    first: str = ""  # file:line
+    gold = read_gold(options.gold) if options.gold else None
+    same, mark = math_equality(), StepContract("orm").answer_mark
+    rows: Any = iter_jsonl(options.file)
+    if options.model:
+        from reward_models.score import Scorer
 
-    def add(self, where: str) -> None:
-        self.first = self.first or where
-        self.count += 1
-
-
-def scored_rows(scorer: Any, path: str, name: str, unsplit: Unsplit | None = None) -> Iterator[dict[str, Any]]:
-    """Rows with their scores, read and scored as they are taken.
-
-    `unsplit` counts texts that look unsplit. They are scored and not refused, since samples of a policy hold some.
-    """
-    from reward_models.readout import is_unsplit, split_steps
-    from reward_models.step_text import normalise_newlines
-
-    waiting: deque[dict[str, Any]] = deque()  # rows read ahead by the scorer and not yet answered
-
-    def items() -> Iterator[tuple[str, list[str], str]]:
-        for number, row in enumerate(iter_jsonl(path, required=("problem",)), start=1):
-            steps = row.get("steps")
-            if steps is None and isinstance(row.get("text"), str):
-                text = normalise_newlines(row["text"])
-                steps = split_steps(scorer.contract, text)
-                if unsplit is not None and is_unsplit(scorer.contract, text):
-                    unsplit.add(f"{path}:{number}")
-            if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
-                raise BadRecord(
-                    f"{path}:{number}: needs 'steps', a list of texts, or 'text'; the row has {sorted(row)}"
-                )
-            waiting.append(row)
-            ident = row.get("problem_id", number)
-            label = f"{ident}/{row['sample_id']}" if "sample_id" in row else str(ident)
-            yield normalise_newlines(row["problem"]), [normalise_newlines(step) for step in steps], label
-
-    for scores in scorer.score_stream(items()):
-        row = waiting.popleft()
-        row.update(step_scores=scores.steps, score=None if scores.skipped else scores.score, reward_model=name)
-        if scores.skipped:
-            row["skipped"] = scores.skipped
-        yield row
+        scorer = Scorer.from_pretrained(options.model, **_open_scorer_arguments(options))
+        mark = scorer.contract.answer_mark or mark
+        rows = scored_rows(scorer, options.file, Path(options.model).name)
+    return judged(rows, gold, same, mark, options.file), same
 
 
 def _rerank(options: argparse.Namespace) -> None:
     from reward_models.bank import build_bank, summarise, table
 
-    bank = build_bank(iter_jsonl(options.file), options.rank_by, options.vote_by, options.file)
+    rows, same = _judged_rows(options)
+    bank = build_bank(rows, options.rank_by, options.vote_by, options.file, same)
     summary = summarise(bank, options.n, options.draws, options.seed)
     print(f"{summary['problems']} problems, {summary['samples']} samples each")
     if bank.left_out:
         print(
-            f"{bank.left_out} samples left out: the problem with the fewest has {summary['samples']}", file=sys.stderr
+            f"{bank.left_out} samples left out: {summary['samples']} a problem are kept, and {bank.problems_left_out} "
+            "problems with fewer are left out",
+            file=sys.stderr,
         )
     print(table(summary))
     if options.out:

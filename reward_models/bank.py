@@ -26,7 +26,8 @@ class Bank:
     correct_PK: NDArray[np.bool_]  # noqa: N815
     rank_PK: NDArray[np.float64] | None  # noqa: N815
     vote_PK: NDArray[np.float64] | None  # noqa: N815
-    left_out: int  # samples beyond the smallest count of a problem
+    left_out: int  # samples beyond the number kept, and those of problems with fewer
+    problems_left_out: int = 0  # problems with fewer samples than are kept
 
 
 def build_bank(
@@ -41,8 +42,8 @@ def build_bank(
     A row needs `correct` and `answer` (null or "": missing), or `answer_class` in its place, and may have `score` or
     `step_scores`. Answers are grouped as strings or by the equality `same`, and by `answer_class` where rows have it.
     `rank_by` and `vote_by` name aggregations of `step_scores`; left empty, `score` is used where rows have it, else min
-    ranks and prod votes, the paper's choice. Every problem keeps as many samples as the problem with the fewest; the
-    rest are counted.
+    ranks and prod votes, the paper's choice. Every problem keeps the same number of samples, that with which most
+    samples are used: problems with fewer are left out, as are the samples beyond it, and both are counted.
 
     Raises:
         BadRecord: `source:line: reason` for a row that cannot be used.
@@ -57,20 +58,27 @@ def build_bank(
         problems.setdefault(key, []).append(_sample(row, rank_by, vote_by, where))
     if not problems:
         raise ValueError(f"{source} has no rows; give one JSON object a sample")
-    samples = min(len(entries) for entries in problems.values())
-    kept = [entries[:samples] for entries in problems.values()]
+    samples = _samples_kept([len(entries) for entries in problems.values()])
+    chosen = {key: entries[:samples] for key, entries in problems.items() if len(entries) >= samples}
+    kept = list(chosen.values())
     total = sum(len(entries) for entries in problems.values())
     scored = [entry.rank is not None for entries in kept for entry in entries]
     if any(scored) and not all(scored):
         raise BadRecord(f"{source}: {scored.count(False)} of {len(scored)} rows have no score; score them all, or none")
     return Bank(
-        list(problems),
+        list(chosen),
         np.array([answer_classes([entry.answer for entry in entries], same) for entries in kept]),
         np.array([[entry.correct for entry in entries] for entries in kept]),
         np.array([[entry.rank for entry in entries] for entries in kept], dtype=float) if all(scored) else None,
         np.array([[entry.vote for entry in entries] for entries in kept], dtype=float) if all(scored) else None,
-        total - samples * len(problems),
+        total - samples * len(chosen),
+        len(problems) - len(chosen),
     )
+
+
+def _samples_kept(counts: Sequence[int]) -> int:
+    """The n for which n times the problems with at least n samples is largest; of equals the smallest."""
+    return max(sorted(set(counts)), key=lambda n: n * sum(count >= n for count in counts))
 
 
 @dataclass(frozen=True)

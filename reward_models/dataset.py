@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
-from reward_models.lengths import check_losses
+from reward_models.lengths import losses
 from reward_models.readout import split_steps
 from reward_models.records import Stepwise
 from reward_models.targets import (
@@ -27,6 +28,7 @@ from reward_models.targets import (
     usable,
 )
 
+log = logging.getLogger(__name__)
 CHUNK = 8192  # records a tokenizer call: offsets of a million records at once would fill the memory
 MEGABATCH = 50  # batches among which rows are sorted by length, as in the Hugging Face length sampler
 
@@ -152,7 +154,8 @@ def check_material(
         classes.update(targets[-1:] if whole else targets)
     del classes[IGNORED]
     given = counts["used"] + counts["too_long"]
-    check_losses(given, counts["too_long"], 0, "records (too_long)", f"max_length {max_length}")
+    if found := losses(given, counts["too_long"], 0, "records (too_long)", f"max_length {max_length}"):
+        log.warning("%s", found)
     if len(classes) == 1:
         ((label, count),) = classes.items()
         other = "wrong" if label else "right"

@@ -59,6 +59,7 @@ def encode(
         return_token_type_ids=False,
         verbose=False,
     )
+    leading = leading_ids(tokenizer)
     return [
         Encoded(
             ids,
@@ -66,10 +67,22 @@ def encode(
             owners(offsets, spans) if with_owners else None,
             _first_token(offsets, len(contract.prompt(problem))),
         )
-        for ids, offsets, (_, spans), problem in zip(
-            batch["input_ids"], batch["offset_mapping"], composed, problems, strict=True
+        for (ids, offsets), (_, spans), problem in zip(
+            (_led_once(*row, leading) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)),
+            composed,
+            problems,
+            strict=True,
         )
     ]
+
+
+def _led_once(
+    ids: list[int], offsets: list[tuple[int, int]], leading: list[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Without the tokenizer's leading tokens where the text spells them itself, as chat templates do."""
+    count = len(leading)
+    twice = count and ids[count : 2 * count] == leading
+    return (ids[count:], offsets[count:]) if twice else (ids, offsets)
 
 
 def _encode_steps(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 WARN, REFUSE = 0.1, 0.5
 
-log = logging.getLogger(__name__)
 
-
-def check_losses(given: int, left_out: int, cut: int, what: str, limit: str) -> None:
-    """Speak up about rows lost to a limit; `what` names them and `limit` is the setting and its value.
+def losses(given: int, left_out: int, cut: int, what: str, limit: str) -> str | None:
+    """What to warn of, or None; `what` names the rows and `limit` is the setting and its value.
 
     A row that is cut loses its end, with the answer and the end of sequence; it is trained all the same.
 
@@ -23,6 +19,5 @@ def check_losses(given: int, left_out: int, cut: int, what: str, limit: str) -> 
             "texts out on purpose (max_chars of prepare)"
         )
     if left_out + cut > WARN * given:
-        log.warning(
-            "%d of %d %s are left out and %d cut at their end by %s; raise it", left_out, given, what, cut, limit
-        )
+        return f"{left_out} of {given} {what} are left out and {cut} cut at their end by {limit}; raise it"
+    return None

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Printer
 from trl import RewardConfig, RewardTrainer
 
 from reward_models.contract import StepContract
+from reward_models.lengths import losses
 from reward_models.model import load_tokenizer, quiet
+from reward_models.pairs import Pair
 from reward_models.peft_folder import merging_base
 
+__all__ = ["Pair", "bradley_terry_loss", "train_pairwise"]
 
-@dataclass(frozen=True)
-class Pair:
-    """Two solutions of one problem, the first the better one."""
-
-    problem: str
-    chosen: str
-    rejected: str
+log = logging.getLogger(__name__)
 
 
 def bradley_terry_loss(chosen_B: torch.Tensor, rejected_B: torch.Tensor) -> torch.Tensor:
@@ -50,14 +47,15 @@ def train_pairwise(
     max_length: int = 1024,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train and save a sequence classifier whose one logit is the reward; returns the Trainer's last figures.
+    """Train and save a sequence classifier whose one logit is the reward; returns the Trainer's last figures,
+    the number of `pairs`, and how many of them were `too_long`.
 
     Problem and solution are joined by the contract's template (default: the paper's). The result is a plain
     `AutoModelForSequenceClassification` with the contract in its config. TRL ends every training text with EOS and the
     reward is read there, so put EOS behind texts that you score.
 
     Raises:
-        ValueError: no pair, or a pair of equal solutions, which teaches nothing.
+        ValueError: no pair, a pair of equal solutions, which teaches nothing, or most pairs longer than `max_length`.
     """
     equal = next((pair for pair in pairs if pair.chosen == pair.rejected), None)
     if not pairs or equal is not None:
@@ -93,8 +91,12 @@ def train_pairwise(
     with quiet():
         trainer = RewardTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.remove_callback(PrinterCallback)
+        kept: Any = trainer.train_dataset
+        too_long = len(pairs) - len(kept)  # TRL leaves out pairs with a text beyond max_length
+        if found := losses(len(pairs), too_long, 0, "pairs (too_long)", f"max_length {max_length}"):
+            log.warning("%s", found)
         result = trainer.train()
         model.save_pretrained(out)
     enable_progress_bars()
     tokenizer.save_pretrained(out)
-    return dict(result.metrics)
+    return {**result.metrics, "pairs": len(pairs), "too_long": too_long}

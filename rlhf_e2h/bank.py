@@ -13,6 +13,7 @@ import numpy as np
 from reward_models.aggregate import aggregate
 from reward_models.score import Scorer
 from rlhf_e2h.coding.pool import answer_pool
+from rlhf_e2h.coding.problems import is_tests, program_of
 from rlhf_e2h.config import ConfigError, setting
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.encoding import check_context, encode_prompts
@@ -60,7 +61,11 @@ def sample(
     """Sample rows (problem_id, sample_id, text, answer, finished), the n of one problem next to each other.
 
     `spend` gets the tokens and the floating-point operations of it.
+
+    Raises:
+        ConfigError: prompts that do not fit the model with `max_new_tokens`.
     """
+    check_fit("sample", policy, problems, decoding.max_new_tokens)
     with closing(BankSampler(policy, decoding)) as sampler:
         return sampler.sample(problems, seed, on_batch, spend)
 
@@ -140,7 +145,10 @@ def grade(rows: Sequence[Row], labels: Mapping[str, Label], progress: bool = Fal
     """The rows whose problem has a label, with `correct` and `reason` from the answer checker."""
     known = [row for row in rows if row["problem_id"] in labels]
     with answer_pool(labels) as pool:
-        verdicts = pool.check(((labels[row["problem_id"]].answer, row["answer"]) for row in known), progress=progress)
+        programs = any(is_tests(labels[row["problem_id"]].answer) for row in known[:1])
+        answers = (program_of(row) if programs else row["answer"] for row in known)
+        gold = (labels[row["problem_id"]].answer for row in known)
+        verdicts = pool.check(zip(gold, answers, strict=True), progress=progress)
     return [{**row, "correct": v.equal, "reason": v.reason} for row, v in zip(known, verdicts, strict=True)]
 
 

@@ -92,6 +92,12 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
 
     about = "memory, tokens and FLOPs of a recipe, before anything runs"
     plan.add_arguments(commands.add_parser("plan", prog="e2h plan", help=about))
+    from rlhf_e2h import own_recipe
+
+    about = "copy a recipe, to change the copy"
+    own_recipe.add_copy_arguments(commands.add_parser("copy", prog="e2h copy", help=about))
+    about = "a recipe of your own for a model and a file of problems"
+    own_recipe.add_init_arguments(commands.add_parser("init", prog="e2h init", help=about))
     from rlhf_e2h import doctor
 
     about = "what this machine lacks, and what to do about it"
@@ -156,6 +162,10 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         print(shtab.complete(parser(list_stages=True), args.shell))
         return 0
+    if args.command in ("copy", "init"):
+        from rlhf_e2h import own_recipe
+
+        return (own_recipe.copy if args.command == "copy" else own_recipe.init)(args)
     quiet_libraries()
     if args.command == "doctor":
         from rlhf_e2h import doctor
@@ -197,6 +207,7 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     from rlhf_e2h.mirrors import check_mirrors
     from rlhf_e2h.processes import is_main
     from rlhf_e2h.progress import console
+    from rlhf_e2h.publish import check_publishing, publish
     from rlhf_e2h.recipe import load_recipe, stage_name
     from rlhf_e2h.run_files import lock
     from rlhf_e2h.runs import run_stage
@@ -209,10 +220,13 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     if note and not args.locked:
         console.print(note)
     check_mirrors(recipe.settings)
+    check_publishing([spec])
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
+            if folder and is_main():
+                publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
 

@@ -92,6 +92,21 @@ def preference_rows(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[d
     ]
 
 
+def check_positions(where: str, model: Any, lengths: Sequence[int], max_length: int) -> None:
+    """Rows to train on, cut at `max_length`, fit the model's positions.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = min(max(lengths, default=0), max_length)
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            f"{where}: a row has {longest} tokens, but the model has {limit} positions; lower training.max_length from "
+            f"{max_length} to {limit}"
+        )
+
+
 def check_context(
     where: str, model: Any, encoded: Sequence[Ids], max_new_tokens: int, names: Sequence[Any] | None = None
 ) -> None:
@@ -116,6 +131,7 @@ def check_context(
 
 __all__ = [
     "check_context",
+    "check_positions",
     "encode_completions",
     "encode_prompts",
     "encode_rows",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reward_models.lengths import check_losses
+from reward_models.lengths import losses
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.losses import nonzero
 from rlhf_e2h.runs import StageRun
@@ -25,9 +25,11 @@ def report_lengths(
     left_out = sum(prompt >= max_length for prompt, _ in rows)
     cut = sum(prompt < max_length < total for prompt, total in rows)
     try:
-        check_losses(len(rows), left_out, cut, what, f"training.max_length={max_length}")
+        found = losses(len(rows), left_out, cut, what, f"training.max_length={max_length}")
     except ValueError as error:
         raise ConfigError(f"{run.name}: {error}") from None
+    if found:
+        run.warn(found)
     lost = nonzero(left_out=left_out, cut=cut)
     run.finish(**{name: run.results.get(name, 0) + count for name, count in lost.items()})
     return left_out, cut

@@ -16,6 +16,9 @@ LOSSES = frozenset(
         "unfinished",  # samples without end
         "repeated",  # the same text of a problem again
         "unbalanced",  # beyond the ratio of right and wrong, or of a problem with one of them only
+        "failed",  # requests without an answer
+        "too_few",  # samples of problems that have fewer than asked for
+        "surplus",  # samples beyond that number
         "unknown_problem",  # of no problem of the prepare stage
         "unlabelled",  # the problem has no label that may be read
         "no_level",

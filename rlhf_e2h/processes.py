@@ -168,7 +168,8 @@ def leave(code: int) -> NoReturn:
 def whole_model(trainer: Any) -> Any:
     """The trained model with all its weights, on the main process. Every process must call it.
 
-    Where weights are divided (ZeRO-3, FSDP) the main process gets a copy on the CPU, and the others what they hold.
+    Where weights are divided (ZeRO-3, FSDP), or are bf16 roundings of what DeepSpeed trains, the main process gets a
+    float32 copy on the CPU, and the others what they hold.
     """
     from accelerate.utils import DistributedType
 
@@ -178,9 +179,14 @@ def whole_model(trainer: Any) -> Any:
         accelerator.distributed_type == DistributedType.DEEPSPEED
         and int(accelerator.state.deepspeed_plugin.zero_stage) == 3
     )
-    if not zero3 and accelerator.distributed_type != DistributedType.FSDP:
+    rounded = accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision == "bf16"
+    if not zero3 and not rounded and accelerator.distributed_type != DistributedType.FSDP:
         return bare
     weights = accelerator.get_state_dict(trainer.model_wrapped)
+    if rounded:
+        from rlhf_e2h.master_weights import with_master_weights
+
+        weights = with_master_weights(weights or {}, bare, is_main())
     if not is_main():
         return bare
     copy = _empty_copy(bare)

@@ -106,16 +106,11 @@ class TextFormat:
         return [start + end for end in step_text.step_ends(text[start:], self.separator, self.answer_mark)]
 
     def answer(self, text: str) -> str | None:
-        """The answer in a completion, None without one: the one reading of policy, grade, PPO and vote.
+        """The answer in a completion, None without one, as `e2h check` reads it: for policy, grade, PPO and vote alike.
 
-        It is looked for after the last thought: what stands after the last answer section, else in the last box, in
-        `<answer>` or after "the answer is", as `e2h check` reads it.
+        A right answer in another form than this format's is not lost. See `checker.extract`.
         """
-        own = self._own(text)[self.solution_start(text) :]
-        marked = step_text.answers(own, self.answer_mark) if self.answer_mark else []
-        if self.answer_rule == "tag":
-            marked = [found.strip() for found in _TAG.findall(own)]
-        return marked[-1] or None if marked else extract(own, markers_only=True)
+        return extract(self._own(text)[self.solution_start(text) :], markers_only=True)
 
     def section_answer(self, text: str) -> str | None:
         """The text after the only answer mark; None without a mark, with several, or with nothing after it."""
@@ -140,6 +135,7 @@ class TextFormat:
         A model that goes on with the next problem has finished this one. An unfinished text may hold the first digits
         of an answer: it has none.
         """
+        text = step_text.normalise_newlines(text)
         own = self._own(text)
         if own != text:
             text, ended = own.rstrip(), ended or self.answer(own) is not None
@@ -190,7 +186,6 @@ class MinervaFormat(TextFormat):
         return SECTIONS
 
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _CLOSING = "I hope it is correct."
 _MINERVA_ANSWER = re.compile(r"Final Answer:\s*The final answer is\s*(.*?)\.\s*I hope it is correct\.", re.DOTALL)
 
@@ -202,7 +197,7 @@ MINERVA = MinervaFormat(
     "minerva",
     f"Problem:\n{{problem}}{SEPARATOR}Solution:\n",
     answer_mark="Final Answer:",
-    stop=(_CLOSING, f"{SEPARATOR}Problem:"),
+    stop=(f"{SEPARATOR}Problem:",),
 )
 
 FORMATS: dict[str, TextFormat] = {one.name: one for one in (SECTIONS, MINERVA)}

@@ -86,6 +86,10 @@ class Atoms:
         while (token := self.peek()) is not None and token.kind == "op" and token.value in ("_", "'"):
             self.position += 1
             letter += "'" if token.value == "'" else "_" + self.raw_argument()
+        inverse = [token.value for token in self.tokens[self.position : self.position + 6] if token.kind != "num"]
+        if letter[0] in _FUNCTION_LETTERS and inverse == ["^", "{", "-", "}", "("]:
+            self.position += 5
+            letter += "^-1"
         token = self.peek()
         if token is not None and token.value == "(" and token.kind == "op":
             low, high = self.position + 1, self.match[self.position]

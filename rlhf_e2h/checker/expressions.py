@@ -81,8 +81,10 @@ class Expressions(Atoms):
         return token.kind in _STARTS_ATOM or (token.kind == "op" and token.value in ("(", "[", "{", "|"))
 
     def _after_exponent(self, token: Token) -> bool:
-        """`2^{3}3^{2}` and `2^3 3^2`: a number may follow an exponent."""
+        """`2^{3}3^{2}`, `2^3 3^2` and `2!3!`: a number may follow an exponent or a factorial."""
         last = self.position - 1
+        if self.tokens[last].value == "!":
+            return True
         if self.tokens[last].value == "}":
             opening = next((low for low, high in self.match.items() if high == last), 0)
             return self.tokens[opening - 1].value == "^"

@@ -55,11 +55,13 @@ def is_name(node: Node) -> bool:
         return _is_function_name(node)
     if node.op == "mul":
         first, *rest = node.args
+        if first.op == "div" and is_name(first):
+            return True  # d/dx of something
         if first.op == "sym" and not all(is_scalar(part) for part in rest):
             return True  # P(A \\cap B)
         if first == Node("sym", ("m",)) and rest[0].op == "sym" and rest[0].args[0].startswith("angle"):
             return True
-        return all(part.op == "sym" and part.args[0][:1].isupper() for part in node.args)
+        return all(part.op == "sym" and part.args[0].removeprefix("set ")[:1].isupper() for part in node.args)
     if node.op == "div":
         return all(_is_differential(arg) for arg in node.args)
     if node.op == "tuple":
@@ -73,7 +75,11 @@ def _is_function_name(node: Node) -> bool:
     if name in ("gcd", "lcm", "max", "min", "det") or name.startswith("apply:"):
         return bool(symbols)
     if name in ("abs", *TRIGONOMETRIC):
-        return bool(symbols) and all(len(s) > 1 or s.isupper() for s in symbols) and node.args[1].op in ("sym", "mul")
+        return (
+            bool(symbols)
+            and all(len(s) > 1 or s.isupper() or s in "uvw" for s in symbols)
+            and node.args[1].op in ("sym", "mul")
+        )
     return False
 
 
@@ -93,7 +99,10 @@ def chain_end(node: Node, same: Same) -> Node | None:
 
 
 def same_name(left: Node | None, right: Node | None) -> bool:
-    return left == right
+    """The same name, or one in words beside a symbol: `\\text{height} = 5` and `h = 5`."""
+    if left is None or right is None:
+        return left is right
+    return left == right or [left.op, right.op].count("text") == 1
 
 
 def _literals_differ(members: list[Node]) -> bool:

@@ -17,7 +17,7 @@ _UNICODE = {
     "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "…": r"\ldots ", "⋯": r"\ldots ", "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ",
     "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ", "∣": "|", "△": r"\triangle ",
-    "€": r"\$", "£": r"\$", "¥": r"\$", "，": ",", "（": "(", "）": ")", "：": ":", "；": ";", "。": ".",
+    **dict.fromkeys("€£¥₹₽₩₪₫₴₺", r"\$"), "，": ",", "（": "(", "）": ")", "：": ":", "；": ";", "。": ".",
     "⟨": r"\langle ", "⟩": r"\rangle ", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
     "⌉": r"\rceil ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2005": " ", "\u200b": "", "\ufeff": "",
     "¢": r"\text{ cents}", "、": ",",
@@ -43,6 +43,19 @@ _SIZES = re.compile(
     r"|sf|tt)(?![A-Za-z])\s*"
 )
 _MODULUS = re.compile(r"\(\s*(?:\\[bp]?mod(?![A-Za-z])|\\(?:text|mathrm|operatorname)\{\s*mod\s*\}|mod\b)\s*([^()]+)\)")
+_CONGRUENCE = re.compile(
+    r"((?:\\equiv|≡)[^≡]*?)(?:\\b?mod(?![A-Za-z])|\\(?:text|mathrm)\{\s*mod\s*\}|(?<= )mod(?= ))\s*(\w+)\s*\Z"
+)
+_ALIGNED = re.compile(
+    r"\\begin\{(align|aligned|alignat|gather|gathered|split|eqnarray|equation)\*?\}(.*)\\end\{\1\*?\}", re.S
+)
+_ROW = re.compile(r"\\\\(?![A-Za-z])|\\newline(?![A-Za-z])")
+# Units that letters alone would not show: `20 m/s`, `50 km/h`, `20\\ \\mathrm{N}`.
+_RATE = re.compile(
+    r"(?<=[\d}])(?:\s|\\[ ,;])+(?:(?:k|c|m)?m|mi|ft|L|g)\s*/\s*(?:h|hr|s|sec|min)(?:\^\{?2\}?)?\s*\.?\s*\Z"
+)
+_SI = re.compile(r"(?<=[\d}])(?:\s|\\[ ,;])+\\(?:mathrm|rm)\s*\{\s*([A-DF-Zmsgh])\s*\}\s*\Z")
+_ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore)(?![A-Za-z])")
 _NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 _SPACES = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space|nobreakspace)(?![A-Za-z])|\\[,;: ]|~|\\q?quad"
@@ -62,8 +75,11 @@ def normalise(text: str) -> str:
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
         text = re.sub(r"[^\x00-\x7f]+", _spelled, text)
         text = re.sub("[！-～]", lambda m: chr(ord(m.group()) - 0xFEE0), text)  # full-width forms
+    text = _RATE.sub(r"\\text{ units}", text)
+    text = _SI.sub(r"\\text{ \1}", text)
     if "mod" in text:
         text = _MODULUS.sub(r"\\pmod{\1}", text)
+        text = _CONGRUENCE.sub(r"\1 \\pmod{\2}", text)
     if "\\" in text:
         text = _latex(text)
     text = _THOUSANDS.sub("", text)
@@ -72,6 +88,7 @@ def normalise(text: str) -> str:
         text = _EMPHASIS.sub(r"\1", text)
     text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"(?<=[\d)}])!=", "! =", text)  # 4! = 24, and not 4 != 24
     return re.sub(r"(?:(?<!\\)[.,;:](?!\.)|(?<=[^.])\.)+$", "", text).strip()
 
 
@@ -83,7 +100,9 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    text = _LITERAL_NEWLINE.sub(" ", text)
+    text = _ARROW.split(_LITERAL_NEWLINE.sub(" ", text))[-1]
+    if len(text) < 10_000:
+        text = _ALIGNED.sub(lambda match: _last_chain(match[2]), text)
     if "\\\\begin" in text:
         text = text.replace("\\\\", "\\")
     elif "\\begin" not in text:
@@ -98,14 +117,26 @@ def _latex(text: str) -> str:
     return _FRACTIONS.sub(r"\\frac", text)
 
 
+def _last_chain(rows: str) -> str:
+    """The last relation of a derivation; rows that begin with a sign of relation continue the row before."""
+    rows = re.sub(r"\\(?:tag|label)\{[^{}]*\}|\\nonumber|&", " ", rows)
+    chains: list[str] = []
+    for row in filter(str.strip, _ROW.split(rows)):
+        if chains and re.match(r"\s*(?:[=<>]|\\(?:equiv|approx|leq?|geq?|lt|gt)(?![A-Za-z]))", row):
+            chains[-1] += row
+        else:
+            chains.append(row)
+    return chains[-1] if chains else ""
+
+
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")
-_LIST_COMMA = re.compile(r"(?<=\d), (?=\d{3}(?!\d))")
+# The space of "32, 349", "4! = 24" and "No. 5" tells a list from thousands, a factorial from `!=`, a point from .5.
+_FIRM_SPACE = re.compile(r"(?<=\d,) (?=\d{3}(?!\d))|(?<=!) (?==)|(?<=[A-Za-z]\.) (?=\d)")
 
 
 def squeeze(text: str) -> str:
     """`normalise` without spaces that separate nothing: the key under which two spellings are the same string.
 
-    Spaces between two letters or digits stay ("3 1/2" is not "31/2"), and so does the one that makes "32, 349" a list.
+    Spaces between two letters or digits stay ("3 1/2" is not "31/2"), and so do those of `_FIRM_SPACE`.
     """
-    text = _LIST_COMMA.sub("\0", normalise(text))
-    return _LOOSE_SPACE.sub("", text).replace("\0", ", ")
+    return _LOOSE_SPACE.sub("", _FIRM_SPACE.sub("\0", normalise(text))).replace("\0", " ")

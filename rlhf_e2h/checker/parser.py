@@ -77,6 +77,7 @@ class Parser(Expressions):
         """One answer: a relation or value, perhaps with words around it, or words alone."""
         while low < high - 1 and (self._is_word(low, words.LEAD_WORDS) or self._is_lead_sign(low)):
             low += 1
+        low = self._after_verb(low, high)
         if not any(token.kind in ("text", "unit") for token in self.tokens[low:high]):
             return self.relation(low, high)
         for position in range(low + 1, high):
@@ -84,12 +85,14 @@ class Parser(Expressions):
                 high = position
                 break
         relations = self.cuts(low, high, "rel")
-        if relations and any(token.kind in ("text", "unit") for token in self.tokens[low : relations[0]]):
-            name = self._words(low, relations[0])
-            return Node("rel", (("=",), name, self.item(relations[0] + 1, high)))
-        if len(relations) == 1 and self.tokens[relations[0]].value == "=":
-            name = self._first_member(low, relations[0], relations)
-            return Node("rel", (("=",), name, self.item(relations[0] + 1, high)))
+        if relations and self.tokens[relations[0]].value == "=":
+            first = relations[0]
+            named = any(token.kind in ("text", "unit") for token in self.tokens[low:first])
+            if named or len(relations) == 1:
+                name = self._words(low, first) if named else self._first_member(low, first, relations)
+                value = self.item(first + 1, high)
+                operators, members = (value.args[0], value.args[1:]) if value.op == "rel" else ((), (value,))
+                return Node("rel", (("=", *operators), name, *members))
         cut = self._suffix(low, high)
         if cut is not None:
             unit = self._words(cut, high)
@@ -98,6 +101,14 @@ class Parser(Expressions):
             except ParseError:
                 pass
         return self._words(low, high)
+
+    def _after_verb(self, low: int, high: int) -> int:
+        """`\\text{The height is } 5`: what follows the verb, if that is not words again."""
+        verbs = [k for k in range(low + 1, high - 1) if self._is_word(k, words.VERBS)]
+        if not verbs or self.tokens[verbs[-1] + 1].kind in ("text", "unit", "rel"):
+            return low
+        plain = all(token.kind in ("text", "unit", "sym") for token in self.tokens[low : verbs[-1]])
+        return verbs[-1] + 1 if plain else low
 
     def relation(self, low: int, high: int) -> Node:
         """`a < b \\le c`, `x \\in S`, `x = 5`, `n \\equiv 3 \\pmod 7`, or a value."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import keyword
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ class Tests:
 def is_tests(label: str) -> bool:
     """Whether the answer of a label is a set of tests (and not mathematics)."""
     return label.startswith(_MARK)
+
+
+def program_of(row: Mapping[str, Any]) -> str | None:
+    """The program in a finished sample, exactly as it was written; the reader of answers would look for mathematics."""
+    return SECTIONS.section_answer(row["text"]) if row["finished"] else None
 
 
 def program_solution(program: str) -> str:

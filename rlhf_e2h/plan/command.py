@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlhf_e2h import packaged
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.plan.advice import advice, weights_fill
 from rlhf_e2h.plan.common import StagePlan
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a recipe folder, for example recipes/llemma-7b-prm800k")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of all nodes together (default 1)")
     parser.add_argument("--gpu-memory", default="80G", metavar="SIZE", help="of one GPU, for example 24G (default 80G)")
-    parser.add_argument("--launches", default="launch", metavar="FOLDER", help="launch files (default launch)")
+    parser.add_argument("--launches", metavar="FOLDER", help="launch files (default: those that ship)")
     parser.add_argument("--tokens", metavar="PROMPT,SOLUTION", help="tokens of a problem and of a solution")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for `e2h run`")
@@ -48,8 +49,13 @@ def run(args: argparse.Namespace) -> int:
     if args.gpus < 1:
         raise ConfigError(f"--gpus {args.gpus}: at least 1 is needed")
     memory = parse_size(args.gpu_memory)
+    launches = Path(args.launches) if args.launches else packaged.shipped("launch")
     plan = make_plan(
-        load_recipe(args.recipe, args.overrides), args.gpus, memory, Path(args.launches), _tokens(args.tokens)
+        load_recipe(args.recipe, args.overrides),
+        args.gpus,
+        memory,
+        launches,
+        _tokens(args.tokens),
     )
     if args.json:
         print(json.dumps(plan, indent=2))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rlhf_e2h.resume import is_full, no_room
 
 log = logging.getLogger(__name__)
+WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
 
@@ -95,7 +96,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         ValueError: the checkpoint is of another model.
     """
     parameters = trainable(model)
-    weights = load_file(folder / "model.safetensors")
+    weights = load_file(folder / WEIGHTS)
     if weights.keys() != parameters.keys():
         different = sorted(weights.keys() ^ parameters.keys())
         raise ValueError(f"{folder}: weights of another model ({different[0]}); remove the folder to start again")

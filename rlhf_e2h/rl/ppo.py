@@ -39,7 +39,7 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings, check_prompts, derived_seed, p
 from rlhf_e2h.rl.rewards import Completion, Reward, RewardFn, call_reward_fn, token_rewards
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.rl.sampling import sample_step
-from rlhf_e2h.rl.sharding import weights_are_divided, whole_copy
+from rlhf_e2h.rl.sharding import rounded, weights_are_divided, whole_copy
 from rlhf_e2h.rl.trainer import Trainer, prepare, save
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class PPOResult:
 
     steps: int  # PPO steps that are done, those of an earlier, resumed run included
     stopped: str | None = None  # why training ended early
-    # under ZeRO-3 and FSDP, where `policy` holds a part only: all weights, on the main process
+    # under ZeRO-3 and FSDP, where `policy` holds a part only, and under ZeRO in bf16, where it holds roundings: all
+    # weights as they are trained, on the main process
     policy_weights: dict[str, Tensor] | None = None
 
 
@@ -116,7 +117,7 @@ def train_ppo(
         if result.stopped:
             log.warning("PPO stopped after step %d: %s", result.steps, result.stopped)
             break
-    if weights_are_divided(accelerator):
+    if weights_are_divided(accelerator) or rounded(accelerator):
         result.policy_weights = whole_copy(trainer.bare.policy, accelerator)
     return result
 

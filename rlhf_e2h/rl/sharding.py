@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_e2h import master_weights
 from rlhf_e2h.processes import launched_with_fsdp
 from rlhf_e2h.rl import fsdp
 from rlhf_e2h.rl.actor_critic import ActorCritic
-from rlhf_e2h.rl.checkpoint import load_optimizer, optimizer_tensors, trainable
+from rlhf_e2h.rl.checkpoint import WEIGHTS, load_optimizer, optimizer_tensors, trainable
 from rlhf_e2h.rl.share_base import SharedValue
 
 
@@ -119,17 +122,24 @@ def whole_weights(part: nn.Module, accelerator: Accelerator) -> Iterator[None]:
 def whole_copy(part: nn.Module, accelerator: Accelerator, trained: bool = False) -> dict[str, Tensor]:
     """All weights of `part`, or only the `trained` ones, on the CPU of the main process; empty on the others.
 
-    Every process must call it. Names are those of `state_dict`. Weights that are not divided are not copied.
+    Every process must call it. Names are those of `state_dict`. Weights that are not divided are not copied;
+    those that DeepSpeed trains in float32 are, in float32.
     """
     main = accelerator.is_main_process
     if uses_fsdp(accelerator):
         return fsdp.whole(trainable(part) if trained else part.state_dict(), main)
+    found: dict[str, Tensor] = {}
     with whole_weights(part, accelerator):
-        if not main:
-            return {}
-        tensors = trainable(part) if trained else part.state_dict()
-        copied = weights_are_divided(accelerator)
-        return {name: value.detach().cpu().clone() if copied else value.detach() for name, value in tensors.items()}
+        if main:
+            tensors = trainable(part) if trained else part.state_dict()
+            copied = weights_are_divided(accelerator)
+            found = {n: v.detach().cpu().clone() if copied else v.detach() for n, v in tensors.items()}
+    return master_weights.with_master_weights(found, part, main) if rounded(accelerator) else found
+
+
+def rounded(accelerator: Accelerator) -> bool:
+    """Whether the models hold bf16 roundings of weights that DeepSpeed trains in float32."""
+    return uses_deepspeed(accelerator) and accelerator.mixed_precision == "bf16"
 
 
 def whole_moments(module: nn.Module, optimizer: Any, accelerator: Accelerator) -> dict[str, Tensor]:
@@ -143,6 +153,13 @@ def whole_moments(module: nn.Module, optimizer: Any, accelerator: Accelerator) -
     if uses_fsdp(accelerator):
         return fsdp.whole(moments, main)
     return moments if main else {}
+
+
+def load_master_weights(folder: Path, module: nn.Module, accelerator: Accelerator) -> None:
+    """Under DeepSpeed in bf16, the float32 weights of a checkpoint; elsewhere the models have them already."""
+    if rounded(accelerator):
+        saved = load_file(folder / WEIGHTS)
+        master_weights.set_master_weights(module, saved, accelerator.process_index, accelerator.num_processes)
 
 
 def load_whole_moments(module: nn.Module, optimizer: Any, saved: dict[str, Tensor], accelerator: Accelerator) -> None:
@@ -202,11 +219,9 @@ def _set_moment(parameter: Any, whole: Tensor, slot: str) -> None:
     if not hasattr(parameter, "ds_tensor"):
         safe_set_full_optimizer_state(parameter, whole, slot)
         return
-    # DeepSpeed's own function fails under ZeRO-3 where a weight does not divide by the processes
-    share, processes, rank = parameter.ds_tensor.numel(), PartialState().num_processes, PartialState().process_index
-    padded = whole.new_zeros(share * processes)
-    padded[: whole.numel()] = whole.flatten()
-    safe_set_local_optimizer_state(parameter, padded[rank * share : (rank + 1) * share], slot)
+    state = PartialState()
+    own = master_weights.shard(whole, parameter, state.process_index, state.num_processes)
+    safe_set_local_optimizer_state(parameter, own, slot)
 
 
 def _flat_parameters(zero: Any) -> list[Tensor]:

@@ -17,6 +17,7 @@ from rlhf_e2h.processes import size_buckets
 from rlhf_e2h.rl.actor_critic import ActorCritic, disable_dropout
 from rlhf_e2h.rl.checkpoint import (
     OPTIMIZER,
+    WEIGHTS,
     last_checkpoint,
     load_moments,
     load_weights,
@@ -28,6 +29,7 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sharding import (
     configure,
     divide,
+    load_master_weights,
     load_whole_moments,
     prepare_reference,
     prepare_training,
@@ -96,6 +98,8 @@ def prepare(
     moments = load_moments(found[0]) if found else {}
     if moments:
         load_whole_moments(accelerator.unwrap_model(model), optimizer, moments, accelerator)
+    if found:
+        load_master_weights(found[0], accelerator.unwrap_model(model), accelerator)
     whole = None if reference is None else prepare_reference(reference, accelerator)
     peaks = [rate for group, rate in zip(groups, rates, strict=True) if group]
     steps = found[1]["step"] if found else 0
@@ -110,7 +114,7 @@ def save(trainer: Trainer, root: Path, steps: int) -> None:
     under another one."""
     accelerator, bare = trainer.accelerator, trainer.bare
     tensors = {
-        "model.safetensors": whole_copy(bare, accelerator, trained=True),
+        WEIGHTS: whole_copy(bare, accelerator, trained=True),
         OPTIMIZER: whole_moments(bare, trainer.optimizer, accelerator),
     }
     if accelerator.is_main_process:

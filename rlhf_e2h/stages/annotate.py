@@ -19,6 +19,7 @@ from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.models import Policy, open_policy
 from rlhf_e2h.precision import sampling_dtype
 from rlhf_e2h.prompts import SECTIONS, TextFormat
@@ -74,6 +75,9 @@ def main(config: Config, run: StageRun) -> None:
     sampling = Sampling(
         config.samples, config.temperature, 0, policy.limit(config.max_new_tokens), stop=policy.text_format.stop
     )
+    begun = [policy.prompt(one.problem) + policy.text_format.separator.join(one.steps) for one in solutions]
+    limit, names = policy.limit(config.max_new_tokens), [one.extra["problem_id"] for one in solutions]
+    check_context(run.name, policy.model, encode_prompts(policy.tokenizer, begun), limit, names)
     with CheckerPool() as pool, run.progress(len(solutions), "labelling", "solutions") as bar:
         stream = label_steps(
             solutions,

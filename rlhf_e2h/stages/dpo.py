@@ -20,7 +20,7 @@ from rlhf_e2h.bank import Decoding, Row
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoded_trainers import dpo_trainer
-from rlhf_e2h.encoding import preference_rows
+from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.judge import by_problem, summary
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
@@ -135,7 +135,7 @@ def pairs(
         )
         labelled = group[0]["correct"] is not None
         margin = config.margin if labelled else config.margin_unlabelled
-        good = scored if labelled else [entry for entry in scored if _says_something(entry[1])]
+        good = scored if labelled else [entry for entry in scored if _says_something(entry[1], text_format)]
         # The best with the worst, the second best with the second worst: each text in one pair at most.
         both_ends = list(zip(good, reversed(scored), strict=False))[: config.max_pairs]
         for (high, best), (low, worst) in both_ends:
@@ -155,8 +155,8 @@ def pairs(
     return found
 
 
-def _says_something(row: Row) -> bool:
-    return bool((row["answer"] or "").strip()) and all(step.strip() for step in SECTIONS.split_steps(row["text"]))
+def _says_something(row: Row, text_format: TextFormat) -> bool:
+    return bool((row["answer"] or "").strip()) and all(step.strip() for step in text_format.split_steps(row["text"]))
 
 
 def pair_counts(chosen: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -198,6 +198,7 @@ def _train(
     encoded = preference_rows(policy.tokenizer, rows)
     parts = [(len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"]))) for row in encoded]
     report_lengths(run, [(prompt, prompt + text) for prompt, text in parts], config.training.max_length, "pairs")
+    check_positions(run.name, policy.model, [prompt + text for prompt, text in parts], config.training.max_length)
     freeze_parts(policy.model, config.training.freeze_embeddings, config.training.freeze_norms)
     trainer = dpo_trainer()(
         model=policy.model,

@@ -159,7 +159,7 @@ def main(config: Config, run: StageRun) -> None:
         )  # fmt: skip
     watcher.spend()
     if run.is_main:
-        if result.policy_weights is not None:  # ZeRO-3, FSDP: the policy here is a part of one, and these are the whole
+        if result.policy_weights is not None:  # ZeRO, FSDP: the policy here is a part of one, or a rounding
             policy.model = _start(config, path)
             # those of the other adapters of a shared base are left out
             policy.model.load_state_dict({name: result.policy_weights[name] for name in policy.model.state_dict()})

@@ -23,7 +23,7 @@ from reward_models.voting import pass_at_n
 from rlhf_e2h.bank import Decoding, Row, as_matrix, sample
 from rlhf_e2h.coding.measure import expected_best_of_n
 from rlhf_e2h.coding.pool import ProgramPool
-from rlhf_e2h.coding.problems import LEVEL_OF, is_tests
+from rlhf_e2h.coding.problems import LEVEL_OF, is_tests, program_of
 from rlhf_e2h.coding.sandbox import Limits
 from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import Label, read_problems
@@ -122,7 +122,7 @@ def _tested(
     rows: Sequence[Row], order: Sequence[str], labels: Mapping[str, Label], pool: ProgramPool
 ) -> tuple[Floats, Floats]:
     """Strict and average accuracy of every sample, both (P, K), with the problems in `order`."""
-    verdicts = pool.check((labels[row["problem_id"]].answer, row["answer"]) for row in rows)
+    verdicts = pool.check((labels[row["problem_id"]].answer, program_of(row)) for row in rows)
     matrices = []
     for values in ([float(v.equal) for v in verdicts], [v.passed for v in verdicts]):
         ids, values_PK = as_matrix(rows, values, "the bank")
@@ -134,7 +134,7 @@ def _tested(
 def _bank(
     config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label], pool: ProgramPool
 ) -> list[Measured]:
-    rows = read_jsonl(run.path(str(config.samples)) / SAMPLES, required=("problem_id", "answer"))
+    rows = read_jsonl(run.path(str(config.samples)) / SAMPLES, required=("problem_id", "text", "finished"))
     order = list(problems)
     strict_PK, average_PK = _tested(rows, order, labels, pool)
     count = strict_PK.shape[1]
@@ -161,7 +161,7 @@ def _bank(
 
 def _scores(scored: Sequence[Row], order: Sequence[str]) -> Floats:
     """Reward-model score of every sample, (P, K); a text without a program comes last."""
-    values = [row["score"] if row["answer"] is not None else -np.inf for row in scored]
+    values = [row["score"] if program_of(row) is not None else -np.inf for row in scored]
     ids, scores_PK = as_matrix(scored, values, "the reranked bank")
     place = {problem_id: index for index, problem_id in enumerate(ids)}
     return scores_PK[[place[problem_id] for problem_id in order]]

@@ -18,7 +18,7 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.step_targets import step_targets
-from rlhf_e2h.encoding import trl_rows
+from rlhf_e2h.encoding import check_positions, trl_rows
 from rlhf_e2h.lengths import report_lengths
 from rlhf_e2h.mixing import MixtureSettings
 from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
@@ -26,7 +26,7 @@ from rlhf_e2h.precision import hold_frozen, training_dtype
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_loss import sft_trainer
-from rlhf_e2h.sft_plan import TrainingPlan, plan_training
+from rlhf_e2h.sft_plan import Snapshots, TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
@@ -140,6 +140,7 @@ def finetune(
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     encoded = trl_rows(tokenizer, rows)
     _report_lengths(encoded, settings.max_length, extras, run)
+    check_positions(run.name, model, [len(row["input_ids"]) for row in encoded], settings.max_length)
     trainer = sft_trainer(settings.bf16)(
         model=model,
         args=arguments,
@@ -150,6 +151,8 @@ def finetune(
     if lora.rank:
         hold_frozen(trainer.model, settings.bf16, always_autocast=True)
     for callback in extras.callbacks if extras else []:
+        if isinstance(callback, Snapshots):
+            callback.trainer = trainer
         trainer.add_callback(callback)
     if extras and extras.order:
         trainer._get_train_sampler = lambda *_: extras.order  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ import time
 import pytest
 from checker_texts import EXTRACT
 
-from rlhf_e2h.checker import extract
+from rlhf_e2h.checker import extract, judge
 from rlhf_e2h.checker.extract import box_run, boxes
 
 
@@ -39,8 +39,19 @@ def test_box_run_ends_at_running_text():
     assert box_run(r"\boxed{1} then \boxed{2}") == []
 
 
-def test_long_text_is_linear():
-    text = r"\boxed{" * 30_000 + "the answer is " * 10_000
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{" * 30_000 + "the answer is " * 10_000,
+        r"\begin{align}" * 8_000,
+        "1" * 100_000 + "x!",
+        "\\(" * 50_000,
+        "x+" * 50_000 + "!",
+    ],
+    ids=["boxes", "environments", "digits", "delimiters", "terms"],
+)
+def test_long_text_is_linear(text):
     started = time.monotonic()
     extract(text)
+    judge.quick("5", text, False)
     assert time.monotonic() - started < 2.0

@@ -15,7 +15,7 @@ from reward_models.contract import StepContract
 from reward_models.encode import encode
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.encoded_trainers import dpo_trainer, online_trainer
-from rlhf_e2h.encoding import check_context, encode_prompts, encode_rows, leading_ids, trl_rows
+from rlhf_e2h.encoding import check_context, check_positions, encode_prompts, encode_rows, leading_ids, trl_rows
 from rlhf_e2h.items import completion_logprobs
 from rlhf_e2h.rl.rollout import generate
 
@@ -211,3 +211,10 @@ def test_prompts_that_do_not_fit() -> None:
     check_context("sample", model, [[1] * 412], 100)
     with pytest.raises(ConfigError, match=r"1 prompts with max_new_tokens 101 .* 512 positions \(p7\); .* 100"):
         check_context("sample", model, [[1] * 412], 101, ["p7"])
+
+
+def test_rows_that_do_not_fit() -> None:
+    model = tiny_llama(qwen_style())  # 512 positions
+    check_positions("sft", model, [512, 9999], 512)  # cut at 512
+    with pytest.raises(ConfigError, match=r"sft: a row has 600 tokens, .* 512 positions; lower .* from 1024 to 512"):
+        check_positions("sft", model, [600], 1024)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reward_models.contract import StepContract
+from reward_models.encode import encode
 from rlhf_e2h.answers import missing_answers
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, build
@@ -84,6 +85,10 @@ def test_a_template_that_writes_bos(qwen):
     made = build_format(FormatSettings("chat"), tokenizer, "somewhere")
     [(prompt, _)] = encode_rows(tokenizer, [made.row("1+1", "2")])
     assert prompt.count(tokenizer.bos_token_id) == 1 and prompt[0] == tokenizer.bos_token_id
+    for kind in ("orm", "prm"):  # two ways of encoding
+        [read] = encode(tokenizer, StepContract(kind, made.template), ["1+1"], [["good step"]])
+        assert read.ids[: len(prompt)] == prompt
+        assert tokenizer.decode(read.ids[: read.positions[0] + 1]).endswith("good step")
 
 
 def test_no_chat_template_is_said():
@@ -229,6 +234,7 @@ def test_a_base_model_that_goes_on_with_the_next_question():
     raw = "1+1=2\n\n# Answer\n\n2\n\n# Question\n\n5+5?\n\n# Solution\n\n5+5=10\n\n# Answer\n\n10"
     assert SECTIONS.completed(raw, False) == ("1+1=2\n\n# Answer\n\n2", "2", True)
     assert SECTIONS.completed("1+1=2\n\n# Answer\n\n2", False) == ("1+1=2\n\n# Answer\n\n2", None, False)
+    assert SECTIONS.completed("a\r\n\r\n# Answer\r\n\r\n2", True) == ("a\n\n# Answer\n\n2", "2", True)
     assert SECTIONS.completed("no answer\n\n# Question\n\n5+5?", False)[1:] == (None, False)
 
 

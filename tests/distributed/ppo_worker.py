@@ -25,7 +25,7 @@ def reward(completions):
     ]
 
 
-def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 6) -> None:
+def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 6, learning_rate: float = 3e-3) -> None:
     """Train for `steps` of 6 steps, from the last checkpoint if there is one."""
     torch.set_num_threads(1)
     shape = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
@@ -41,7 +41,7 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
         micro_batch=4,
         forward_batch=8,
         max_new_tokens=10,
-        learning_rate=3e-3,
+        learning_rate=learning_rate,
         warmup_steps=1,
         max_grad_norm=10.0,  # not reached: DeepSpeed has one norm for both models, otherwise each has its own
         kl_coef=0.05,
@@ -69,10 +69,13 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:  # FOLDER, or FOLDER:STEPS to stop early with a checkpoint
+    bf16 = "bf16" in sys.argv
+    # FOLDER, or FOLDER:STEPS to stop early with a checkpoint
+    for name in [word for word in sys.argv[1:] if word != "bf16"]:
         place, _, stop = name.partition(":")
         checkpoints = Path(place) / "checkpoints"
         kept = checkpoints if stop or checkpoints.is_dir() else None
-        accelerator = start_accelerator()  # one for each training: under DeepSpeed it keeps its first engine
-        train(accelerator, Path(place), kept, int(stop or 6))
+        accelerator = start_accelerator(bf16)  # one for each training: under DeepSpeed it keeps its first engine
+        # in bf16 so small a rate that a step is lost in the rounding of most weights
+        train(accelerator, Path(place), kept, int(stop or 6), 1e-5 if bf16 else 3e-3)
     leave(0)

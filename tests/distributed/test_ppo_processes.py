@@ -91,6 +91,24 @@ def test_dividing_gives_the_single_process_curve_whatever_wrote_the_checkpoint(o
     compare((history[4:], policy), result(stopped), losses=1e-3, weights=1e-3, processes=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp_cpu", "zero2", "zero3", "fsdp"])
+def test_resuming_in_bf16_equals_the_uninterrupted_run(tmp_path, name):
+    """Also where the models hold only bf16 roundings: most of what two steps change at this rate is lost in those."""
+    if name.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    launch(name, tmp_path, free_port(), "bf16", tmp_path / "whole", f"{tmp_path / 'killed'}:4")
+    launch(name, tmp_path / "again", free_port(), "bf16", tmp_path / "killed")
+    (whole, weights), (resumed, others) = result(tmp_path / "whole"), result(tmp_path / "killed")
+    assert [row["step"] for row in resumed] == [4, 5]
+    assert [row["texts"] for row in whole[4:]] == [row["texts"] for row in resumed]
+    for a, b in zip(whole[4:], resumed, strict=True):
+        assert [a[curve] for curve in CURVES] == pytest.approx([b[curve] for curve in CURVES], abs=1e-6)
+    assert all(torch.equal(weight, others[key]) for key, weight in weights.items())
+    # and the test can see it: rounded to bf16 they would differ
+    assert not all(torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
+
+
 GATHERING = """
 import torch
 from rlhf_e2h.models import ModelShape, new_llama

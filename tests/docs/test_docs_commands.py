@@ -111,6 +111,7 @@ def scratch(tmp_path_factory):
     return _scratch(tmp_path_factory.mktemp("repository"))
 
 
+@pytest.mark.slow  # in an empty folder, from a wheel, they run by default: test_docs_wheel.py
 @pytest.mark.parametrize("block", shell_blocks("run"), ids=lambda block: block.where)
 def test_cheap_commands_run(block: Block, scratch: Path):
     run_block(block, scratch, _environment(scratch), timeout=300)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from reward_models.__main__ import run
-from reward_models.records import iter_jsonl, read_jsonl, write_jsonl
+from reward_models.records import iter_places, read_jsonl, write_jsonl
 
 
 @pytest.mark.parametrize("command", ["train", "score", "rerank", "serve", "export"])
@@ -50,7 +50,7 @@ def test_score_goes_from_file_to_file_a_window_at_a_time(prm, tmp_path, monkeypa
     window, rows, read, events = 2048, 5000, [], []
 
     def counted(*arguments, **options):
-        for row in iter_jsonl(*arguments, **options):
+        for row in iter_places(*arguments, **options):
             read.append(row)
             if len(read) % window == 1:
                 events.append(("read", len(read)))
@@ -60,7 +60,7 @@ def test_score_goes_from_file_to_file_a_window_at_a_time(prm, tmp_path, monkeypa
         return write_jsonl(path, (events.append(("wrote", len(read))) or row for row in scored))
 
     write_jsonl(tmp_path / "s.jsonl", ({"problem": "q", "steps": ["good step."]} for _ in range(rows)))
-    monkeypatch.setattr("reward_models.__main__.iter_jsonl", counted)
+    monkeypatch.setattr("reward_models.score_file.iter_places", counted)
     monkeypatch.setattr("reward_models.__main__.write_jsonl", watched)
     assert run(["score", str(prm[0]), str(tmp_path / "s.jsonl"), "-o", str(tmp_path / "o.jsonl")]) == 0
     assert events == [

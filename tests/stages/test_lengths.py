@@ -45,7 +45,7 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    monkeypatch.setattr(dpo, "fit", lambda *_: {})
+    monkeypatch.setattr(dpo, "trained", lambda *_: (None, 0.0))
     settings = dpo.Config(policy="p", data="d", reward_model="r", lora=LoraSettings(rank=0),
                           training=TrainingSettings(max_length=8, batch_size=4))  # fmt: skip
     rows = [{"prompt": "abcd", "chosen": "xyz", "rejected": "x"}] * 4

@@ -1,4 +1,4 @@
-"""The wheel: built, put where no checkout is, and used."""
+"""The wheel: built, put where no checkout is, and used; the documentation's commands run from it in an empty folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from commands import Block, run_block, shell_blocks
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,15 +49,44 @@ def test_wheel_holds_model_recipes_and_launch_files(wheel: Path) -> None:
     assert not [name for name in held if name.startswith(("tests/", "recipes/", "benchmarks/"))]
 
 
-@pytest.mark.slow
-def test_wheel_runs_where_no_checkout_is(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages that we need come from this environment, our own only from the wheel."""
-    site = tmp_path / "site"
-    call(
-        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel), cwd=tmp_path
-    )
-    place = call(sys.executable, "-c", "import rlhf_e2h; print(rlhf_e2h.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
-    assert Path(place.strip()).is_relative_to(site)
+    folder = tmp_path_factory.mktemp("installed")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), str(wheel))
+    call(*pip, cwd=folder)
+    place = call(sys.executable, "-c", "import rlhf_e2h; print(rlhf_e2h.__file__)", cwd=folder, PYTHONPATH=str(folder))
+    assert Path(place.strip()).is_relative_to(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with nothing in it but what the tutorial says to copy, and the environment of who has the wheel."""
+    folder, home = tmp_path_factory.mktemp("empty"), tmp_path_factory.mktemp("home")
+    environment = {
+        "PATH": f"{site / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(site),
+        "HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1",
+        "LANG": "C.UTF-8",
+    }  # fmt: skip
+    call("e2h", "copy", "quickstart", "recipes/quickstart", cwd=folder, **environment)
+    return folder, environment
+
+
+@pytest.mark.parametrize("block", shell_blocks("run"), ids=lambda block: block.where)
+def test_commands_of_the_documentation_run_without_a_clone(block: Block, empty: tuple[Path, dict[str, str]]) -> None:
+    run_block(block, *empty, timeout=300)
+
+
+def test_plan_without_a_clone(empty: tuple[Path, dict[str, str]]) -> None:
+    """It needs the launch files, which are in the wheel."""
+    folder, environment = empty
+    plan = json.loads(call("e2h", "plan", "quickstart", "--json", cwd=folder, **environment))
+    assert {stage["launch"] for stage in plan["stages"] if stage["kind"] == "sft"} == {"single"}
+
+
+@pytest.mark.slow
+def test_wheel_runs_where_no_checkout_is(site: Path, tmp_path: Path) -> None:
     e2h = (sys.executable, "-m", "rlhf_e2h")
     small = ("prepare.train_size=20", "prepare.validation_size=5", "prepare.test_size=5")
     for stage in ("prepare", "icl"):
