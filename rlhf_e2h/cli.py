@@ -207,6 +207,7 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     from rlhf_e2h.mirrors import check_mirrors
     from rlhf_e2h.processes import is_main, launched_with_deepspeed
     from rlhf_e2h.progress import console
+    from rlhf_e2h.publish import check_publishing, publish
     from rlhf_e2h.recipe import load_recipe, stage_name
     from rlhf_e2h.run_files import lock
     from rlhf_e2h.runs import run_stage
@@ -221,10 +222,13 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     if note and not args.locked:
         console.print(note)
     check_mirrors(recipe.settings)
+    check_publishing([spec])
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
+            if folder and is_main():
+                publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
 

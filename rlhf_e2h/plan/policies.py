@@ -108,7 +108,7 @@ def ppo_phases(
     if others["reward model"]:
         reader = critic if config.value_init != "policy" else policy
         phases.append(scoring(reader, config.reward_batch_tokens, there))
-    rows = min(ppo.forward_batch, max(1, ppo.rollouts // form.processes))
+    rows = min(ppo.forward_rows, max(1, ppo.rollouts // form.processes))
     phases.append(log_probabilities(update, form, rows, ppo.max_new_tokens, rows * (ppo.max_new_tokens + 1)))
     phases += [backward, step]
     if ppo.checkpoint_every:
