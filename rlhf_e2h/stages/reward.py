@@ -18,6 +18,7 @@ from reward_models.contract import StepContract
 from reward_models.dataset import optimiser_steps
 from reward_models.records import Stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
+from rlhf_e2h.chance import at_chance
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
@@ -165,6 +166,8 @@ def main(config: Config, run: StageRun) -> None:
     shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
     lost = {name: result[name] for name in ("too_long", "split_otherwise", "without_label")}
     lost["held_out_too_long"] = metrics["skipped"]
+    if warning := at_chance(config.kind, metrics, validation, result["train_loss"]):
+        run.warn(warning)
     run.finish(
         records=len(training), **{k: v for k, v in shown.items() if v is not None}, **nonzero(**found.lost, **lost)
     )
