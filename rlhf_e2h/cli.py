@@ -49,7 +49,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         description=_RUN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("recipe", help="a recipe folder, or the name of one that ships, for example quickstart")
+    run.add_argument("recipe", nargs="?", help="a recipe folder, or the name of one that ships, for example quickstart")
     run.add_argument("--only", metavar="STAGE", help="run this stage only")
     run.add_argument(
         "--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml"
@@ -88,7 +88,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
 
     about = "compare answers with the symbolic checker"
     check.add_arguments(commands.add_parser("check", prog="e2h check", help=about))
-    from rlhf_e2h.plan import command as plan
+    from rlhf_e2h.plan import arguments as plan
 
     about = "memory, tokens and FLOPs of a recipe, before anything runs"
     plan.add_arguments(commands.add_parser("plan", prog="e2h plan", help=about))
@@ -177,6 +177,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return plan.run(args)
     from rlhf_e2h.recipe import load_recipe
 
+    if args.command == "run" and args.recipe is None:
+        return _list_recipes()
     if args.command == "run":
         from rlhf_e2h.miniature import SWITCH, tiny_overrides
         from rlhf_e2h.pipeline import run_recipe
@@ -198,6 +200,19 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.settings or args.file is None:
         return _print_settings(args.command)
     return _run_stage_file(args)
+
+
+def _list_recipes() -> int:
+    """What a bare `e2h run` says: the recipes that ship, a line each."""
+    from rlhf_e2h import packaged
+    from rlhf_e2h.config import read_yaml
+
+    print("Which recipe? These ship (e2h run NAME); a folder of yours will do as well:\n")
+    for name in packaged.names("recipes"):
+        about = read_yaml(packaged.shipped("recipes") / name / "recipe.yaml").get("description", "")
+        print(f"  {name:<20} {about}")
+    print("\ne2h copy NAME FOLDER takes a copy to change; e2h init FOLDER makes one for your model and data.")
+    return 2
 
 
 def _run_stage_file(args: argparse.Namespace) -> int:
