@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -166,6 +164,11 @@ def _dispatch(args: argparse.Namespace) -> int:
         from rlhf_e2h import own_recipe
 
         return (own_recipe.copy if args.command == "copy" else own_recipe.init)(args)
+    if args.command in STAGES and (args.settings or args.file is None) and not getattr(args, "paper", None):
+        from rlhf_e2h.settings_text import settings_text
+
+        print(settings_text(args.command), end="")
+        return 0
     quiet_libraries()
     if args.command == "doctor":
         from rlhf_e2h import doctor
@@ -197,8 +200,6 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         show_paper(make_paper(args.paper, args.out, args.setup))
         return 0
-    if args.settings or args.file is None:
-        return _print_settings(args.command)
     return _run_stage_file(args)
 
 
@@ -244,32 +245,6 @@ def _run_stage_file(args: argparse.Namespace) -> int:
                 publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
-
-
-def _print_settings(kind: str) -> int:
-    import importlib
-
-    print(f"stage: {kind}")
-    _print_fields(importlib.import_module(f"rlhf_e2h.stages.{kind}").Config, "  ")
-    return 0
-
-
-def _print_fields(config: Any, indent: str) -> None:
-    """Each setting with its default and the comment that stands beside it in the code; groups with theirs below."""
-    import inspect
-
-    factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
-    lines = iter(inspect.getsource(config).split("\n"))
-    for line in lines:
-        setting = re.match(r"    (\w+): ", line)
-        if not setting and not line.startswith("    # "):
-            continue
-        while setting and line.partition("  #")[0].count("(") > line.count(")"):  # a default that goes on below
-            line += next(lines).strip()
-        print(indent + line.strip())
-        group = factories.get(setting[1]) if setting else None
-        if dataclasses.is_dataclass(group):
-            _print_fields(group, indent + "  ")
 
 
 def quiet_libraries() -> None:
