@@ -219,9 +219,9 @@ def _list_recipes() -> int:
 def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
-    from rlhf_e2h import gpus
+    from rlhf_e2h import gpus, operator_locks
     from rlhf_e2h.mirrors import check_mirrors
-    from rlhf_e2h.processes import is_main
+    from rlhf_e2h.processes import is_main, launched_with_deepspeed
     from rlhf_e2h.progress import console
     from rlhf_e2h.publish import check_publishing, publish
     from rlhf_e2h.recipe import load_recipe, stage_name
@@ -230,6 +230,8 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     from rlhf_e2h.store import Store
 
     note = gpus.keep_one()
+    if launched_with_deepspeed() and is_main():
+        operator_locks.check()
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
     store, spec = Store(recipe), recipe.stages[stage_name(args.file)]
     console.quiet = console.quiet or not is_main()  # of many processes one holds the lock and speaks

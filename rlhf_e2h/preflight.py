@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reward_models.contract import StepContract
-from rlhf_e2h import packaged
+from rlhf_e2h import operator_locks, packaged
 from rlhf_e2h.config import ConfigError, input_fields, read_yaml
 from rlhf_e2h.hub import check_model
 from rlhf_e2h.recipe import StageSpec
@@ -55,11 +55,14 @@ def check_launch(specs: list[StageSpec], launch: str) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ConfigError: a batch that does not divide, or a form under which a stage does not run.
+        ConfigError: a batch that does not divide, a form under which a stage does not run, or a lock that DeepSpeed
+            would wait for.
     """
     file = launch_file(launch)
     form = read_yaml(file) if file.suffix == ".yaml" else {}
     processes = int(form.get("num_processes", 1))
+    if form.get("distributed_type") == "DEEPSPEED":
+        operator_locks.check()
     for spec in specs:
         if spec.kind == "ppo" and spec.config.share_base and form.get("distributed_type") == "FSDP":
             raise ConfigError(
