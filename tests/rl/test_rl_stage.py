@@ -70,7 +70,7 @@ def chain(models, tmp_path_factory):
     sft = {"stage": "sft", "policy": base, "data": "@prepare", "lora": {"rank": 2, "alpha": 8}}
     sft |= {"training": {"learning_rate": 3e-2, "epochs": 6, "batch_size": 8, "micro_batch_size": 8, "max_length": 128}}
     prm = {"stage": "reward", "kind": "prm", "base": base, "data": "@prepare", "reference_solutions": True}
-    prm |= {"held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora_rank": 3}}
+    prm |= {"flip_labels": 0.2, "held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora_rank": 3}}
     for name, stage in (("1_prepare", PREPARE), ("2_sft", sft), ("3_prm", prm)):
         (recipe / f"{name}.yaml").write_text(yaml.safe_dump(stage))
     store = Store(load_recipe(recipe))
@@ -87,8 +87,8 @@ def run_ppo(tmp_path, models, name="ppo", runs=None, **settings):
     (recipe / f"2_{name}.yaml").write_text(yaml.safe_dump(ppo))
     store = Store(load_recipe(recipe))
     for spec in store.recipe.stages.values():
-        if spec.name in ("prepare", name) and not store.finished(spec, 0):
-            folder = run_stage(store, spec, 0)
+        if spec.name in ("prepare", name):
+            folder = store.finished(spec, 0) or run_stage(store, spec, 0)
     (recipe / f"2_{name}.yaml").unlink()
     return folder, json.loads((folder / "done.json").read_text())
 
