@@ -70,6 +70,7 @@ def chain(models, tmp_path_factory):
     sft = {"stage": "sft", "policy": base, "data": "@prepare", "lora": {"rank": 2, "alpha": 8}}
     sft |= {"training": {"learning_rate": 3e-2, "epochs": 6, "batch_size": 8, "micro_batch_size": 8, "max_length": 128}}
     prm = {"stage": "reward", "kind": "prm", "base": base, "data": "@prepare", "reference_solutions": True}
+    prm |= {"flip_labels": 0.3}  # written solutions alone are all right, and one class is refused
     prm |= {"held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora_rank": 3}}
     for name, stage in (("1_prepare", PREPARE), ("2_sft", sft), ("3_prm", prm)):
         (recipe / f"{name}.yaml").write_text(yaml.safe_dump(stage))
