@@ -20,7 +20,8 @@ def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, A
 
     Keys: `step_auc`, `step_accuracy`, `calibration_error`, `calibration_curve` over all labelled steps; `outcome_auc`
     of the contract's aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean
-    cross-entropy at the read-outs of labelled steps (of outcomes for an ORM); `records`, `skipped`; `score_histogram`,
+    cross-entropy at the read-outs of labelled steps (of outcomes for an ORM); `score_spread`, the standard deviation of
+    the probabilities there; `records`, `skipped`; `score_histogram`,
     ten bins of probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra
     fields.
     """
@@ -54,6 +55,7 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
         "outcome_auc": metrics.auc(right, [scores.score for _, scores in outcomes]),
         "first_error": _first_error(pairs),
         "score_histogram": _histograms(pairs, last_only=orm),
+        "score_spread": float(np.std(probs)) if probs else None,
     }
 
 

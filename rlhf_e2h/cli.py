@@ -203,26 +203,32 @@ def _dispatch(args: argparse.Namespace) -> int:
 def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
-    from rlhf_e2h import gpus
+    from rlhf_e2h import gpus, operator_locks
     from rlhf_e2h.mirrors import check_mirrors
-    from rlhf_e2h.processes import is_main
+    from rlhf_e2h.processes import is_main, launched_with_deepspeed
     from rlhf_e2h.progress import console
+    from rlhf_e2h.publish import check_publishing, publish
     from rlhf_e2h.recipe import load_recipe, stage_name
     from rlhf_e2h.run_files import lock
     from rlhf_e2h.runs import run_stage
     from rlhf_e2h.store import Store
 
     note = gpus.keep_one()
+    if launched_with_deepspeed() and is_main():
+        operator_locks.check()
     recipe = load_recipe(args.file, args.overrides, only_kind=args.command)
     store, spec = Store(recipe), recipe.stages[stage_name(args.file)]
     console.quiet = console.quiet or not is_main()  # of many processes one holds the lock and speaks
     if note and not args.locked:
         console.print(note)
     check_mirrors(recipe.settings)
+    check_publishing([spec])
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
+            if folder and is_main():
+                publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
 

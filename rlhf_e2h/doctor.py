@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(offline: bool = False) -> Iterator[Finding]:
     """Every finding, in the order in which a new machine is set up."""
-    checks: list[Callable[[], Iterator[Finding]]] = [python, packages, shipped_files, gpu, nccl, disk, memory, sandbox]
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        python, packages, shipped_files, gpu, nccl, compiler, disk, memory, sandbox,
+    ]  # fmt: skip
     for check in checks:
         yield from check()
     yield from hub(offline)
@@ -156,6 +158,15 @@ def nccl() -> Iterator[Finding]:
             "/dev/shm", "problem", f"{shared:.2f} GiB shared memory for {torch.cuda.device_count()} GPUs",
             "start the container with --shm-size=16g, or with --ipc=host",
         )  # fmt: skip
+
+
+def compiler() -> Iterator[Finding]:
+    """Locks at which DeepSpeed would wait for ever."""
+    from rlhf_e2h import operator_locks
+
+    found = operator_locks.abandoned(operator_locks.build_folder())
+    if found:
+        yield Finding("deepspeed", "problem", operator_locks.describe(found), operator_locks.advice(found))
 
 
 def disk() -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from rlhf_e2h.losses import LOSSES
 from rlhf_e2h.mirrors import check_mirrors
 from rlhf_e2h.preflight import check_inputs, check_launch, launch_file
 from rlhf_e2h.progress import clock, console
+from rlhf_e2h.publish import check_publishing, publish
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import lock, read_done, write_json
 from rlhf_e2h.runs import run_stage
@@ -36,6 +37,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     specs = [spec for spec, _ in todo]
     check_inputs(specs)
     check_mirrors(recipe.settings)
+    check_publishing(specs)
     if launch:
         check_launch(specs, launch)
     with lock(store.root):
@@ -91,6 +93,7 @@ class _Progress:
         folder = self._store.finished(spec, seed)
         if folder:
             self._line(spec, seed, folder, "[dim]finished before[/dim]")
+            publish(self._store.recipe, spec, seed, folder)  # if that failed, or was asked for only now
         return bool(folder)
 
     def ran(self, spec: StageSpec, seed: int) -> None:

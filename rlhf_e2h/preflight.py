@@ -8,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reward_models.contract import StepContract
-from rlhf_e2h import packaged
+from rlhf_e2h import operator_locks, packaged
 from rlhf_e2h.config import ConfigError, input_fields, read_yaml
 from rlhf_e2h.hub import check_model
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.store import external_path
+from rlhf_e2h.text_formats import has_chat_template, no_chat_template
 
+POLICIES = ("policy", "policies", "base", "model")  # settings that name a model with a text format
 REWARD_MODELS = ("reward_model", "outcome_model", "reward_models")  # settings that name reward models
 
 
@@ -22,11 +24,14 @@ def check_inputs(specs: list[StageSpec]) -> None:
 
     Raises:
         FileNotFoundError: no such path, or no such model on the hub.
-        ConfigError: a reward model without step contract.
+        ConfigError: a reward model without step contract, or a policy without the chat template that it is to use.
     """
     for spec, name, reference in _external(specs):
         path = external_path(spec, reference)
         config = Path(check_model(reference)) if not path.exists() else path / "config.json"
+        chat = getattr(getattr(spec.config, "format", None), "name", "") == "chat"
+        if chat and name in POLICIES and path.is_dir() and not has_chat_template(path):
+            raise ConfigError(no_chat_template(f"{spec.name}: {reference}"))
         if name in REWARD_MODELS:
             try:
                 StepContract.from_config(SimpleNamespace(**json.loads(config.read_text(encoding="utf-8"))), reference)
@@ -50,11 +55,14 @@ def check_launch(specs: list[StageSpec], launch: str) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ConfigError: a batch that does not divide, or a form under which a stage does not run.
+        ConfigError: a batch that does not divide, a form under which a stage does not run, or a lock that DeepSpeed
+            would wait for.
     """
     file = launch_file(launch)
     form = read_yaml(file) if file.suffix == ".yaml" else {}
     processes = int(form.get("num_processes", 1))
+    if form.get("distributed_type") == "DEEPSPEED":
+        operator_locks.check()
     for spec in specs:
         if spec.kind == "ppo" and spec.config.share_base and form.get("distributed_type") == "FSDP":
             raise ConfigError(

@@ -135,6 +135,7 @@ class TextFormat:
         A model that goes on with the next problem has finished this one. An unfinished text may hold the first digits
         of an answer: it has none.
         """
+        text = step_text.normalise_newlines(text)
         own = self._own(text)
         if own != text:
             text, ended = own.rstrip(), ended or self.answer(own) is not None

@@ -80,6 +80,7 @@ class StageSpec:
     config: Any
     module: ModuleType
     optional: bool
+    push_to_hub: str | None = None  # OWNER/NAME: where the model goes when it is finished
 
     @property
     def traits(self) -> Traits:
@@ -185,10 +186,10 @@ def _build_stage(name: str, file: Path, data: dict[str, Any], shared: dict[str, 
     kind = data.pop("stage", None)
     if kind not in STAGES:
         raise ConfigError(f"{file}: `stage: {kind}` is not a stage; {nearest(str(kind), STAGES)}")
-    optional = bool(data.pop("optional", False))
+    optional, push_to_hub = bool(data.pop("optional", False)), data.pop("push_to_hub", None)
     module = importlib.import_module(f"rlhf_e2h.stages.{kind}")
     data = {key: value for key, value in shared.items() if key in module.Config.__dataclass_fields__} | data
-    return StageSpec(name, kind, file, build(module.Config, data, str(file)), module, optional)
+    return StageSpec(name, kind, file, build(module.Config, data, str(file)), module, optional, push_to_hub)
 
 
 def _in_order(stages: dict[str, StageSpec]) -> dict[str, StageSpec]:

@@ -28,6 +28,7 @@ from rlhf_e2h.environment import forget_accelerate_state
 from rlhf_e2h.mirrors import About, open_mirrors
 from rlhf_e2h.progress import Bar, Pulse, console, progress_bar
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.publish import publish
 from rlhf_e2h.recipe import StageSpec
 from rlhf_e2h.resume import disk_errors
 from rlhf_e2h.run_files import DONE, ERRORS, SCRATCH, SETTINGS, hash_file, hash_tree, read_done, write_json
@@ -217,6 +218,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
             **({"notes": run.notes} if run.notes else {}),
         }
         write_json(folder / DONE, record)
+        publish(store.recipe, spec, seed, folder)
     return folder
 
 

@@ -16,6 +16,7 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.items import Item, SolutionDynamics, mean_logprobs, publish
 from rlhf_e2h.mixing import Mixing, RowOrder, build_sampler, skill_of
 from rlhf_e2h.models import open_policy
+from rlhf_e2h.processes import whole_model
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.run_files import write_json
 from rlhf_e2h.runs import StageRun
@@ -126,26 +127,32 @@ def _held_out(problems: Sequence[Mapping[str, Any]], skill: Any, items: int) -> 
 
 
 class Snapshots(TrainerCallback):
-    """Keeps the weights before the first step and after every `every` steps, as model folders."""
+    """Keeps the weights before the first step and after every `every` steps, as model folders.
+
+    `trainer` has to be set before training: where weights are sharded, it gathers them.
+    """
+
+    trainer: Any = None
 
     def __init__(self, run: StageRun, tokenizer: Any, every: int, form: str, text_format: TextFormat) -> None:
         self.tokenizer, self.every, self.form, self.text_format = tokenizer, every, form, text_format
         self.folder = run.scratch / SNAPSHOTS  # so that a killed run keeps those it has
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / FORM_FILE, {"form": self.form})
         if not state.global_step:
-            self._keep(model, 0, state)
+            self._keep(0, state)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._keep(model, state.global_step, state)
+            self._keep(state.global_step, state)
 
-    def _keep(self, model: Any, step: int, state: Any) -> None:
+    def _keep(self, step: int, state: Any) -> None:
+        model = whole_model(self.trainer)  # on every process
         if state.is_world_process_zero:
             folder = self.folder / f"step_{step:06d}"
-            getattr(model, "module", model).save_pretrained(folder)
+            model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             save_format(self.text_format, folder)

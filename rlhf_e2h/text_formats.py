@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from reward_models.peft_folder import is_adapter, tokenizer_folder
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.prompts import MINERVA, SECTIONS, SEPARATOR, TextFormat
 from rlhf_e2h.run_files import write_json
@@ -151,14 +152,28 @@ def from_dict(values: dict[str, Any], source: str) -> TextFormat:
     return TextFormat(**{**fields, "stop": tuple(fields.get("stop", ()))})
 
 
+def has_chat_template(folder: str | Path) -> bool:
+    """Whether the tokenizer files of a model or PEFT folder hold a chat template; nothing is loaded."""
+    place = Path(tokenizer_folder(folder) if is_adapter(folder) else folder)
+    if not place.is_dir():  # a base on the hub
+        return True
+    settings = place / "tokenizer_config.json"
+    written = settings.is_file() and "chat_template" in json.loads(settings.read_text(encoding="utf-8"))
+    return written or any(place.glob("chat_template*"))
+
+
+def no_chat_template(source: str) -> str:
+    return (
+        f"{source}: format chat, but its tokenizer has no chat template; take the model's -Instruct or -Chat version, "
+        "or set `format: sections`, or `format: {template: FILE}`"
+    )
+
+
 def _chat(
     made: TextFormat, settings: FormatSettings, tokenizer: Any, source: str, exemplars: Sequence[tuple[str, str]]
 ) -> TextFormat:
     if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            f"{source}: format chat, but its tokenizer has no chat template; take the model's -Instruct or -Chat "
-            "version, or set `format: sections`, or `format: {template: FILE}`"
-        )
+        raise ConfigError(no_chat_template(source))
 
     def user(problem: str) -> dict[str, str]:
         return {"role": "user", "content": "\n\n".join(filter(None, (problem, settings.instruction)))}

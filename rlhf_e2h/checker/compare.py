@@ -24,7 +24,6 @@ from rlhf_e2h.checker.spread import distinct, gathered, items_of, spread
 from rlhf_e2h.checker.vocabulary import MEASURES
 
 MAX_ITEMS = 200
-OPTIONS = "abcdefgh"  # letters that name a choice, whatever their case
 
 
 def same_answer(left: Node, right: Node, same: Same) -> bool:
@@ -40,8 +39,6 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
     if measured is not None:
         return bool(measured) and same(*measured)
     left, right = (spread(gathered(side)) for side in (left, right))
-    if left.op == right.op == "sym" and _letter(left) == (_letter(right) or "none") in OPTIONS:
-        return True
     items_left, items_right = items_of(left), items_of(right)
     if max(len(items_left), len(items_right)) > MAX_ITEMS:
         raise ParseError("too many items")

@@ -34,6 +34,8 @@ _PHRASE = re.compile(
     re.I,
 )
 
+MARKS = ("section", "tag", "box", "hashes", "phrase")
+
 
 class Box(NamedTuple):
     """One `\\boxed{...}`: its content, stripped, and where it stands."""
@@ -54,13 +56,19 @@ def extract(text: str, *, markers_only: bool = False) -> str | None:
     Args:
         markers_only: stop before the last two sources, so that an unfinished solution has no answer.
     """
+    source, answer = read(text)
+    return None if markers_only and source not in MARKS else answer
+
+
+def read(text: str) -> tuple[str, str | None]:
+    """(source, answer): the source is one of `MARKS`, "bare" for an answer as it stands, or "text"; see `extract`."""
     text = own_words(text)
-    marked, answer = _marked(text)
-    if marked or markers_only:
-        return answer or None
-    if not text:
-        return None
-    return text if is_bare(text) else last_mathematics(text)
+    source, answer = _marked(text)
+    if source:
+        return source, answer or None
+    if is_bare(text):
+        return "bare", text or None
+    return "text", last_mathematics(text)
 
 
 def boxes(text: str) -> list[Box]:
@@ -90,43 +98,45 @@ def box_run(text: str) -> list[str]:
     return run if len(run) > 1 else []
 
 
-def _marked(text: str) -> tuple[bool, str | None]:
-    """(a marker was found, the answer after it)."""
+def _marked(text: str) -> tuple[str, str | None]:
+    """(the mark that was found or "", the answer after it)."""
     section, tag = _last(_SECTION, text), _last(_TAG, text)
     if tag is not None and (section is None or tag.start() > section.start()):
         body = _TAG_END.split(text[tag.end() :], maxsplit=1)[0].strip()
-        marked, answer = _marked(body)
-        return True, answer if marked else sentence(body)
+        mark, answer = _marked(body)
+        return "tag", answer if mark else sentence(body)
     if section is None:
         return _inline(text)
     # A box may follow in a later part of the solution, but not in a next problem.
     rest = _NEXT_PROBLEM.split(text[section.end() :], maxsplit=1)[0]
-    marked, answer = _boxed(rest)
-    if marked:
-        return True, answer
+    mark, answer = _boxed(rest)
+    if mark:
+        return mark, answer
     body = _HEADING.split(rest, maxsplit=1)[0].strip()
     paragraph = re.split(r"\n[ \t]*\n", body, maxsplit=1)[0].strip()
-    marked, answer = _inline(paragraph)
-    if marked:
-        return True, answer
-    return True, paragraph if is_bare(paragraph) else sentence(body)
+    mark, answer = _inline(paragraph)
+    if mark:
+        return "section", answer
+    return "section", paragraph if is_bare(paragraph) else sentence(body)
 
 
-def _inline(text: str) -> tuple[bool, str | None]:
-    marked, answer = _boxed(text)
-    if marked:
-        return marked, answer
+def _inline(text: str) -> tuple[str, str | None]:
+    mark, answer = _boxed(text)
+    if mark:
+        return mark, answer
     hashes = _last(_HASHES, text)
     if hashes is not None:
-        return True, hashes.group(1).strip()
+        return "hashes", hashes.group(1).strip()
     phrase = _last(_PHRASE, text)
-    return (False, None) if phrase is None else (True, sentence(text[phrase.end() :]))
+    return ("", None) if phrase is None else ("phrase", sentence(text[phrase.end() :]))
 
 
-def _boxed(text: str) -> tuple[bool, str | None]:
+def _boxed(text: str) -> tuple[str, str | None]:
     found = boxes(text)
+    if found:
+        return "box", found[-1].content
     # A box that was never closed: the text was cut off inside the answer.
-    return (True, found[-1].content) if found else (bool(_BOX.search(text)), None)
+    return "box" if _BOX.search(text) else "", None
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -11,23 +11,22 @@ from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.canonical import canonical
 from rlhf_e2h.checker.compare import same_answer
 from rlhf_e2h.checker.exact import InexactError, UndefinedError
-from rlhf_e2h.checker.extract import box_run, extract
+from rlhf_e2h.checker.extract import box_run, extract, read
 from rlhf_e2h.checker.nodes import Node, ParseError, RefusedError, is_scalar
 from rlhf_e2h.checker.normalise import squeeze
 from rlhf_e2h.checker.parser import parse
+from rlhf_e2h.checker.prose import last_side
 from rlhf_e2h.checker.scalars import Same, same_full, same_quick
 from rlhf_e2h.checker.turns import own_words
 from rlhf_e2h.checker.verdict import Verdict
 
-VERSION = "2"  # part of the key of verdicts on disk: raise it when a verdict can change
+VERSION = "3"  # part of the key of verdicts on disk: raise it when a verdict can change
 
 # A choice, and a choice with its text: `\text{(B)}`; `B: the second one`, `(B) 12`, `\textbf{(B)}\ 12`.
-_LETTER = re.compile(r"(?:\\(?:text\w*|mathrm|mathbf)\{)?\(?([A-Z])\)?[.:]?\}?\Z")
+_LETTER = re.compile(r"(?:\\(?:text\w*|mathrm|mathbf)\{)?\(?([A-Za-z])[).:]{0,2}\}?\Z")
 _OPTION = re.compile(
     r"(?:\\(?:text\w*|mathrm|mathbf)\{)?(?:\(([A-Z])\)|([A-Z])[).:](?=.{2}|\d)|([A-Z])\}?-(?=[A-Za-z]{3}))\}?(?![}:]*\Z)"
 )
-
-_extract = lru_cache(maxsize=4096)(extract)
 
 
 def preload() -> None:
@@ -47,18 +46,22 @@ def _tree(text: str) -> Node:
 
 
 def cache_key(gold: str, answer: str) -> tuple[str, str]:
-    """The normalised pair. Answers with several boxes keep them, since the gold answer decides how they are read."""
+    """The normalised pair. Answers with other readings keep them, since the gold answer decides how they are read."""
     return "\0".join(_forms(gold)), "\0".join(_forms(answer))
 
 
 @lru_cache(maxsize=4096)
 def _forms(text: str) -> tuple[str, ...]:
-    """The answer as extracted, and the list of boxes at the end if there are several."""
-    answer = _extract(text)
+    """(answer, list of the boxes at the end, last side of a relation in running text); the last two may be empty.
+
+    No answer is the empty tuple.
+    """
+    source, answer = read(text)
     if not answer:
         return ()
     run = box_run(own_words(text)) if text.count("boxed") > 1 else []
-    return (squeeze(answer), ", ".join(run)) if run else (squeeze(answer),)
+    side = last_side(answer) if source in ("phrase", "text") else None
+    return squeeze(answer), ", ".join(run), squeeze(side or "")
 
 
 def quick(gold: str, answer: str, strict: bool) -> Verdict | None:
@@ -69,7 +72,7 @@ def quick(gold: str, answer: str, strict: bool) -> Verdict | None:
     if strict:
         from rlhf_e2h.checker.strict import same_strict
 
-        same = same_strict(_extract(gold) or "", _extract(answer) or "")
+        same = same_strict(extract(gold) or "", extract(answer) or "")
         return Verdict(same, "string" if same else "different")
     if not left:
         return Verdict(False, "unparsable")
@@ -130,32 +133,33 @@ def _solved(left: str, right: str) -> Verdict | None:
 
 
 def _readings(left: tuple[str, ...], right: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The last boxes against each other; several boxes as one list only against a side that is a list or set."""
+    """The answers against each other, and where the other side asks for it: several boxes as one list against a list
+    or set, the last side of a relation in running text against a side that is not a relation."""
     if not left or not right:
         return []
     pairs = [(left[0], right[0])]
-    if len(right) > 1 and _is_list(left[0]):
-        pairs.append((left[0], right[1]))
-    if len(left) > 1 and _is_list(right[0]):
-        pairs.append((left[1], right[0]))
-    if len(left) > 1 and len(right) > 1:
+    for one, other, swapped in ((left, right, False), (right, left, True)):
+        if other[1] and _is(one[0], "list", "set", "brace"):
+            pairs.append((other[1], one[0]) if swapped else (one[0], other[1]))
+        if other[2] and not _is(one[0], "rel", "list"):
+            pairs.append((other[2], one[0]) if swapped else (one[0], other[2]))
+    if left[1] and right[1]:
         pairs.append((left[1], right[1]))
     return pairs
 
 
-def _is_list(text: str) -> bool:
+def _is(text: str, *ops: str) -> bool:
     tree = parse(text)
-    return isinstance(tree, Node) and tree.op in ("list", "set", "brace")
+    return isinstance(tree, Node) and tree.op in ops
 
 
 def _decide(left: str, right: str, same: Same) -> Verdict | None:
     """None: `same` cannot tell, or a side is outside the grammar and might be worth a second opinion."""
     if left == right:
         return Verdict(True, "string")
-    for letter, other in ((_LETTER.match(left), right), (_LETTER.match(right), left)):
-        if letter and (option := _OPTION.match(other)):
-            same_letter = letter[1] == next(filter(None, option.groups()))
-            return Verdict(same_letter, "string" if same_letter else "different")
+    choice = _same_choice(left, right)
+    if choice is not None:
+        return Verdict(choice, "string" if choice else "different")
     a, b = parse(left), parse(right)
     if isinstance(a, RefusedError) or isinstance(b, RefusedError):
         return Verdict(False, "refused")
@@ -177,6 +181,21 @@ def _decide(left: str, right: str, same: Same) -> Verdict | None:
     if _only_words(a) != _only_words(b):
         return Verdict(False, "unparsable" if _only_words(b) else "different")
     return Verdict(False, "different")
+
+
+def _same_choice(left: str, right: str) -> bool | None:
+    """A letter against a letter in the other case, or against a letter with its text; None for anything else.
+
+    Single letters without a mark are the same in either case only if they are among the first of the alphabet.
+    """
+    a, b = _LETTER.match(left), _LETTER.match(right)
+    if a and b:
+        marked = max(len(left), len(right)) > 1 or left.lower() in "abcdfgh"
+        return True if marked and a[1].lower() == b[1].lower() else None
+    for letter, other in ((a, right), (b, left)):
+        if letter and (option := _OPTION.match(other)):
+            return letter[1].upper() == next(filter(None, option.groups()))
+    return None
 
 
 def _unmerged(left: str, right: str, a: Node, b: Node) -> tuple[Node, Node] | None:

@@ -55,6 +55,8 @@ def is_name(node: Node) -> bool:
         return _is_function_name(node)
     if node.op == "mul":
         first, *rest = node.args
+        if first.op == "div" and is_name(first):
+            return True  # d/dx of something
         if first.op == "sym" and not all(is_scalar(part) for part in rest):
             return True  # P(A \\cap B)
         if first == Node("sym", ("m",)) and rest[0].op == "sym" and rest[0].args[0].startswith("angle"):

@@ -17,7 +17,7 @@ _UNICODE = {
     "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "…": r"\ldots ", "⋯": r"\ldots ", "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ",
     "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ", "∣": "|", "△": r"\triangle ",
-    "€": r"\$", "£": r"\$", "¥": r"\$", "，": ",", "（": "(", "）": ")", "：": ":", "；": ";", "。": ".",
+    **dict.fromkeys("€£¥₹₽₩₪₫₴₺", r"\$"), "，": ",", "（": "(", "）": ")", "：": ":", "；": ";", "。": ".",
     "⟨": r"\langle ", "⟩": r"\rangle ", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
     "⌉": r"\rceil ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2005": " ", "\u200b": "", "\ufeff": "",
     "¢": r"\text{ cents}", "、": ",",
@@ -55,6 +55,7 @@ _RATE = re.compile(
     r"(?<=[\d}])(?:\s|\\[ ,;])+(?:(?:k|c|m)?m|mi|ft|L|g)\s*/\s*(?:h|hr|s|sec|min)(?:\^\{?2\}?)?\s*\.?\s*\Z"
 )
 _SI = re.compile(r"(?<=[\d}])(?:\s|\\[ ,;])+\\(?:mathrm|rm)\s*\{\s*([A-DF-Zmsgh])\s*\}\s*\Z")
+_ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|therefore)(?![A-Za-z])")
 _NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 _SPACES = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space|nobreakspace)(?![A-Za-z])|\\[,;: ]|~|\\q?quad"
@@ -99,7 +100,7 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    text = _LITERAL_NEWLINE.sub(" ", text)
+    text = _ARROW.split(_LITERAL_NEWLINE.sub(" ", text))[-1]
     if len(text) < 10_000:
         text = _ALIGNED.sub(lambda match: _last_chain(match[2]), text)
     if "\\\\begin" in text:
@@ -129,13 +130,13 @@ def _last_chain(rows: str) -> str:
 
 
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")
-_LIST_COMMA = re.compile(r"(?<=\d), (?=\d{3}(?!\d))")
+# The space of "32, 349", "4! = 24" and "No. 5" tells a list from thousands, a factorial from `!=`, a point from .5.
+_FIRM_SPACE = re.compile(r"(?<=\d,) (?=\d{3}(?!\d))|(?<=!) (?==)|(?<=[A-Za-z]\.) (?=\d)")
 
 
 def squeeze(text: str) -> str:
     """`normalise` without spaces that separate nothing: the key under which two spellings are the same string.
 
-    Spaces between two letters or digits stay ("3 1/2" is not "31/2"), and so does the one that makes "32, 349" a list.
+    Spaces between two letters or digits stay ("3 1/2" is not "31/2"), and so do those of `_FIRM_SPACE`.
     """
-    text = _LIST_COMMA.sub("\0", normalise(text)).replace("! =", "!\1=")
-    return _LOOSE_SPACE.sub("", text).replace("\0", ", ").replace("\1", " ")
+    return _LOOSE_SPACE.sub("", _FIRM_SPACE.sub("\0", normalise(text))).replace("\0", " ")

@@ -85,12 +85,14 @@ class Parser(Expressions):
                 high = position
                 break
         relations = self.cuts(low, high, "rel")
-        if relations and any(token.kind in ("text", "unit") for token in self.tokens[low : relations[0]]):
-            name = self._words(low, relations[0])
-            return Node("rel", (("=",), name, self.item(relations[0] + 1, high)))
-        if len(relations) == 1 and self.tokens[relations[0]].value == "=":
-            name = self._first_member(low, relations[0], relations)
-            return Node("rel", (("=",), name, self.item(relations[0] + 1, high)))
+        if relations and self.tokens[relations[0]].value == "=":
+            first = relations[0]
+            named = any(token.kind in ("text", "unit") for token in self.tokens[low:first])
+            if named or len(relations) == 1:
+                name = self._words(low, first) if named else self._first_member(low, first, relations)
+                value = self.item(first + 1, high)
+                operators, members = (value.args[0], value.args[1:]) if value.op == "rel" else ((), (value,))
+                return Node("rel", (("=", *operators), name, *members))
         cut = self._suffix(low, high)
         if cut is not None:
             unit = self._words(cut, high)

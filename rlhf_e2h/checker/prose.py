@@ -9,8 +9,13 @@ from rlhf_e2h.checker.vocabulary import MEASURES
 MAX_PASSAGE = 5_000  # characters in which an answer without a mark is looked for
 
 _HOPE = re.compile(r"\s*\.?\s*I hope (?:it|this) is correct.*", re.S | re.I)
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.S)
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z\[\"']|\s*$)|。|\n\s*\n|\n(?=[A-Z*#\[])")
-_DELIMITED = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_DELIMITED = re.compile(
+    r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
+    r"|(\\begin\{(\w+\*?)\}.+?\\end\{\6\})",
+    re.S,
+)
 _WORDS = re.compile(r"\\(?:begin|end|text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _NUMBER = re.compile(
     r"(?<![A-Za-z\d_.])[-+−]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?"
@@ -23,8 +28,10 @@ _COMMAND = r"\\[A-Za-z]++(?:\s*\{(?:[^{}]|\{[^{}]*\})*+\})*"
 _GROUP = rf"\\?[(\[{{](?>[^()\[\]{{}}A-Za-z\n]|{_LETTER}|{_COMMAND})++\\?[)\]}}]"
 _ATOM = rf"(?>\d+(?:\.\d+)?|{_LETTER}|{_COMMAND}|{_GROUP})"
 _SIDE = rf"[-+−]?{_ATOM}++(?:\s?(?:[-+*/=^_:<>−]|<=|>=)\s?[-+−]?{_ATOM}++)*+"
-_PLAIN = re.compile(rf"(?<![\w.\\]){_SIDE}(?:,?\s(?:or|and)\s(?=[A-Za-z]\s?=){_SIDE})*+(?![A-Za-z])")
+_PLAIN = re.compile(rf"(?<![\w.\\]){_SIDE}(?![A-Za-z])")
 _ANNOUNCED = re.compile(r"(?:\b(?:are|is|either|both|points?|solutions?|roots?|values?|pairs?)|:)\s*\Z")
+_ALIGNMENT = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation|eqnarray|split)\w*\*?\}")
+_EQUALITY = re.compile(r"(?<![<>!:=])=(?!=)|\\(?:approx|equiv)(?![A-Za-z])")
 _JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
 # Words that say "this is a sentence", so that the answer is inside the text and is not the text.
 _PROSE = re.compile(
@@ -36,8 +43,8 @@ _PROSE = re.compile(
 # Words before the first formula, or two of them before the first number: "Matrix: $..$", "Jane started 3 hours ago",
 # "El resultado es 5", "共有12".
 _LEAD_IN = re.compile(
-    r"\s*(?:[^\W\d_]{2,}[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}|[^\W\d_a-z])[\s:,]+(?:[^\W\d_]+[\s:,]+)+[-$]?\d"
-    r"|\s*[^\W\d_]{2,}:\s*[-−]?\d|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：,]{2,}\s*[-$\\]?\d"
+    r"\s*(?:[^\W\d_]{2,}(?:['’]s)?[\s:,]+)+(?:\$|\\\(|\\\[)|\s*(?:[^\W\d_]{2,}|[^\W\d_a-z])[\s:,]+(?:[^\W\d_]+[\s:,]+)+[-$]?\d"
+    r"|(?s:.)*[^\W\d_]{2,}:\s*[-−]?\d|\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af，、：,]{2,}\s*[-$\\]?\d"
 )
 
 
@@ -65,48 +72,61 @@ def sentence(rest: str) -> str | None:
 def last_mathematics(text: str) -> str | None:
     """The last formula or, if it stands later, the last plain expression of running text, with its unit.
 
-    Formulas of one shape that "and", "or" and commas join are one answer: `the points $(1,2)$ and $(3,4)$`.
+    Expressions of one shape that "and", "or" and commas join are one answer: `the points $(1,2)$ and $(3,4)$`.
     """
-    text = _HOPE.sub("", text[-MAX_PASSAGE:])
-    spans, hidden = formulas(text), hide_formulas(text)
-    numbers = [m for m in _NUMBER.finditer(hidden) if m.group().strip()]
-    if not spans and not numbers:
+    text = _DRAWING.sub("", _HOPE.sub("", text[-MAX_PASSAGE:]))
+    found = sorted(_expressions(text))
+    if not found:
         return None
-    if spans and (not numbers or spans[-1].end() > numbers[-1].end()):
-        start, end = _run_start(spans, text), spans[-1].end()
-    else:
-        start, end = numbers[-1].span()
-        for plain in _PLAIN.finditer(hidden):
-            if plain.start() <= start and end <= plain.end():
-                start, end = plain.span()
+    end = found[-1][1]
     after = _AFTER.match(text, end)
     unit = after is not None and (not after[1].isalpha() or after[1].lower() in MEASURES)
-    return text[start:end].strip() + (after.group() if after and unit else "")
+    return text[_run_start(found, text) : end].strip() + (after.group() if after and unit else "")
 
 
-def _run_start(spans: list[re.Match[str]], text: str) -> int:
-    """Where the formulas begin that are joined to the last one and look like it."""
-    first = len(spans) - 1
-    shape, either = _shape(spans[first]), False
-    while first > 0 and shape and _shape(spans[first - 1]) == shape:
-        gap = text[spans[first - 1].end() : spans[first].start()]
+def _expressions(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of all formulas, and of plain expressions that hold a number."""
+    found = [(match.start(), match.end(), next(filter(None, match.groups()))) for match in formulas(text)]
+    hidden = hide_formulas(text)
+    plain = [match.span() for match in _PLAIN.finditer(hidden)]
+    for match in _NUMBER.finditer(hidden):
+        start, end = match.span()
+        if match.group().strip():
+            found.append(next(((a, b, text[a:b]) for a, b in plain if a <= start and end <= b), (start, end, match[0])))
+    return list(dict.fromkeys(found))
+
+
+def _run_start(found: list[tuple[int, int, str]], text: str) -> int:
+    """Where the expressions begin that are joined to the last one and look like it."""
+    first, either = len(found) - 1, False
+    shape = _shape(found[first][2])
+    names = [found[first][2].strip()[:1]]
+    while first > 0 and shape and _shape(found[first - 1][2]) == shape:
+        gap = text[found[first - 1][1] : found[first][0]]
         if not _JOINT.fullmatch(gap):
             break
         either |= "or" in gap
         first -= 1
-    announced = either or _ANNOUNCED.search(text[: spans[first].start()])
-    return spans[first if announced else -1].start()
+        names.append(found[first][2].strip()[:1])
+    assignments = shape == "=" and len(set(names)) == len(names)
+    announced = either or assignments or _ANNOUNCED.search(text[: found[first][0]])
+    return found[first if announced else -1][0]
 
 
-def _shape(span: re.Match[str]) -> str:
-    """`(`, `x=` or `1` for a tuple, an assignment or a number; empty for anything else."""
-    inside = next(filter(None, span.groups())).strip().removeprefix(r"\left")
+def _shape(inside: str) -> str:
+    """`(`, `=` or `1` for a tuple, an assignment or a number; empty for anything else."""
+    inside = inside.strip().removeprefix(r"\left")
     if inside[:1] == "(" and "," in inside:
         return "("
-    assigned = re.match(r"\w\s*=", inside)
-    if assigned:
-        return re.sub(r"\s", "", assigned.group())
-    return "1" if re.fullmatch(r"(?:[-\d./{}+]|\\[dt]?frac|\\sqrt|\\pi|\\pm)+", inside) else ""
+    if re.match(r"\w\s*=", inside):
+        return "="
+    return "1" if re.fullmatch(r"(?:[-−\d./{}+]|\\[dt]?frac|\\sqrt|\\pi|\\pm)+", inside) else ""
+
+
+def last_side(answer: str) -> str | None:
+    r"""What the last sign of equality of a formula is followed by: 45 of `$1 + \cdots + 9 = 45.$`."""
+    sides = _EQUALITY.split(_ALIGNMENT.sub("", answer).strip("$ \n"))
+    return sides[-1].removesuffix(r"\]").removesuffix(r"\)").rstrip(" .,&") if len(sides) > 1 else None
 
 
 def formulas(text: str) -> list[re.Match[str]]:

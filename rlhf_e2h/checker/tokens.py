@@ -67,7 +67,7 @@ def tokenise(text: str, merge_thousands: bool = True) -> list[Token]:
             deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         raise RefusedError(f"brackets nested {deepest} deep, at most {MAX_DEPTH}")
-    return _join_numbers(_split_exponents(tokens), merge_thousands)
+    return _join_numbers(_split_digits(tokens), merge_thousands)
 
 
 def _scan(text: str, in_text: bool = False, before: list[Token] | None = None) -> list[Token]:
@@ -92,7 +92,7 @@ def _scan(text: str, in_text: bool = False, before: list[Token] | None = None) -
                 # \\sinx and \\pir: the letter is the argument or factor that lost its space
                 source, position = source[:cut], position - len(source) + cut
             tokens += _token(kind, source, gap, in_text, tokens or before or [])
-        gap = False
+        gap = kind == "dot"
     return tokens
 
 
@@ -273,13 +273,15 @@ def _letter(letter: str) -> tuple[str, str]:
     return ("const", letter) if letter in "ei" else ("sym", letter)
 
 
-def _split_exponents(tokens: list[Token]) -> list[Token]:
-    """`2^33^2` as LaTeX reads it: without braces one digit is raised, so that the rest is the next power's base."""
+def _split_digits(tokens: list[Token]) -> list[Token]:
+    """`2^33^2` and `\\log_35` as LaTeX reads them: without braces one digit is raised or lowered, and the rest is the
+    next power's base or the argument."""
     out: list[Token] = []
     for k, token in enumerate(tokens):
         digits = token.value[2] if token.kind == "num" else ""
-        between = 0 < k < len(tokens) - 1 and tokens[k - 1].value == tokens[k + 1].value == "^"
-        if between and len(digits) > 1 and digits.isdigit():
+        sign, after = tokens[k - 1].value if k else "", tokens[k + 1].value if k + 1 < len(tokens) else ""
+        glued = sign == after == "^" or (sign == "_" and after in ("", "+", "-") and tokens[k - 2].kind == "fn")
+        if glued and len(digits) > 1 and digits.isdigit():
             out += [_number(digits[0], token.gap), _number(digits[1:], True)]
         else:
             out.append(token)

@@ -83,7 +83,7 @@ VERBS = _set("is are equals was")
 ARTICLES = _set("a an the")
 SHORT_WORDS = _set(
     "yes no odd not one two six ten red tie won win day all any few new old sum dne may jan feb mar apr jun jul aug "
-    "sep oct nov dec mon tue wed thu fri sat sun none true false the is are of an it am pm th st nd rd"
+    "sep oct nov dec mon tue wed thu fri sat sun none true false the is are of an it am pm th st nd rd rs usd eur inr"
 )
 NUMBER_WORDS = {
     word: value

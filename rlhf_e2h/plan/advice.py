@@ -32,9 +32,9 @@ def advice(kind: str, phase: str, parts: Parts, filled: bool) -> str:
         filled: the weights leave next to no room.
     """
     if kind in ("sample", "evaluate") and filled:
-        return "split the model among GPUs: engine vllm with tensor_parallel_size 2 or more"
+        return "split the model: `vllm serve` with --tensor-parallel-size 2 or more, and its address as engine.url"
     if kind == "rerank" and filled:
-        return "split the model among GPUs: device_map: auto, one process that sees two or more of them"
+        return "a GPU with more memory, since a scorer is not split; or lower max_tokens_per_batch"
     largest = max(parts, key=lambda part: parts[part])
     if largest == "vLLM engine":
         return "lower engine.memory_share"

@@ -49,6 +49,7 @@ class Trained:
     shares_base: bool = False  # its trunk is that of another model of the stage
     freeze_embeddings: bool = False
     freeze_norms: bool = False
+    keeps_float32: bool = False  # the base of adapters is float32 in bf16 training too (TRL's GRPO)
 
     @property
     def weights(self) -> int:
@@ -71,6 +72,13 @@ class Trained:
         return self.weights - self.trained
 
     @property
+    def head_gradient(self) -> int:
+        """Bytes of the float32 gradient of an output layer over the vocabulary, where that is trained."""
+        if self.scorer or self.adapters or self.freeze_embeddings:
+            return 0
+        return 4 * self.model.vocabulary * self.model.hidden
+
+    @property
     def matrices(self) -> int:
         """Weights that a backward pass multiplies with: all but input embeddings and norms."""
         model = self.model
@@ -80,19 +88,29 @@ class Trained:
         return self.adapters + trunk + model.hidden * (1 if self.scorer else model.vocabulary)
 
 
-def frozen_bytes(bf16: bool, form: Form) -> float:
-    """Bytes of a weight that is not trained, of policy, value model or reference."""
-    return 2.0 if form.halves(bf16) else 4.0
+def frozen_bytes(trained: Trained, form: Form, bf16: bool) -> float:
+    """Bytes of a weight that is not trained: below adapters bf16 in bf16 training, but for FSDP."""
+    adapted = trained.adapters > 0 and not trained.keeps_float32 and form.kind in ("single", "ddp")
+    return 2.0 if form.halves(bf16) or (bf16 and adapted) else 4.0
+
+
+def reference_bytes(model: Architecture, form: Form, bf16: bool) -> float:
+    """A whole frozen reference: in bf16 training its linear layers are bf16, unless they are an embedding too."""
+    if form.halves(bf16):
+        return 2.0 * model.parameters
+    head = 0 if model.tied else model.vocabulary * model.hidden
+    linear = model.layers * model.layer_parameters + head
+    return 4.0 * model.parameters - (2.0 * linear if bf16 and form.kind in ("single", "ddp") else 0.0)
 
 
 def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
     """Weights, gradients and optimiser of the trained models on one process."""
-    trained, frozen = sum(m.trained for m in models), sum(m.frozen for m in models)
+    trained, frozen = sum(m.trained for m in models), sum(m.frozen * frozen_bytes(m, form, bf16) for m in models)
     n, whole = form.processes, sum(m.weights for m in models)
     largest = max(whole / 8, *(float(m.model.vocabulary * m.model.hidden) for m in models))
     w, g = (2, 2) if form.halves(bf16) else (4, 4)
     parts: Parts = {
-        "weights": (w * trained + frozen_bytes(bf16, form) * frozen) / (n if form.divides_weights else 1),
+        "weights": (w * trained + frozen) / (n if form.divides_weights else 1),
         "gradients": g * trained / (n if form.zero >= 2 or form.kind == "fsdp" else 1),
         "optimiser": 8 * trained / (n if form.zero or form.kind == "fsdp" else 1),
     }
@@ -106,8 +124,9 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
     if form.kind == "fsdp":
         parts["gathered weights"] = w * 2 * max(m.model.layer_parameters for m in models)
     if bf16 and not form.halves(bf16):
-        # autocast casts each matrix, and keeps the copies until the backward pass is over
-        parts["bf16 copies"] = 2.0 * sum(m.matrices for m in models) / (n if form.divides_weights else 1)
+        # autocast casts float32 matrices, and keeps the copies until the backward pass is over
+        cast = sum(m.trained if frozen_bytes(m, form, bf16) == 2 else m.matrices for m in models)
+        parts["bf16 copies"] = 2.0 * cast / (n if form.divides_weights else 1)
     if form.offload_optimizer:
         parts["optimiser"] = 0.0
         parts["gradients"] = 0.0

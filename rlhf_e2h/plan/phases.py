@@ -39,6 +39,7 @@ class Update:
     logits: int = 0  # bytes of logits and their gradients a kept token and vocabulary entry, see `logit_bytes`
     logit_tokens: int = 0  # tokens of a micro-batch whose logits are held
     frozen: Parts = field(default_factory=dict)  # reference, reward models: bytes of weights
+    chunked: bool = False  # logits in chunks: the output layer's gradient, and what a chunk adds, beside activations
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _moments(update: Update, form: Form) -> tuple[Parts, Parts]:
     }
     if update.accumulation == 1 and form.zero < 2:
         begins["gradients"] = 0.0
+    if update.chunked:
+        begins["head gradient"] = sum(2.0 * m.head_gradient for m in update.models)
     layers = max(m.model.layers for m in update.models)
     return begins, {**there, "activations": activations / max(layers, 1)}
 
@@ -153,7 +156,7 @@ def scoring(model: Architecture, tokens: int, there: Parts) -> Phase:
     return Phase("scoring", parts)
 
 
-def log_probabilities(update: Update, form: Form, rows: int, completion: int, logits: float) -> Phase:
+def log_probabilities(update: Update, form: Form, rows: int, logits: float) -> Phase:
     """The pass before the updates of PPO: log-probabilities, entropy and values of `rows` rows, without gradients.
 
     `logits`: tokens whose logits are held at once.

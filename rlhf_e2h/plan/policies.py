@@ -24,7 +24,7 @@ from rlhf_e2h.plan.common import (
 )
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained, frozen_bytes
+from rlhf_e2h.plan.memory import SCORING, Form, Parts, Trained, reference_bytes
 from rlhf_e2h.plan.phases import (
     Decoding,
     Phase,
@@ -38,6 +38,7 @@ from rlhf_e2h.plan.phases import (
     vllm_engine,
 )
 from rlhf_e2h.recipe import Recipe, StageSpec
+from rlhf_e2h.rl.chunked_logits import CHUNK
 
 TOKENS_A_BATCH = 16384  # that `reward_models.Scorer` reads at once by default
 
@@ -108,8 +109,8 @@ def ppo_phases(
     if others["reward model"]:
         reader = critic if config.value_init != "policy" else policy
         phases.append(scoring(reader, config.reward_batch_tokens, there))
-    rows = min(ppo.forward_batch, max(1, ppo.rollouts // form.processes))
-    phases.append(log_probabilities(update, form, rows, ppo.max_new_tokens, rows * (ppo.max_new_tokens + 1)))
+    rows = min(ppo.forward_rows, max(1, ppo.rollouts // form.processes))
+    phases.append(log_probabilities(update, form, rows, logits_at_once(policy, rows * ppo.max_new_tokens)))
     phases += [backward, step]
     if ppo.checkpoint_every:
         phases.append(checkpoint(update, form, gathered + (2.0 if config.bf16 else 4.0) * critic.scorer_parameters))
@@ -117,6 +118,11 @@ def ppo_phases(
     if engine.name == "vllm" and engine.url is None:  # it is there all the time
         phases = [phases[0], *(vllm_engine(p.name, engine.memory_share, memory, p.parts) for p in phases[1:])]
     return phases
+
+
+def logits_at_once(model: Architecture, tokens: int) -> int:
+    """Tokens whose logits PPO holds at a time."""
+    return min(tokens, max(1, CHUNK // model.vocabulary))
 
 
 def _ppo_update(
@@ -131,11 +137,11 @@ def _ppo_update(
     frozen = {name: size for name, size in others.items() if size}
     if not config.lora.rank and ppo.kl_coef != 0:
         share = form.processes if form.divides_weights else 1
-        frozen["reference"] = frozen_bytes(config.bf16, form) * policy.parameters / share
+        frozen["reference"] = reference_bytes(policy, form, config.bf16) / share
     length = numbers.prompt + ppo.max_new_tokens
     return Update(
         models, rows, length, count, config.bf16, config.gradient_checkpointing,
-        logit_bytes("ppo", config.bf16), rows * ppo.max_new_tokens, frozen,
+        logit_bytes("ppo", config.bf16), logits_at_once(policy, rows * ppo.max_new_tokens), frozen, chunked=True,
     )  # fmt: skip
 
 
@@ -182,9 +188,10 @@ def grpo_phases(
     if config.beta and not config.lora.rank:
         frozen["reference"] = 4.0 * model.parameters / (form.processes if form.divides_weights else 1)
     length = prompt + config.max_new_tokens
+    trained = dataclasses.replace(trained_model(model, config.lora, settings), keeps_float32=True)
     update = Update(
-        (trained_model(model, config.lora, settings),), rows, length, count, settings.bf16,
-        settings.gradient_checkpointing, logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
+        (trained,), rows, length, count, settings.bf16, settings.gradient_checkpointing,
+        logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
     )  # fmt: skip
     there = held(update, form)
     loading, backward, step = training(update, form)

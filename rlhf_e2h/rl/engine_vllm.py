@@ -29,10 +29,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.processes import world_size
 from rlhf_e2h.rl.endings import end_tokens, token_limit
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, plain_model, plain_weights
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, engine_dtype, plain_model, plain_weights, weight_groups
 from rlhf_e2h.rl.rollout import Rollouts, collect
 
 MEMORY = Path("/dev/shm")  # a file system in memory, on every Linux
+GROUP = 2 * 2**30  # bytes of weights that are handed to a server at a time
 IN_FLIGHT = 64  # requests to a server at a time; it batches them itself
 TIMEOUT = 3600.0  # seconds for one request; a long queue is no error
 
@@ -60,6 +61,7 @@ class ColocatedVLLM:
         self.vocabulary = plain_model(model).config.vocab_size
         self.folder = tempfile.TemporaryDirectory(prefix="e2h-vllm-")
         bare = plain_model(model)
+        self.dtype = engine_dtype(settings, model)
         # vLLM's CPU kernels pack the output layer when it is loaded and would keep packing of old tied embeddings
         self.untied = bool(getattr(bare.config, "tie_word_embeddings", False)) and not torch.cuda.is_available()
         config = copy.deepcopy(bare.config)
@@ -70,7 +72,7 @@ class ColocatedVLLM:
         self.llm = LLM(
             model=self.folder.name,
             load_format="dummy",  # the real weights follow from memory
-            dtype=str(bare.dtype).removeprefix("torch."),
+            dtype=str(self.dtype).removeprefix("torch."),
             max_model_len=limit,
             gpu_memory_utilization=settings.memory_share,
             enforce_eager=not torch.cuda.is_available(),  # compiling on a CPU takes minutes
@@ -109,9 +111,10 @@ class ColocatedVLLM:
         return collect(self.tokenizer, encoded, rows, sampling.n, sampling.stop)
 
     def update(self, model: Any) -> None:
-        weights = plain_weights(model)
+        weights = plain_weights(model, self.dtype)
         if self.untied:
-            weights = itertools.chain(weights, [("lm_head.weight", plain_model(model).lm_head.weight.detach())])
+            head = plain_model(model).lm_head.weight.detach().to(self.dtype)
+            weights = itertools.chain(weights, [("lm_head.weight", head)])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.llm.reset_prefix_cache()  # it holds what the old weights computed
 
@@ -125,14 +128,16 @@ class VLLMServer:
 
     one_for_all = True
 
-    def __init__(self, url: str, tokenizer: Tokenizer, vocabulary: int = 0) -> None:
+    def __init__(self, url: str, tokenizer: Tokenizer, vocabulary: int = 0, dtype: torch.dtype | None = None) -> None:
         """
         Args:
             vocabulary: rows of the model's output layer; those beyond the tokenizer's ids are not sampled.
+            dtype: in which weights are handed over; those of the model if not given.
 
         Raises:
             ValueError: no server, another tokenizer, or log-probabilities of another distribution.
         """
+        self.dtype = dtype
         self.url, self.tokenizer, self.vocabulary = url.rstrip("/"), tokenizer, vocabulary
         models = self._call("/v1/models", None)["data"]
         self.model = models[0]["id"]
@@ -156,18 +161,20 @@ class VLLMServer:
         return collect(self.tokenizer, encoded, rows, sampling.n, sampling.stop)
 
     def update(self, model: Any) -> None:
-        """Hand over the weights through a folder in memory.
+        """Hand over the weights through a folder in memory, some layers at a time.
 
         Raises:
             ValueError: the server does not take weights.
         """
         from safetensors.torch import save_file
 
-        with tempfile.TemporaryDirectory(prefix="e2h-weights-", dir=MEMORY if MEMORY.is_dir() else None) as name:
-            plain_model(model).config.save_pretrained(name)
-            tensors = {key: tensor.cpu().contiguous() for key, tensor in plain_weights(model)}
-            save_file(tensors, Path(name) / "model.safetensors", metadata={"format": "pt"})
-            self._call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": name}})
+        for group in weight_groups(plain_weights(model, self.dtype), GROUP):
+            with tempfile.TemporaryDirectory(prefix="e2h-weights-", dir=MEMORY if MEMORY.is_dir() else None) as name:
+                plain_model(model).config.save_pretrained(name)
+                tensors = {key: tensor.cpu().contiguous() for key, tensor in group.items()}
+                save_file(tensors, Path(name) / "model.safetensors", metadata={"format": "pt"})
+                # layers of which it finds nothing keep what they have
+                self._call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": name}})
         self._call("/reset_prefix_cache", {})
 
     def close(self) -> None:

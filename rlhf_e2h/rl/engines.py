@@ -11,14 +11,20 @@ engine draws its own random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.config import setting
 from rlhf_e2h.rl.rollout import Rollouts, check_sampling, generate
+
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -29,6 +35,9 @@ class EngineSettings:
     url: str | None = None  # vllm: server, e.g. http://localhost:8000; without it vLLM runs in this process
     memory_share: float = 0.3  # vllm in this process: of the device's memory, for weights and cache
     context: int | None = None  # vllm in this process: most tokens of prompt and completion; the model's limit if unset
+    # vllm: of its weights, and of those that it is handed; auto is bfloat16 on GPUs, whatever the policy is trained in,
+    # and the policy's own on CPUs
+    dtype: str = setting("auto", added=True)
 
     def __post_init__(self) -> None:
         if self.name not in ("hf", "vllm"):
@@ -38,6 +47,8 @@ class EngineSettings:
             raise ValueError(f"engine {self.name} has no server; remove url, or set name: vllm")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url is {self.url!r}; it must start with http:// or https://")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"engine dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         if not 0 < self.memory_share <= 1:
             raise ValueError(f"memory_share is {self.memory_share}; it is a share, above 0 and at most 1")
 
@@ -91,7 +102,7 @@ def open_engine(settings: EngineSettings, model: Any, tokenizer: Tokenizer) -> E
         from rlhf_e2h.rl.engine_vllm import ColocatedVLLM, VLLMServer
 
         engine: Engine = (
-            VLLMServer(settings.url, tokenizer, plain_model(model).config.vocab_size)
+            VLLMServer(settings.url, tokenizer, plain_model(model).config.vocab_size, engine_dtype(settings, model))
             if settings.url
             else ColocatedVLLM(settings, model, tokenizer)
         )
@@ -120,13 +131,22 @@ class HFEngine:
         """Nothing to do."""
 
 
+def engine_dtype(settings: EngineSettings, model: Any) -> torch.dtype:
+    """Precision in which an engine beside the model holds its weights."""
+    if settings.dtype != "auto":
+        return DTYPES[settings.dtype]
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return plain_model(model).dtype
+
+
 def plain_model(model: Any) -> Any:
     """The causal language model inside a PEFT model, adapters in its layers; other models as they are."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of a model as its plain class has them, one after the other.
+def plain_weights(model: Any, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of a model as its plain class has them, one after the other, in `dtype` if it is given.
 
     The active LoRA adapters are added on the way, a layer at a time and into a copy: merging in place and back would
     leave rounding errors in the weights that are trained.
@@ -144,4 +164,28 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
                     if adapter in layer.lora_A:
                         weight = weight + layer.get_delta_weight(adapter).detach().to(weight.dtype)
             name = f"{layer_name}.{kind}"
-        yield name, weight
+        yield name, weight if dtype is None else weight.to(dtype)
+
+
+def weight_groups(weights: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
+    """The same weights in groups of at most `most` bytes, the layers of a transformer whole: engines fuse matrices of a
+    layer, and take them together. A layer that is larger than that is a group of its own."""
+    group: dict[str, Tensor] = {}
+    for _, members in groupby(weights, lambda item: _layer_of(item[0])):
+        layer = dict(members)
+        if group and sum(map(_bytes, [*group.values(), *layer.values()])) > most:
+            yield group
+            group = {}
+        group |= layer
+    if group:
+        yield group
+
+
+def _layer_of(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `model.layers.3`; names outside of layers as they are."""
+    found = re.match(r".*?\.\d+(?=\.)", name)
+    return found[0] if found else name
+
+
+def _bytes(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()

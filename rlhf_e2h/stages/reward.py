@@ -19,6 +19,7 @@ from reward_models.dataset import optimiser_steps
 from reward_models.lengths import WARN
 from reward_models.records import Stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
+from rlhf_e2h.chance import at_chance
 from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
@@ -168,6 +169,8 @@ def main(config: Config, run: StageRun) -> None:
     lost["held_out_too_long"] = metrics["skipped"]
     for warning in _losses(result, metrics, settings.max_length):
         run.warn(warning)
+    if (guess := at_chance(config.kind, metrics, validation, result["train_loss"])) is not None:
+        run.warn(guess)
     run.finish(
         records=len(training), **{k: v for k, v in shown.items() if v is not None}, **nonzero(**found.lost, **lost)
     )
@@ -214,8 +217,8 @@ def _losses(result: Mapping[str, Any], metrics: Mapping[str, Any], limit: int) -
             yield f"{lost} of {given} {what} are longer than training.max_length={limit} and left out; raise it"
     if result["split_otherwise"] > WARN * used:
         yield (
-            f"{result['split_otherwise']} of {used} records have other steps than their text, cut at blank lines, gives: "
-            "whoever scores such texts scores other steps than were trained"
+            f"{result['split_otherwise']} of {used} records have other steps than their text gives, cut at blank "
+            "lines: whoever scores such texts scores other steps than were trained"
         )
 
 

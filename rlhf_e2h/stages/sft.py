@@ -26,7 +26,7 @@ from rlhf_e2h.precision import hold_frozen, training_dtype
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_loss import sft_trainer
-from rlhf_e2h.sft_plan import TrainingPlan, plan_training
+from rlhf_e2h.sft_plan import Snapshots, TrainingPlan, plan_training
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
@@ -151,6 +151,8 @@ def finetune(
     if lora.rank:
         hold_frozen(trainer.model, settings.bf16, always_autocast=True)
     for callback in extras.callbacks if extras else []:
+        if isinstance(callback, Snapshots):
+            callback.trainer = trainer
         trainer.add_callback(callback)
     if extras and extras.order:
         trainer._get_train_sampler = lambda *_: extras.order  # type: ignore[method-assign]

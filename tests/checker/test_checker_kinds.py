@@ -1,4 +1,4 @@
-"""Verdicts kind by kind on three tables that `e2h check` reads too."""
+"""Verdicts kind by kind on four tables that `e2h check` reads too."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from rlhf_e2h.checker import CheckerPool
 
 ROWS = [
     json.loads(line)
-    for name in ("kinds.jsonl", "math_answers.jsonl", "mixed.jsonl")
+    for name in ("kinds.jsonl", "math_answers.jsonl", "mixed.jsonl", "unseen.jsonl")
     for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
 ]
 

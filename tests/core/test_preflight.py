@@ -33,6 +33,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["ppo.policy={folder}/policy", "ppo.format=chat"],
+            "ppo: .*/policy: format chat, but its tokenizer has no chat template",
+        ),
         (["ppo.reward_model=/none/prm"], "'/none/prm' does not exist; give a path"),
         (
             ["ppo.outcome_model={folder}/policy"],

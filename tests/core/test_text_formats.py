@@ -234,6 +234,7 @@ def test_a_base_model_that_goes_on_with_the_next_question():
     raw = "1+1=2\n\n# Answer\n\n2\n\n# Question\n\n5+5?\n\n# Solution\n\n5+5=10\n\n# Answer\n\n10"
     assert SECTIONS.completed(raw, False) == ("1+1=2\n\n# Answer\n\n2", "2", True)
     assert SECTIONS.completed("1+1=2\n\n# Answer\n\n2", False) == ("1+1=2\n\n# Answer\n\n2", None, False)
+    assert SECTIONS.completed("a\r\n\r\n# Answer\r\n\r\n2", True) == ("a\n\n# Answer\n\n2", "2", True)
     assert SECTIONS.completed("no answer\n\n# Question\n\n5+5?", False)[1:] == (None, False)
 
 

@@ -132,6 +132,25 @@ def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launch", ["zero3", "fsdp"])
+def test_snapshots_are_whole_models_where_weights_are_sharded(place, tmp_path, launch):
+    pytest.importorskip("deepspeed")
+    often, found = "sft.snapshots=4", []
+    more = FSDP_ON_CPU if launch == "fsdp" else {}
+    for runs, launched in (("one", []), ("two", ["--launch", cpu_launch(launch, tmp_path)])):
+        for stage in ("prepare", "sft"):
+            ask = ["run", place / "recipe", f"runs={tmp_path / runs}", often, "--only", stage]
+            must(e2h(*ask, *(launched if stage == "sft" else []), **more))
+        folders = sorted((tmp_path / runs).glob("sft/*/snapshots/step_*"))
+        found.append({folder.name: load_file(folder / "model.safetensors") for folder in folders})
+    one, two = found
+    assert list(one) == list(two) == ["step_000000", "step_000004", "step_000008", "step_000010"]
+    for step, weights in one.items():
+        assert weights.keys() == two[step].keys()
+        assert all(weights[name].allclose(two[step][name], atol=5e-3) for name in weights), step
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "needs", "tolerance"),
     [("sft", (), 2e-2), ("prm", (), 2e-2), ("dpo", ("sft", "prm"), 5e-2), ("rest", ("sft", "prm"), 5e-2)],

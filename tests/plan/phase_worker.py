@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from memory_worker import peak as highest
 from memory_worker import resident
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
 
 from reward_models import score as scores
 from reward_models.contract import StepContract
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.models import LoraSettings, with_lora
-from rlhf_e2h.rl import ppo
+from rlhf_e2h.precision import hold_frozen
+from rlhf_e2h.rl import chunked_logits, ppo
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
@@ -35,6 +37,7 @@ PPO = PPOSettings(
     steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, generation_batch=2 * ROWS,
     max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
 )  # fmt: skip
+chunked_logits.CHUNK = ROWS * COMPLETION * LARGE["vocab_size"] // 4  # four chunks of a micro-batch
 SCORED = 8192  # tokens at once, as on a GPU; a CPU takes fewer for the sake of its caches
 
 
@@ -44,10 +47,14 @@ def configuration(shape, **changes):
 
 
 def tokenizer(shape):
-    """One that knows all ids of the model, so that few of them are the end of a text."""
-    made = BUILDERS["procedural"]()
-    made.add_tokens([f"<{number}>" for number in range(len(made), shape["vocab_size"])])
-    return made
+    """One of as many words as the model has embeddings, so that few of them are the end of a text."""
+    core = Tokenizer(models.WordLevel({f"w{number}": number for number in range(shape["vocab_size"])}, unk_token="w1"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="w0", pad_token="w0", unk_token="w1")
+
+
+def text(tokens, start=2):
+    return " ".join(f"w{number}" for number in range(start, start + tokens))
 
 
 class Meter:
@@ -83,6 +90,10 @@ def train(shape, variant, meter):
     reference = None if variant.get("rank") else LlamaForCausalLM(configuration(shape))
     policy = with_lora(policy, LoraSettings(variant.get("rank", 0)))
     value = train_parts(value, False, LoraSettings(variant.get("rank", 0)))
+    for model in (policy, value) if variant.get("rank") else ():  # as the stage does
+        hold_frozen(model, variant.get("bf16", False), always_autocast=True)
+    if reference is not None:
+        hold_frozen(reference.requires_grad_(False), variant.get("bf16", False), linear_only=True)
     accelerator = start_accelerator(bf16=variant.get("bf16", False))
     step = torch.optim.AdamW.step
 
@@ -99,7 +110,7 @@ def train(shape, variant, meter):
     torch.optim.AdamW.step = stepped
     try:
         with tempfile.TemporaryDirectory() as folder:
-            prompts = [{"prompt": ("p=q+2;" * PROMPT)[:PROMPT]}] * 4
+            prompts = [{"prompt": text(PROMPT)}] * 4
             ppo.train_ppo(
                 policy, reference, value, tokenizer(shape), prompts, lambda cs: [Reward(outcome=1.0) for _ in cs], PPO,
                 accelerator, checkpoint_dir=Path(folder),
@@ -113,7 +124,7 @@ def sample(shape, meter):
     """The sampling of banks: a bf16 policy, n samples of a prompt."""
     model, words = LlamaForCausalLM(configuration(shape)).to(torch.bfloat16), tokenizer(shape)
     with meter.phase("sampling"):
-        generate(model, words, ["p=q+2;p=q+2;p=q"] * 4, n=16, max_new_tokens=96, batch_size=64)
+        generate(model, words, [text(15)] * 4, n=16, max_new_tokens=96, batch_size=64)
 
 
 def score(shape, meter):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf_e2h.models import LoraSettings, ModelShape, new_llama, with_lora
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine, plain_weights
+from rlhf_e2h.rl.engines import EngineSettings, Sampling, engine_dtype, open_engine, plain_weights, weight_groups
 
 PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
 
@@ -75,3 +75,26 @@ def test_engines_that_do_not_run_here_say_what_to_do(tiny):
     except ImportError:
         with pytest.raises(ValueError, match=r"vLLM is not installed in this environment.*set engine name: hf"):
             open_engine(EngineSettings("vllm"), *tiny)
+
+
+def test_weights_go_to_a_server_in_groups_of_whole_layers_in_the_asked_precision():
+    """Two layers of .36 MB and the rest: with room for one layer, no group holds two, and none a part of one."""
+    model, _ = new_llama(ModelShape(hidden=64, layers=3, intermediate=128, heads=2), "procedural", 0)
+    whole = dict(plain_weights(model))
+    groups = list(weight_groups(plain_weights(model, torch.bfloat16), 90_000))
+    assert [name for group in groups for name in group] == list(whole)
+    assert {weight.dtype for group in groups for weight in group.values()} == {torch.bfloat16}
+    layers = [{name.split(".")[2] for name in group if ".layers." in name} for group in groups]
+    assert sorted(layer for found in layers for layer in found) == ["0", "1", "2"] and max(map(len, layers)) == 1
+    assert len(list(weight_groups(plain_weights(model), 10**9))) == 1
+
+
+def test_an_engine_beside_a_float32_policy_is_bfloat16_on_gpus(monkeypatch):
+    model, _ = new_llama(ModelShape(hidden=16, layers=1, intermediate=16, heads=1), "procedural", 0)
+    assert engine_dtype(EngineSettings(), model) == torch.float32
+    assert engine_dtype(EngineSettings(dtype="bfloat16"), model) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert engine_dtype(EngineSettings(), model) == torch.bfloat16
+    with pytest.raises(ValueError, match="engine dtype is 'half'; allowed: auto, float32, bfloat16, float16"):
+        EngineSettings(dtype="half")

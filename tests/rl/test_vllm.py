@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
+from rlhf_e2h.rl import engine_vllm
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 
 ROOT = Path(__file__).parents[2]
@@ -171,6 +172,27 @@ def test_colocated(folders):
     check_update(updated, other, greedy)
 
 
+def test_colocated_in_bfloat16_beside_a_float32_policy(folders):
+    """As on GPUs: half of the memory, and its log-probabilities are those of the policy in bf16."""
+    code = IN_PROCESS.replace(
+        'EngineSettings("vllm", context=128)', 'EngineSettings("vllm", context=128, dtype="bfloat16")'
+    )
+    argument = json.dumps([*map(str, folders), PROMPTS, [vars(HOT)]])
+    done = subprocess.run(
+        [PYTHON, "-c", code, argument], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    model, _ = load_policy(folders[0])
+    for hot, folder in zip(json.loads(done.stdout.split("FOUND")[1]), folders, strict=True):
+        model, _ = load_policy(folder)
+        for prompt, completion, logprobs in zip(hot["prompt_ids"], hot["completion_ids"], hot["logprobs"], strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / HOT.temperature
+            expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1)
+            difference = (torch.tensor(logprobs) - expected).abs()
+            assert 1e-6 < difference.max() < 2e-2  # and not silently float32
+
+
 def test_colocated_in_two_processes_samples_what_one_samples(folders, tmp_path):
     """The engine of each process on its own device: here there is but one, on GPUs it is the rank's."""
     hot = {name: value for name, value in vars(HOT).items() if name != "first_row"}
@@ -191,13 +213,14 @@ def test_colocated_in_two_processes_samples_what_one_samples(folders, tmp_path):
         assert ours == pytest.approx(theirs)
 
 
-def test_server(untied, server):
+def test_server(untied, server, monkeypatch):
     model, tokenizer = load_policy(untied[0])
     engine = open_engine(EngineSettings("vllm", url=server), model, tokenizer)
     greedy, hot, again = (engine.sample(PROMPTS, sampling) for sampling in (GREEDY, HOT, HOT))
     check((vars(greedy), vars(hot)), model, tokenizer)
     assert again.completion_ids == hot.completion_ids
     other, _ = load_policy(untied[1])
+    monkeypatch.setattr(engine_vllm, "GROUP", 100_000)  # the weights of one layer, or less
     engine.update(other)
     ours = open_engine(EngineSettings("hf"), other, tokenizer).sample(PROMPTS, GREEDY)
     check_update(vars(engine.sample(PROMPTS, GREEDY)), ours, vars(greedy))
