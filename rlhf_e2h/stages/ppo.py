@@ -41,7 +41,7 @@ from rlhf_e2h.stages.shared_models import open_base, share_models
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.traits import Traits
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=100,
     about="optimise a policy with PPO against reward models",

@@ -145,6 +145,15 @@ def test_killed_stage_goes_on_and_ends_with_the_same_weights(tmp_path, models, c
     assert [row["objective/rlhf_reward"] for row in logs[0]] == [row["objective/rlhf_reward"] for row in logs[1]]
 
 
+def test_of_equal_evaluations_the_later_weights_are_kept(tmp_path, models):
+    """All are 0 here, as all may be 1 where easy problems are solved from the start: training must not be lost."""
+    best, _ = run_ppo(tmp_path, models, eval_every=1, keep="best")
+    assert {row["eval/accuracy_easy"] for row in read_jsonl(best / "metrics.jsonl")} == {0.0}
+    last, _ = run_ppo(tmp_path, models, eval_every=1, keep="last")
+    a, b = (load_file(folder / "model.safetensors") for folder in (best, last))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def shared_settings(chain):
     settings = {"policy": str(chain["sft"]), "reward_model": str(chain["prm"])}
     return {**settings, "share_base": True, "lora": {"rank": 3}, "value_init": "reward"}
