@@ -23,6 +23,7 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.lengths import report_unfinished
 from rlhf_e2h.mixing import MixtureSettings, build_sampler, weight_metrics
 from rlhf_e2h.models import DTYPES, LoraSettings, Policy, open_policy, save_policy, with_lora
 from rlhf_e2h.precision import hold_frozen, training_dtype
@@ -171,6 +172,7 @@ def main(config: Config, run: StageRun) -> None:
         if config.share_base:
             keep_policy_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out, policy.text_format)
+    report_unfinished(run, config.ppo.max_new_tokens)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 
 
