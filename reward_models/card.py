@@ -7,7 +7,6 @@ from typing import Any
 
 _CARD = """---
 library_name: transformers
-pipeline_tag: token-classification
 tags: [reward-model, {kind}]
 ---
 # {title}
@@ -24,6 +23,24 @@ A step's score is `sigmoid(logit)` of the one label at the token that ends the s
 from reward_models import Scorer
 scorer = Scorer.from_pretrained("PATH")
 scorer.score("What is 2 + 3?", [["2 + 3 = 5", "# Answer\\n\\n5"]])
+```
+
+The same numbers with `transformers` alone (its token-classification pipeline shows a softmax over one label, always 1):
+
+```python
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+model = AutoModelForTokenClassification.from_pretrained("PATH", dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+contract = model.config.step_contract
+text, ends = contract["template"].replace("{{problem}}", "What is 2 + 3?"), []
+for step in ["2 + 3 = 5", "# Answer\\n\\n5"]:
+    ends.append(len(text + step))
+    text += step + contract["separator"]
+{closing}encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
+starts, stops = encoded.pop("offset_mapping")[0].T
+logits = model(**encoded).logits[0, :, 0]
+scores = [logits[((starts < end) & (starts < stops)).nonzero().max()].sigmoid().item() for end in ends]
 ```
 
 | validation | value |
@@ -56,6 +73,8 @@ def model_card(report: Mapping[str, Any]) -> str:
         levels=_counts(report["levels"]),
         sources=_counts(report["sources"]),
         aggregation=contract["aggregation"],
+        # a model of whole texts has nothing after the last step
+        closing="" if contract["joining"] == "steps" else "text = text[: ends[-1]]\n",
         metrics="\n".join(lines) or "| none | |",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from reward_models.contract import PROBLEM_SLOT, StepContract
 from reward_models.encode import encode
 from reward_models.model import head_of, load_model, quiet
+from reward_models.special_tokens import leading_text
 
 SCORE_TEMPLATE = "score_template.jinja"
 TOLERANCE = 1e-4  # largest difference of a logit that an export may show on its probe texts
@@ -19,11 +21,13 @@ _PROBES = [("What is 2 + 3?", ["2 + 3 = 5", "# Answer\n\n5"]), ("x", ["y"]), ("1
 
 
 def export_sequence_classification(source: str | Path, out: str | Path) -> float:
-    """Save an outcome model as `AutoModelForSequenceClassification` (what vLLM and TEI-like servers load).
+    """Save an outcome model as `AutoModelForSequenceClassification` (vLLM, `sentence_transformers.CrossEncoder`).
 
-    Such models read their last token that is not padding, so only a model whose score is its last step's can be
-    exported. The export is loaded again and compared on probe texts; returns the largest difference of a logit.
-    Beside the model stands SCORE_TEMPLATE, the contract's template for `vllm serve OUT --chat-template`.
+    Such models read their last token that is not padding (texts end without EOS, so EOS may pad), so only a model whose
+    score is its last step's can be exported. The export is loaded again and compared on probe texts; returns the
+    largest difference of a logit. It has the data type of its source. The tokenizer's chat template becomes the
+    contract's template, by which CrossEncoder joins question and solution; beside it stands SCORE_TEMPLATE for
+    `vllm serve OUT --chat-template`.
 
     Raises:
         ValueError: the score is not that of the last token, or the architecture cannot carry the head.
@@ -37,8 +41,6 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
     bias = getattr(head_of(model), "bias", None)
     if bias is not None and torch.count_nonzero(bias):
         raise ValueError("the head has a bias, which sequence classifiers lack; train with reward_models (bias frozen)")
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError("pad and EOS token are the same, so a reader could not find the last token; set a pad token")
     model.config.pad_token_id = tokenizer.pad_token_id
     config = AutoConfig.from_pretrained(source)
     config.pad_token_id, config.num_labels = tokenizer.pad_token_id, 1
@@ -50,13 +52,18 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
         exported.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{type(exported).__name__} cannot hold these weights: {error}") from None
+    stored = config.dtype or torch.float32
+    exported.to(stored)
+    exported.config.dtype = stored
     with quiet():
         exported.save_pretrained(out)
+    spelled = leading_text(tokenizer)
+    bare = replace(contract, template=contract.template.removeprefix(spelled))
+    tokenizer.chat_template = score_template(bare, spelled)
     tokenizer.save_pretrained(out)
-    (Path(out) / SCORE_TEMPLATE).write_text(score_template(contract), encoding="utf-8")
-    difference = _largest_difference(
-        model, AutoModelForSequenceClassification.from_pretrained(out), tokenizer, contract
-    )
+    (Path(out) / SCORE_TEMPLATE).write_text(score_template(bare), encoding="utf-8")
+    again = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32)
+    difference = _largest_difference(model, again, tokenizer, contract)
     if difference > TOLERANCE:
         raise ValueError(
             f"the export differs by {difference:.2g} in a logit; this tokenizer ends texts with a token of its own"
@@ -64,9 +71,14 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
     return difference
 
 
-def score_template(contract: StepContract) -> str:
-    """The contract's template in Jinja, over the two messages that vLLM's `/score` makes of problem and solution."""
-    before, after = (json.dumps(part, ensure_ascii=False) for part in contract.template.split(PROBLEM_SLOT, 1))
+def score_template(contract: StepContract, spelled: str = "") -> str:
+    """The contract's template in Jinja, over the two messages that readers of pairs make of problem and solution.
+
+    `spelled` is what the tokenizer puts before a text: CrossEncoder leaves that to the template, vLLM's `/score` to the
+    tokenizer.
+    """
+    before, after = contract.template.split(PROBLEM_SLOT, 1)
+    before, after = (json.dumps(part, ensure_ascii=False) for part in (spelled + before, after))
     return f"{{{{ {before} + messages[0]['content'] + {after} + messages[1]['content'] }}}}"
 
 

@@ -18,6 +18,11 @@ def leading_ids(tokenizer: Any) -> list[int]:
     return list(whole[: next(starts, 0)])
 
 
+def leading_text(tokenizer: Any) -> str:
+    """What `leading_ids` are as text; a chat template that spells them begins with it."""
+    return "".join(tokenizer.convert_ids_to_tokens(leading_ids(tokenizer)))
+
+
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text behind `leading_ids`, which a text that spells them already has; nothing is put at the end.
 

@@ -81,7 +81,8 @@ class Watcher:
         last = step + 1 == self.settings.steps or above_kl_stop(metrics, self.settings)
         if self.validation and ((step + 1) % self.config.eval_every == 0 or last):
             metrics |= self._evaluate(self.validation)
-            if metrics["eval/accuracy_easy"] > max(
+            # of equal ones the later: where easy problems are solved from the start, the first would be no training
+            if metrics["eval/accuracy_easy"] >= max(
                 (m["eval/accuracy_easy"] for m in self._evaluations()), default=-1.0
             ):
                 self._save_best()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +26,13 @@ from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.sft_loss import sft_trainer
 from rlhf_e2h.sft_plan import Snapshots, TrainingPlan, plan_training
+from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.traits import Traits
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=30,
     about="fine-tune a policy on written solutions (TRL)",
@@ -51,7 +51,7 @@ class Config:
     data: Input  # output of a prepare stage
     # whose solutions to learn from; full only in a stage with 'full' in its name, hard with 'hardonly'
     labels: Literal["easy", "full", "hard"] = "easy"
-    limit: int | None = None  # at most so many solutions
+    limit: int | None = None  # at most N solutions, of every level its share
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
@@ -101,21 +101,23 @@ def _solutions(config: Config, run: StageRun, data: Path, texts: TextFormat) -> 
     labels = run.labels(data, config.labels, splits=("train",))
     kept = {row["problem_id"] for row in read_jsonl(run.path(config.keep))} if config.keep else labels
     named = [p for p in read_problems(data, "train") if p["problem_id"] in labels and p["problem_id"] in kept]
-    problems = [p for p in named if labels[p["problem_id"]].solution]
+    solved = [p for p in named if labels[p["problem_id"]].solution]
+    problems = choose(solved, None, config.limit)
     rows = [
         texts.row(problem["problem"], rewrite(labels[problem["problem_id"]].solution, config.form, texts))
         for problem in problems
-    ][: config.limit]
-    if without := len(named) - len(problems):
+    ]
+    if without := len(named) - len(solved):
         run.finish(without_solution=without)
-    return problems[: len(rows)], rows
+    return problems, rows
 
 
 def _steps(config: Config, run: StageRun, data: Path, texts: TextFormat) -> tuple[list[Row], list[Row]]:
     """The same with a step a row; what stands for its problem has a number of its own for its id."""
-    found = list(islice(step_targets(run.stepwise(data, config.labels)), config.limit))
-    problems: list[Row] = [{"problem_id": str(i), "problem": t.problem, "level": t.level} for i, t in enumerate(found)]
-    return problems, [target.row(texts) for target in found]
+    found = list(step_targets(run.stepwise(data, config.labels)))
+    steps: list[Row] = [{"problem_id": str(i), "problem": t.problem, "level": t.level} for i, t in enumerate(found)]
+    problems = choose(steps, None, config.limit)
+    return problems, [found[int(problem["problem_id"])].row(texts) for problem in problems]
 
 
 def finetune(

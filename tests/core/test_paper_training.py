@@ -9,13 +9,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.config import ConfigError
+from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.firewall import FirewallError, write_split
 from rlhf_e2h.data.step_targets import StepTarget
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.encoding import trl_rows
 from rlhf_e2h.models import LoraSettings
+from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.sft import finetune
+from rlhf_e2h.stages.sft import Config, _solutions, finetune
 from rlhf_e2h.tracking import Tracker
 from rlhf_e2h.training import TrainingSettings, trainer_arguments
 
@@ -94,3 +96,15 @@ def test_ratings_of_hard_steps_stay_behind_the_firewall(tmp_path):
     found, files = opened("sft_full", "full")
     assert found == ["easy", "hard"] and {"labels_sealed.jsonl", "stepwise_full.jsonl"} <= files
     assert opened("sft_hardonly", "hard")[0] == ["hard"]
+
+
+def test_a_limit_of_fine_tuning_takes_solutions_of_every_level(tmp_path):
+    examples = [
+        Example(f"{level}-{i}", f"p{level}{i}", level, "", "1", "a.\n\n# Answer\n\n1", "s")
+        for level in (1, 2, 3)
+        for i in range(4)
+    ]
+    write_split(tmp_path, {"train": examples})
+    run = StageRun("sft_easy", "sft", tmp_path, 0, tmp_path, Tracker(None), {})
+    problems, rows = _solutions(Config("p", "d", limit=6), run, tmp_path, SECTIONS)
+    assert [problem["level"] for problem in problems] == [1, 1, 2, 2, 3, 3] and len(rows) == 6

@@ -20,6 +20,7 @@ from transformers import (
 from reward_models.__main__ import run
 from reward_models.contract import StepContract
 from reward_models.export import export_sequence_classification, score_template
+from reward_models.model import new_model
 from reward_models.score import Scorer
 from reward_models.transfer import import_model, read_weights
 
@@ -224,6 +225,59 @@ def test_exported_orm_is_a_sequence_classifier(orm, tmp_path):
         logits = model(**batch).logits[:, 0]
     ours = Scorer.from_pretrained(orm[0]).score_texts([r.problem for r in records], [r.steps for r in records])
     assert logits.tolist() == pytest.approx([score.logits[-1] for score in ours], abs=1e-5)
+
+
+CHAT = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+
+
+@pytest.fixture
+def chat_orm(tmp_path):
+    """An outcome model in bf16 from a chat base, whose template spells BOS and whose EOS pads, as in chat models."""
+    tokenizer = byte_level_bpe()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = CHAT
+    source = save(tiny_llama(tokenizer), tokenizer, tmp_path / "base")
+    model = new_model(source, StepContract("orm", template="<s><|user|>{problem}<|assistant|>"))
+    torch.manual_seed(1)
+    nn.init.normal_(model.score.weight)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return save(model.to(torch.bfloat16), tokenizer, tmp_path / "orm")
+
+
+@pytest.mark.parametrize("kind", ["orm", "chat_orm"])
+def test_exported_orm_ranks_in_sentence_transformers(kind, request, tmp_path):
+    """The export as it is, of plain and chat bases: CrossEncoder joins the pair by the tokenizer's chat template."""
+    cross_encoder = pytest.importorskip(
+        "sentence_transformers", reason="pip install sentence-transformers"
+    ).CrossEncoder
+    found = request.getfixturevalue(kind)
+    source = found[0] if isinstance(found, tuple) else found
+    export_sequence_classification(source, tmp_path / "out")
+    documents = ["bad step.\n\nbad step.", "good step.\n\n# Answer\n\n5", "good step.\n\nbad step."]
+    ranked = cross_encoder(str(tmp_path / "out"), device="cpu").rank("What is 3?", documents)
+    scorer = Scorer.from_pretrained(source)
+    ours = [one.score for one in scorer.score("What is 3?", [document.split("\n\n") for document in documents])]
+    bf16 = kind == "chat_orm"
+    assert [entry["score"] for entry in sorted(ranked, key=lambda entry: entry["corpus_id"])] == pytest.approx(
+        ours, abs=2e-2 if bf16 else 1e-5
+    )
+
+
+def test_an_export_keeps_the_data_type_of_its_source_and_spells_bos_once(chat_orm, tmp_path):
+    export_sequence_classification(chat_orm, tmp_path / "out")
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert {str(value.dtype) for value in stored.values()} == {"torch.bfloat16"}
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    messages = [{"role": "query", "content": "q"}, {"role": "document", "content": "good step."}]
+    text = "<|user|>q<|assistant|>good step."
+    expected = tokenizer(text)["input_ids"]
+    assert tokenizer.apply_chat_template(messages, return_dict=False) == expected  # it adds nothing of its own
+    template = (tmp_path / "out/score_template.jinja").read_text()
+    assert jinja2.Environment().from_string(template).render(messages=messages) == text  # vLLM's tokenizer adds BOS
+    ours = Scorer.from_pretrained(chat_orm).score("q", [["good step."]])[0].logits[-1]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert model(torch.tensor([expected])).logits.item() == pytest.approx(ours, abs=1e-4)
 
 
 def test_score_template_says_what_the_contract_says():
