@@ -213,11 +213,12 @@ def _open_scorer_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _score(options: argparse.Namespace) -> None:
+    from reward_models.model import checkpoint_name
     from reward_models.score import Scorer
 
     scorer = Scorer.from_pretrained(options.model, **_open_scorer_arguments(options))
     unsplit = Unsplit()
-    rows = scored_rows(scorer, options.file, Path(options.model).name, unsplit)
+    rows = scored_rows(scorer, options.file, checkpoint_name(options.model), unsplit)
     if options.out:
         count = write_jsonl(options.out, rows)
         print(f"{options.out}: {count} rows", file=sys.stderr)
@@ -244,11 +245,12 @@ def _judged_rows(options: argparse.Namespace) -> tuple[Any, Any]:
     same, mark = math_equality(), StepContract("orm").answer_mark
     rows: Any = iter_jsonl(options.file)
     if options.model:
+        from reward_models.model import checkpoint_name
         from reward_models.score import Scorer
 
         scorer = Scorer.from_pretrained(options.model, **_open_scorer_arguments(options))
         mark = scorer.contract.answer_mark or mark
-        rows = scored_rows(scorer, options.file, Path(options.model).name)
+        rows = scored_rows(scorer, options.file, checkpoint_name(options.model))
     return judged(rows, gold, same, mark, options.file), same
 
 

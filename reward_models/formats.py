@@ -34,6 +34,7 @@ from reward_models.files import without_nan
 from reward_models.messages import is_conversation, last_exchange, text_of
 from reward_models.readout import split_steps
 from reward_models.records import BadRecord, Stepwise, iter_places
+from reward_models.step_text import cut_answer
 
 Row = Mapping[str, Any]
 AFTER_ERROR = ("drop", "keep")
@@ -165,9 +166,9 @@ def _rating(completion: Row) -> int | None:
 
 
 def _with_answer(text: str) -> list[str]:
-    step, mark, answer = text.partition(_PLAIN.answer_mark)
-    parts = [step.rstrip()] if step.strip() or not mark else []
-    return [*parts, f"{mark}{answer}"] if mark else parts
+    step, section = cut_answer(text, _PLAIN.answer_mark)
+    parts = [step.rstrip()] if step.strip() or section is None else []
+    return parts if section is None else [*parts, section]
 
 
 def from_math_shepherd(row: Row) -> list[Stepwise]:

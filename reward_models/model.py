@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from reward_models.causes import explained
 from reward_models.contract import StepContract
 from reward_models.vocabulary import fit_vocabulary
 
+_HASH = re.compile(r"[0-9a-f]{12,64}")
 HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
 
 
@@ -173,6 +175,12 @@ def load_model(
     model.eval().requires_grad_(False)
     model = nn.Module.to(model, pick_device(device))
     return model, tokenizer, contract
+
+
+def checkpoint_name(path: str | Path) -> str:
+    """What a checkpoint is called: its folder's name, or that of the folder around it where that is a hash."""
+    folder = Path(path).resolve() if os.path.isdir(path) else Path(path)
+    return folder.parent.name if _HASH.fullmatch(folder.name) else folder.name
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

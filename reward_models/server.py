@@ -27,9 +27,12 @@ from starlette.requests import ClientDisconnect
 from reward_models import shapes
 from reward_models.batcher import Batcher, QueueFullError
 from reward_models.encode import OverlongError
+from reward_models.model import checkpoint_name
 from reward_models.score import BrokenModelError, Scorer
 
 DRAIN = 8
+# Cohere's clients add their version to the base address, which may end in /v1 already
+RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/v1/rerank", "/v1/v2/rerank")
 
 log = logging.getLogger("reward_models.server")
 
@@ -94,10 +97,10 @@ def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Li
         yield
         batcher.close()  # uvicorn has stopped accepting; what was accepted is answered
 
-    app = FastAPI(title="reward_models", lifespan=lifespan, openapi_url=None)
-    contract = scorer.contract
+    app = FastAPI(title="reward_models", lifespan=lifespan)
+    contract, started = scorer.contract, int(time.time())
     routes: dict[str, Callable[[shapes.Body], shapes.Request]] = {
-        **dict.fromkeys(("/v1/rerank", "/v2/rerank", "/rerank"), lambda body: shapes.rerank(body, contract, name)),
+        **dict.fromkeys(RERANK_PATHS, lambda body: shapes.rerank(body, contract, name)),
         **dict.fromkeys(("/score", "/v1/score"), lambda body: shapes.score(body, contract, name)),
         "/get_reward": lambda body: shapes.get_reward(body, contract, special),
     }
@@ -131,6 +134,25 @@ def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Li
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "model": name, "kind": contract.kind, "waiting": batcher.waiting}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """As OpenAI and vLLM list them."""
+        card = {"id": name, "object": "model", "created": started, "owned_by": "reward_models", "root": name}
+        return {"object": "list", "data": [{**card, "max_model_len": scorer.max_length}]}
+
+    @app.get("/info")
+    async def info() -> dict[str, Any]:
+        """As Text Embeddings Inference describes its model."""
+        kind = {"reranker": {"id2label": {"0": "score"}, "label2id": {"score": 0}}}
+        return {
+            "model_id": name,
+            "model_dtype": str(scorer.model.dtype).removeprefix("torch."),
+            "model_type": kind,
+            "max_input_length": scorer.max_length,
+            "max_client_batch_size": limits.documents,
+            "max_batch_tokens": scorer.max_tokens_per_batch,
+        }
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -218,5 +240,5 @@ def serve(
 ) -> None:
     """Load a checkpoint and serve it until SIGINT or SIGTERM; accepted requests are answered before it ends."""
     scorer = Scorer.from_pretrained(path, **scorer_options)
-    app = create_app(scorer, Path(path).name, api_key, limits)
+    app = create_app(scorer, checkpoint_name(path), api_key, limits)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)

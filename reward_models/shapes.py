@@ -30,6 +30,9 @@ Item = tuple[str, list[str]]
 Answer = Callable[[Sequence[StepScores]], Any]
 
 
+SCORE_FIELDS = (("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2"))  # vLLM's, newest first
+
+
 class BadRequestError(ValueError):
     """A well-formed JSON body that asks for something impossible; answered with 422."""
 
@@ -84,8 +87,8 @@ def _tei(body: Body, contract: StepContract) -> Request:
 
 
 def score(body: Body, contract: StepContract, model: str) -> Request:
-    """vLLM: `text_1` and `text_2` (or `queries` and `documents`), one to one or one to many."""
-    names = ("text_1", "text_2") if "text_1" in body else ("queries", "documents")
+    """vLLM: `data_1` and `data_2`, `queries` and `documents`, or `text_1` and `text_2`; one to one or one to many."""
+    names = next((pair for pair in SCORE_FIELDS if pair[0] in body), SCORE_FIELDS[0])
     left, right = (_listed(body, name) for name in names)
     if len(left) == 1:
         left = left * len(right)

@@ -54,6 +54,12 @@ def answers(text: str, answer_mark: str) -> list[str]:
     return [text[end:].strip() for end in ends]
 
 
+def cut_answer(text: str, answer_mark: str) -> tuple[str, str | None]:
+    """What comes before the first mark that stands alone on its line, and the rest; None without such a mark."""
+    found = _mark_line(answer_mark).search(text)
+    return (text, None) if found is None else (text[: found.start()], text[found.start() :])
+
+
 @cache
 def _mark_line(answer_mark: str) -> re.Pattern[str]:
     alone = "" if answer_mark.endswith(":") else r"[ \t]*(?::|$)"

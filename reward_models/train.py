@@ -9,7 +9,6 @@ accumulated micro-batches follows from it. The result is a Hugging Face checkpoi
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -19,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers import AutoConfig
@@ -43,11 +41,9 @@ from reward_models.vocabulary import fit_vocabulary
 __all__ = ["TrainSettings", "train"]
 
 CHECKPOINTS = "checkpoints"
-LEARNT = 0.55  # an area under the curve below it is hardly better than chance
 # Up to this many tokens the CPU trains faster with plain attention: the backward pass of the fused kernel is slow in
 # bf16 (measured on AVX-512 with 35 tokens a row: 22,500 against 13,700 tokens/s and core).
 SHORT = 256
-log = logging.getLogger(__name__)
 OnLog = Callable[[Mapping[str, float]], None]
 OnEpoch = Callable[[int, Scorer], None]
 
@@ -114,26 +110,11 @@ def train(
     result: dict[str, Any] = {**counts, "kind": kind, "steps": steps, "train_loss": loss}
     result["tokens"] = round(steps * settings.batch_size * sum(rows.lengths) / len(rows.lengths))
     result["validation"] = evaluate_records(scorer, held_out) if held_out else None
-    if held_out:
-        _warn_unless_learnt(result["validation"], kind)
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(out)
         report = {**result, "base": str(base), "contract": contract.to_dict(), "settings": asdict(settings)}
         _write_report(out, {**report, "levels": _tally(records, "level"), "sources": _tally(records, "source")})
     return result
-
-
-def _warn_unless_learnt(found: Mapping[str, Any], kind: str) -> None:
-    """A small learning rate on few records gives a model that says .5 to everything, which looks like a result."""
-    bins = np.sum(list(found["score_histogram"].values()), axis=0)
-    auc = found[SELECTION[kind]]
-    if auc is None or (np.count_nonzero(bins) > 1 and auc >= LEARNT):
-        return
-    log.warning(
-        "the %s has learnt little: %s %.2f, loss %.2f on held-out records; raise learning_rate or epochs, or give more "
-        "records",
-        kind, SELECTION[kind], auc, found["loss"],
-    )  # fmt: skip
 
 
 def _tally(records: Sequence[Stepwise], field: str) -> dict[str, int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -49,7 +47,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         description=_RUN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("recipe", help="a recipe folder, or the name of one that ships, for example quickstart")
+    run.add_argument("recipe", nargs="?", help="a recipe folder, or the name of one that ships, for example quickstart")
     run.add_argument("--only", metavar="STAGE", help="run this stage only")
     run.add_argument(
         "--launch", metavar="FILE", help="accelerate configuration for training stages, for example launch/ddp.yaml"
@@ -88,7 +86,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
 
     about = "compare answers with the symbolic checker"
     check.add_arguments(commands.add_parser("check", prog="e2h check", help=about))
-    from rlhf_e2h.plan import command as plan
+    from rlhf_e2h.plan import arguments as plan
 
     about = "memory, tokens and FLOPs of a recipe, before anything runs"
     plan.add_arguments(commands.add_parser("plan", prog="e2h plan", help=about))
@@ -166,6 +164,11 @@ def _dispatch(args: argparse.Namespace) -> int:
         from rlhf_e2h import own_recipe
 
         return (own_recipe.copy if args.command == "copy" else own_recipe.init)(args)
+    if args.command in STAGES and (args.settings or args.file is None) and not getattr(args, "paper", None):
+        from rlhf_e2h.settings_text import settings_text
+
+        print(settings_text(args.command), end="")
+        return 0
     quiet_libraries()
     if args.command == "doctor":
         from rlhf_e2h import doctor
@@ -177,6 +180,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return plan.run(args)
     from rlhf_e2h.recipe import load_recipe
 
+    if args.command == "run" and args.recipe is None:
+        return _list_recipes()
     if args.command == "run":
         from rlhf_e2h.miniature import SWITCH, tiny_overrides
         from rlhf_e2h.pipeline import run_recipe
@@ -195,9 +200,20 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         show_paper(make_paper(args.paper, args.out, args.setup))
         return 0
-    if args.settings or args.file is None:
-        return _print_settings(args.command)
     return _run_stage_file(args)
+
+
+def _list_recipes() -> int:
+    """What a bare `e2h run` says: the recipes that ship, a line each."""
+    from rlhf_e2h import packaged
+    from rlhf_e2h.config import read_yaml
+
+    print("Which recipe? These ship (e2h run NAME); a folder of yours will do as well:\n")
+    for name in packaged.names("recipes"):
+        about = read_yaml(packaged.shipped("recipes") / name / "recipe.yaml").get("description", "")
+        print(f"  {name:<20} {about}")
+    print("\ne2h copy NAME FOLDER takes a copy to change; e2h init FOLDER makes one for your model and data.")
+    return 2
 
 
 def _run_stage_file(args: argparse.Namespace) -> int:
@@ -231,32 +247,6 @@ def _run_stage_file(args: argparse.Namespace) -> int:
                 publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
-
-
-def _print_settings(kind: str) -> int:
-    import importlib
-
-    print(f"stage: {kind}")
-    _print_fields(importlib.import_module(f"rlhf_e2h.stages.{kind}").Config, "  ")
-    return 0
-
-
-def _print_fields(config: Any, indent: str) -> None:
-    """Each setting with its default and the comment that stands beside it in the code; groups with theirs below."""
-    import inspect
-
-    factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
-    lines = iter(inspect.getsource(config).split("\n"))
-    for line in lines:
-        setting = re.match(r"    (\w+): ", line)
-        if not setting and not line.startswith("    # "):
-            continue
-        while setting and line.partition("  #")[0].count("(") > line.count(")"):  # a default that goes on below
-            line += next(lines).strip()
-        print(indent + line.strip())
-        group = factories.get(setting[1]) if setting else None
-        if dataclasses.is_dataclass(group):
-            _print_fields(group, indent + "  ")
 
 
 def quiet_libraries() -> None:

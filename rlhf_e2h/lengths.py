@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reward_models.lengths import losses
+from reward_models.lengths import WARN, losses
+from reward_models.records import iter_jsonl
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.losses import nonzero
 from rlhf_e2h.runs import StageRun
@@ -33,3 +34,24 @@ def report_lengths(
     lost = nonzero(left_out=left_out, cut=cut)
     run.finish(**{name: run.results.get(name, 0) + count for name, count in lost.items()})
     return left_out, cut
+
+
+LAST_STEPS = 5
+
+
+def report_unfinished(run: StageRun, max_new_tokens: int) -> None:
+    """The share of a policy's own completions that ended at the limit, over the last steps of `rollout/unfinished`."""
+    metrics = run.out / "metrics.jsonl"
+    if not run.is_main or not metrics.is_file():
+        return
+    rows = ([v for k, v in row.items() if k.endswith("rollout/unfinished")] for row in iter_jsonl(metrics))
+    shares = [value for row in rows for value in row][-LAST_STEPS:]
+    if not shares:
+        return
+    share = sum(shares) / len(shares)
+    run.finish(unfinished=share)
+    if share > WARN:
+        run.warn(
+            f"{share:.0%} of the completions of the last {len(shares)} steps were cut at "
+            f"max_new_tokens={max_new_tokens}, and so had no answer; raise it"
+        )

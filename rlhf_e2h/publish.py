@@ -17,8 +17,8 @@ from rlhf_e2h.environment import describe
 from rlhf_e2h.progress import console
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import read_done, write_json
+from rlhf_e2h.settings_text import KINDS
 
-KINDS = ("pretrain", "sft", "reward", "ppo", "dpo", "rest", "grpo")  # stages whose output is a model folder
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 PUBLISHED = "published.json"  # what went where; without it an upload is still to be made
 

@@ -46,6 +46,7 @@ class TrainingSettings:
     freeze_embeddings: bool = setting(False, added=True)
     freeze_norms: bool = setting(False, added=True)
     checkpoint_every: int = 0  # optimiser steps; 0 keeps none, so that a killed stage starts over
+    save_total_limit: int = setting(1, affects_result=False)  # checkpoints that are kept; one more while it is written
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.micro_batch_size < 1:
@@ -99,7 +100,7 @@ def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, An
         "ddp_find_unused_parameters": False,
         "save_strategy": "steps" if settings.checkpoint_every else "no",
         "save_steps": settings.checkpoint_every or 500,
-        "save_total_limit": 2,
+        "save_total_limit": settings.save_total_limit,
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 10,
         "logging_first_step": True,

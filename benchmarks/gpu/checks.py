@@ -20,6 +20,7 @@ from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import training_flops
 from rlhf_e2h.plan.memory import Form
 from rlhf_e2h.plan.policies import ppo_phases
+from rlhf_e2h.precision import hold_frozen
 from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
@@ -80,7 +81,8 @@ def made(shape: dict[str, int], vocabulary: int) -> Any:
         max_position_embeddings=2048, bos_token_id=None, eos_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    return Qwen2ForCausalLM(config)
+    with DEVICE:  # random numbers for billions of weights take a CPU minutes
+        return Qwen2ForCausalLM(config)
 
 
 def words(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -132,13 +134,18 @@ def ppo_in_plan(shapes: Shapes, folder: Path) -> dict[str, Any]:
 def _train(shapes: Shapes, settings: PPOSettings, folder: Path, on_step: Any) -> Any:
     lora, config = shapes.config.lora, shapes.config
     base = shapes.language_model()
-    value = AutoModelForTokenClassification.from_config(base.config)
+    with DEVICE:
+        value = AutoModelForTokenClassification.from_config(base.config)
     value.model.load_state_dict(base.model.state_dict())
     policy, value = with_lora(base, lora), train_parts(value, config.value_head_only, lora)
     if config.gradient_checkpointing:
         for model in (policy, value):
             model.gradient_checkpointing_enable()
-    reference = None if lora.rank else shapes.language_model()
+    for model in (policy, value) if lora.rank else ():  # as the stage does
+        hold_frozen(model, config.bf16, always_autocast=True)
+    reference = None if lora.rank else shapes.language_model().requires_grad_(False)
+    if reference is not None:
+        hold_frozen(reference, config.bf16, linear_only=True)
     asked = prompts(settings.prompts_per_step, shapes.prompt, shapes.vocabulary)
     tokenizer, accelerator = words(shapes.vocabulary), start_accelerator(config.bf16)
     train_ppo(policy, reference, value, tokenizer, asked, _reward, settings, accelerator, on_step, folder)

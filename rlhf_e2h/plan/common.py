@@ -132,10 +132,10 @@ def trainer_phases(
 
 def sampling_phase(name: str, model: Architecture, decode: Any, count: float, numbers: Numbers, memory: float) -> Phase:
     """A stage that only samples, with our loop or vLLM, at most `count` completions; weights are bf16."""
-    tensor_parallel = getattr(decode.engine, "tensor_parallel_size", 1)
-    if decode.engine.name == "vllm" and decode.engine.url is None:
-        there = {} if tensor_parallel > 1 else {"weights": SCORING * model.parameters}
-        return vllm_engine(name, decode.engine.memory_share, memory, there)
+    if decode.engine.name == "vllm" and decode.engine.url is None:  # beside the policy, which hands over its weights
+        return vllm_engine(name, decode.engine.memory_share, memory, {"weights": SCORING * model.parameters})
+    if decode.engine.name == "vllm":
+        return Phase(name, {"weights": SCORING * model.parameters})
     at_once = min(decode.n, decode.batch_size)
     prompts = max(1, decode.batch_size // decode.n)
     rows = min(prompts * at_once, max(1, int(count)))

@@ -109,9 +109,10 @@ def optimiser_step(update: Update, form: Form) -> Phase:
 
 
 def checkpoint(update: Update, form: Form, gathered: float = 0.0, moments: bool = True) -> Phase:
-    """Saving; `gathered` bytes of weights are put together on each GPU. The main process collects all in CPU memory."""
+    """Saving. The main process collects all in CPU memory; ZeRO-3 puts `gathered` bytes together on each GPU before,
+    FSDP one matrix at a time."""
     parts = held(update, form)
-    if form.divides_weights:
+    if form.zero == 3:
         parts["gathered weights"] = max(parts.get("gathered weights", 0.0), gathered)
     trained = sum(m.trained for m in update.models)
     host: Parts = {"weights": 4.0 * sum(m.weights for m in update.models)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from rlhf_e2h import bank
 from rlhf_e2h.models import LoraSettings
 from rlhf_e2h.plan import data
 from rlhf_e2h.plan.architecture import Architecture
@@ -21,7 +22,7 @@ from rlhf_e2h.plan.common import (
 from rlhf_e2h.plan.data import Numbers
 from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
 from rlhf_e2h.plan.memory import SCORING, Form, Trained
-from rlhf_e2h.plan.phases import Decoding, Phase, rollout, scoring
+from rlhf_e2h.plan.phases import Phase, scoring
 from rlhf_e2h.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_rest
 from rlhf_e2h.recipe import Recipe, StageSpec
 
@@ -119,12 +120,13 @@ def _evaluate(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     tokens = len(models) * count * (numbers.prompt + solution)
     flops = sum(sampling_flops(model, count, 1, numbers.prompt, solution) for model in models)
     model = max(models, key=lambda m: m.parameters)
-    rows = min(config.batch_size, count)
-    decoding = Decoding(rows, rows, numbers.prompt, config.max_new_tokens)
-    weights = {"weights": SCORING * model.parameters}
+    # as `evaluate` decodes: one greedy solution a problem
+    decode = bank.Decoding(
+        n=1, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size, engine=config.engine
+    )
 
     def phases(form: Form, memory: float) -> Phases:
-        return [_loaded(model), rollout("sampling", model, decoding, weights)]
+        return [_loaded(model), sampling_phase("sampling", model, decode, count, numbers, memory)]
 
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases)
 

@@ -69,9 +69,9 @@ def _cell(row: Row, band: str) -> Text:
     value = row["bands"][band]
     if not value:
         return Text("–", style="dim")
-    half = 50 * (value["ci_high"] - value["ci_low"])
+    low, high = (f"{100 * value[end]:.0f}" for end in ("ci_low", "ci_high"))  # not ±: 100.0 ±1.6 cannot be
     return Text.assemble(
-        (f"{100 * value['accuracy']:.1f}", "bold" if band in row["best"] else ""), (f" ±{half:.1f}", "dim")
+        (f"{100 * value['accuracy']:.1f}", "bold" if band in row["best"] else ""), (f" [{low}, {high}]", "dim")
     )
 
 

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step_000010`. It is written under a name that starts with a dot, forced to disk and renamed,
 so a folder with the right name is complete; sizes are checked again before it is used. Older checkpoints go only
-after a newer one stands.
+after a newer one stands, unless the disk cannot hold both.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
 
-def save_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
-    """Write `tensors` (one safetensors file a group) and `state` (JSON) as the checkpoint of `step`.
+def save_checkpoint(
+    root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 1
+) -> Path:
+    """Write `tensors` (one safetensors file a group) and `state` (JSON) as the checkpoint of `step`; leave `keep` of
+    them. Where the disk has no room for one more, the oldest go first, the last one too.
 
     Raises:
         ConfigError: the disk is full; checkpoints that exist are untouched.
@@ -34,6 +37,7 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]]
     final, partial = root / f"step_{step:06d}", root / f".step_{step:06d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    _make_room(root, sum(one.numel() * one.element_size() for named in tensors.values() for one in named.values()))
     try:
         sizes = {}
         for group, named in tensors.items():
@@ -48,10 +52,22 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]]
         if is_full(error):
             raise no_room(root, error) from error
         raise
-    for old in root.glob("step_*"):
-        if old != final:
-            shutil.rmtree(old, ignore_errors=True)
+    for old in sorted(root.glob("step_*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _make_room(root: Path, size: int) -> None:
+    """Remove old checkpoints, the oldest first, until `size` bytes more can be written, or none is left."""
+    for old in sorted(root.glob("step_*")):
+        if shutil.disk_usage(root).free >= size:
+            return
+        log.warning(
+            "%s is removed before the next checkpoint is written, for which the disk has no room beside it; a kill "
+            "meanwhile would lose it",
+            old,
+        )
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _force_to_disk(path: Path) -> int:

@@ -74,6 +74,7 @@ class PPOSettings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # of policy and value model each
     checkpoint_every: int = setting(10, affects_result=False)  # PPO steps; 0: never
+    save_total_limit: int = setting(1, affects_result=False)  # checkpoints that are kept
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class PPOSettings:
         if self.kl_estimator not in ESTIMATORS:
             raise ValueError(f"kl_estimator {self.kl_estimator!r} is unknown; use one of {', '.join(ESTIMATORS)}")
         positive = ("steps", "rollouts", "samples_per_prompt", "minibatches", "epochs", "micro_batch")
-        for name in (*positive, "generation_batch", "max_new_tokens"):
+        for name in (*positive, "generation_batch", "max_new_tokens", "save_total_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.forward_batch is not None and self.forward_batch < 1:

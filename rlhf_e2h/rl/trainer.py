@@ -119,7 +119,7 @@ def save(trainer: Trainer, root: Path, steps: int) -> None:
     }
     if accelerator.is_main_process:
         state = {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)}
-        save_checkpoint(root, steps, tensors, state)
+        save_checkpoint(root, steps, tensors, state, trainer.settings.save_total_limit)
     accelerator.wait_for_everyone()
 
 

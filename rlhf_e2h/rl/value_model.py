@@ -14,13 +14,15 @@ from rlhf_e2h.models import LoraSettings, lora_config
 from rlhf_e2h.rl.endings import token_limit
 
 
-def value_from_reward_model(path: Path, policy_tokenizer: Tokenizer, zero_head: bool) -> PreTrainedModel:
+def value_from_reward_model(
+    path: Path, policy_tokenizer: Tokenizer, zero_head: bool, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A value model that starts from a reward model, with its head or with a new one that gives 0 everywhere.
 
     Raises:
         ValueError: the reward model reads other token ids than the policy writes, or has no embedding for some.
     """
-    model, tokenizer, _ = load_model(path, device="cpu")
+    model, tokenizer, _ = load_model(path, device="cpu", dtype=dtype)
     if tokenizer.get_vocab() != policy_tokenizer.get_vocab():
         raise ValueError(
             f"{path}: this reward model has another tokenizer than the policy, so it can give rewards (by text), but "

@@ -22,6 +22,7 @@ from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import Input, setting
 from rlhf_e2h.encoded_trainers import online_trainer
+from rlhf_e2h.lengths import report_unfinished
 from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy, save_policy
 from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
@@ -110,6 +111,7 @@ def main(config: Config, run: StageRun) -> None:
         model, metrics = trained(trainer, run, f"{config.algorithm.upper()}: training")
     if run.is_main:
         save_policy(model, policy.tokenizer, run.out, policy.text_format)
+    report_unfinished(run, config.max_new_tokens)
     run.finish(steps=trainer.state.global_step, loss=metrics["train_loss"], reward=reward.last_mean)
 
 

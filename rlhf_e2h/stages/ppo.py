@@ -16,18 +16,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import Accelerator
+
 from reward_models.model import freeze_parts
 from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.lengths import report_unfinished
 from rlhf_e2h.mixing import MixtureSettings, build_sampler, weight_metrics
-from rlhf_e2h.models import LoraSettings, Policy, open_policy, save_policy, with_lora
+from rlhf_e2h.models import DTYPES, LoraSettings, Policy, open_policy, save_policy, with_lora
 from rlhf_e2h.precision import hold_frozen, training_dtype
 from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, open_engine
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.sharding import rounded
 from rlhf_e2h.rl.share_base import keep_policy_adapter, share_base
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
@@ -116,7 +120,8 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
     path = run.path(config.policy)
-    dtype = training_dtype(path, config.bf16, config.lora)
+    # DeepSpeed trains a bf16 model in bf16 whatever it was opened in; as it is stored, the ranks of a machine share it
+    dtype = "bfloat16" if rounded(accelerator) else training_dtype(path, config.bf16, config.lora)
     policy, start = (
         open_base(path, config.format)
         if config.share_base
@@ -127,13 +132,13 @@ def main(config: Config, run: StageRun) -> None:
     settings = dataclasses.replace(config.ppo, seed=run.seed, max_new_tokens=limit)
     prompts = open_prompts(config, run, policy, config.ppo.max_new_tokens)
     choose_rows = _sampler(config, run, prompts, settings)
-    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(path).model
+    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(path, _frozen(accelerator)).model
     value_model: Any
     scorers = None
     if config.share_base:
         value_model, scorers = share_models(config, run, policy, start, accelerator.device)
     else:
-        value_model = _value_model(config, run, policy)
+        value_model = _value_model(config, run, policy, _frozen(accelerator))
         policy.model = with_lora(policy.model, config.lora)
     for model in (policy.model, value_model):
         freeze_parts(model, config.freeze_embeddings, config.freeze_norms)
@@ -167,7 +172,13 @@ def main(config: Config, run: StageRun) -> None:
         if config.share_base:
             keep_policy_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out, policy.text_format)
+    report_unfinished(run, config.ppo.max_new_tokens)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
+
+
+def _frozen(accelerator: Accelerator) -> str:
+    """Precision in which value model and reference are opened."""
+    return "bfloat16" if rounded(accelerator) else "float32"
 
 
 def _start(config: Config, path: Path) -> Any:
@@ -196,13 +207,13 @@ def _sampler(
     return choose
 
 
-def _value_model(config: Config, run: StageRun, policy: Policy) -> Any:
+def _value_model(config: Config, run: StageRun, policy: Policy, dtype: str) -> Any:
     if config.value_init == "policy":
-        model = value_from_policy(str(policy.model.config.name_or_path))
+        model = value_from_policy(str(policy.model.config.name_or_path), DTYPES[dtype])
     else:
         assert config.reward_model is not None  # checked by Config
         zero_head = config.value_init == "reward_zero_head"
-        model = value_from_reward_model(run.path(config.reward_model), policy.tokenizer, zero_head)
+        model = value_from_reward_model(run.path(config.reward_model), policy.tokenizer, zero_head, DTYPES[dtype])
     return train_parts(model, config.value_head_only, config.lora)
 
 

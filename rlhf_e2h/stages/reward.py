@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from reward_models.contract import StepContract
 from reward_models.dataset import optimiser_steps
+from reward_models.lengths import WARN
 from reward_models.records import Stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
 from rlhf_e2h.chance import at_chance
@@ -166,8 +167,10 @@ def main(config: Config, run: StageRun) -> None:
     shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
     lost = {name: result[name] for name in ("too_long", "split_otherwise", "without_label")}
     lost["held_out_too_long"] = metrics["skipped"]
-    if warning := at_chance(config.kind, metrics, validation, result["train_loss"]):
+    for warning in _losses(result, metrics, settings.max_length):
         run.warn(warning)
+    if (guess := at_chance(config.kind, metrics, validation, result["train_loss"])) is not None:
+        run.warn(guess)
     run.finish(
         records=len(training), **{k: v for k, v in shown.items() if v is not None}, **nonzero(**found.lost, **lost)
     )
@@ -202,6 +205,21 @@ def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: lis
     chosen = flips(candidates, config.flip_labels, len(items), run.seed + bool(config.flip_among))
     write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
     return with_flips(training, items, chosen)
+
+
+def _losses(result: Mapping[str, Any], metrics: Mapping[str, Any], limit: int) -> Iterator[str]:
+    used = result["used"] + result["too_long"]
+    for what, lost, given in (
+        ("records", result["too_long"], used),
+        ("held-out records", metrics["skipped"], metrics["records"]),
+    ):
+        if lost > WARN * given:
+            yield f"{lost} of {given} {what} are longer than training.max_length={limit} and left out; raise it"
+    if result["split_otherwise"] > WARN * used:
+        yield (
+            f"{result['split_otherwise']} of {used} records have other steps than their text gives, cut at blank "
+            "lines: whoever scores such texts scores other steps than were trained"
+        )
 
 
 def _text_format(config: Config, run: StageRun) -> TextFormat:

@@ -1,4 +1,10 @@
+import dataclasses
+import importlib
+import subprocess
+import sys
+
 import pytest
+import yaml
 
 from rlhf_e2h.cli import main
 from rlhf_e2h.traits import STAGES
@@ -54,4 +60,49 @@ def test_every_stage_explains_itself(capsys):
 def test_settings_of_a_group_stand_below_it(capsys):
     assert main(["reward", "--settings"]) == 0
     shown = capsys.readouterr().out
-    assert shown.index("  training: TrainSettings") < shown.index("\n    learning_rate: float = 2e-5")
+    assert shown.index("\ntraining:") < shown.index("\n  learning_rate: 2.0e-05")
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_settings_are_yaml_with_the_defaults_of_the_code(kind, capsys):
+    """Read from the source; what the code itself says its defaults are must be the same."""
+    assert main([kind, "--settings"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown.pop("stage") == kind
+    config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
+    fields = dataclasses.fields(config)
+    assert list(shown) == [one.name for one in fields]
+    needed = {
+        one.name for one in fields if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    }
+    given = {name: value for name, value in shown.items() if name not in needed}
+    for name, value in given.items():
+        one = next(one for one in fields if one.name == name)
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        assert value == _plain(default), name
+
+
+def test_help_and_settings_load_no_heavy_library():
+    code = (
+        "import sys\nfrom rlhf_e2h.cli import main\n"
+        "for words in ('--help', 'check --help', 'plan --help', 'completion bash', 'ppo --settings'):\n"
+        "    try: main(words.split())\n"
+        "    except SystemExit: pass\n"
+        "print('loaded', [m for m in ('torch', 'transformers', 'sympy', 'numpy') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_a_bare_run_lists_the_recipes(capsys):
+    assert main(["run"]) == 2
+    shown = capsys.readouterr().out
+    assert "quickstart" in shown and "qwen2.5-math-7b" in shown and "e2h init" in shown

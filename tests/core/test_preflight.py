@@ -14,6 +14,7 @@ STAGES = {
     "2_sft": {"stage": "sft", "policy": "asset:base", "data": "@prepare", "training": {"batch_size": 8}},
     "3_prm": {
         "stage": "reward", "kind": "prm", "base": "asset:base", "data": "@prepare", "reference_solutions": True,
+        "flip_labels": 0.3,
         "training": {"batch_size": 8},
     },
     "4_ppo": {"stage": "ppo", "policy": "@sft", "data": "@prepare", "reward_model": "@prm", "ppo": {"rollouts": 48}},

@@ -182,11 +182,13 @@ def test_two_rounds_in_two_processes_are_those_of_one(place, tmp_path, stage, re
 
 
 @pytest.mark.slow
-def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path):
+@pytest.mark.parametrize("bf16", ["false", "true"])
+def test_the_whole_ppo_stage_runs_in_two_processes(place, tmp_path, bf16):
     for stage in ("prepare", "prm"):
         run(place / "recipe", tmp_path / "runs", stage)
     launch = cpu_launch("zero2", tmp_path)
-    must(e2h("run", place / "recipe", f"runs={tmp_path / 'runs'}", "--only", "ppo", "--launch", launch))
+    task = [place / "recipe", f"runs={tmp_path / 'runs'}", f"ppo.bf16={bf16}"]
+    must(e2h("run", *task, "--only", "ppo", "--launch", launch))
     folder = next((tmp_path / "runs").glob("ppo/*/done.json")).parent
     assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [0, 1, 2]
 

@@ -100,6 +100,20 @@ def test_a_plan_close_to_the_limit_is_tight_and_34b_is_told_to_split_for_samplin
     assert "bank: tight, " in shown and "`vllm serve` with --tensor-parallel-size 2 or more" in shown
 
 
+def test_vllm_in_the_process_takes_its_share_in_every_phase(monkeypatch):
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    engine = "ppo.engine={name: vllm, memory_share: 0.25}"
+    with_engine, without = (
+        stage(planned("qwen2.5-math-1.5b", 1, 80e9, *more), "ppo")["memory"]["single"]["phases"]
+        for more in ([engine], [])
+    )
+    for name in ("log-probabilities", "forward and backward", "optimiser step", "checkpoint"):
+        assert with_engine[name] == pytest.approx(without[name] + 0.25 * 80e9)
+    assert with_engine["rollout"] < without["rollout"] + 0.25 * 80e9  # no cache and no logits of our own
+    assert with_engine["load"] == without["load"]
+
+
 def test_room_to_spare_comes_before_low_cost():
     """DDP fits by a hair at this size; ZeRO-1 needs less of the GPU and is taken."""
     roomy = stage(planned("quickstart", 8, 80e9), "ppo")

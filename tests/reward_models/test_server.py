@@ -15,6 +15,7 @@ import pytest
 
 from reward_models.__main__ import parser, run
 from reward_models.contract import StepContract
+from reward_models.model import checkpoint_name
 from reward_models.score import Scorer
 from reward_models.shapes import BadRequestError, get_reward
 
@@ -75,7 +76,7 @@ def order(expected):
     return sorted(range(3), key=lambda index: -expected[index].score)
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/v2/rerank"])
 def test_cohere_jina_vllm(server, expected, path):
     body = {"model": "any", "query": QUERY, "documents": DOCUMENTS, "top_n": 2}
     answer = server.post(path, json=body).json()
@@ -113,8 +114,26 @@ def test_vllm_score(server, expected):
     assert [entry["score"] for entry in answer["data"]] == pytest.approx([s.score for s in expected], abs=1e-5)
     pairs = server.post("/v1/score", json={"text_1": [QUERY, QUERY], "text_2": DOCUMENTS[:2]}).json()
     assert [entry["index"] for entry in pairs["data"]] == [0, 1]
+    current = server.post("/score", json={"data_1": QUERY, "data_2": DOCUMENTS}).json()
+    assert current["data"] == answer["data"]
     one = server.post("/score", json={"queries": QUERY, "documents": DOCUMENTS[0]}).json()
     assert one["data"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
+
+
+def test_what_clients_ask_before_they_score(server, prm):
+    listed = server.get("/v1/models").json()
+    assert [entry["id"] for entry in listed["data"]] == [prm[0].name] and listed["data"][0]["max_model_len"] == 512
+    about = server.get("/info").json()
+    assert (about["model_id"], about["max_input_length"], about["model_dtype"]) == (prm[0].name, 512, "float32")
+    assert "reranker" in about["model_type"]
+    assert "/v1/rerank" in server.get("/openapi.json").json()["paths"]
+    assert server.get("/docs").status_code == 200
+
+
+def test_a_checkpoint_in_a_folder_named_by_a_hash_has_the_name_around_it(tmp_path):
+    (tmp_path / "prm/75103d172ea8").mkdir(parents=True)
+    assert checkpoint_name(tmp_path / "prm/75103d172ea8") == checkpoint_name(tmp_path / "prm") == "prm"
+    assert checkpoint_name("Qwen/Qwen2.5-Math-PRM-7B") == "Qwen2.5-Math-PRM-7B"
 
 
 def test_openrlhf_counts_texts_that_look_unsplit():

@@ -44,3 +44,12 @@ def test_without_separator_a_text_is_one_step():
 def test_newlines_of_other_systems():
     assert step_text.normalise_newlines("a\r\n\r\nb\rc\n") == "a\n\nb\nc\n"
     assert SECTIONS.split_steps(step_text.normalise_newlines("a\r\n\r\n# Answer\r\n\r\n5")) == ["a", "# Answer\n\n5"]
+
+
+def test_answer_sections_inside_a_completion_of_people():
+    """PRM800K rates a last step together with its answer; a mark inside a sentence opens no section."""
+    assert step_text.cut_answer("So 5.\n\n# Answer\n\n5", "# Answer") == ("So 5.\n\n", "# Answer\n\n5")
+    assert step_text.cut_answer("# Answers vary, so # Answer is", "# Answer") == (
+        "# Answers vary, so # Answer is",
+        None,
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.tokenizers import byte_tokenizer
-from rlhf_e2h.lengths import report_lengths
+from rlhf_e2h.lengths import report_lengths, report_unfinished
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.stages import dpo
 from rlhf_e2h.tracking import Tracker
@@ -58,3 +58,17 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
     assert run.results == {"left_out": 1, "cut": 1}
     with pytest.raises(ConfigError, match=r"dpo: 3 of 4 pairs"):
         dpo._train(policy, reference, [rows[0], *[rows[5]] * 3], settings, run, 0)
+
+
+def test_completions_cut_at_the_limit_are_on_the_line(run):
+    """Of PPO's and GRPO's own completions: the last five steps count, and more than a tenth is a warning."""
+    run.tracker = Tracker(run.out)
+    for step in range(8):
+        run.log({"train/rollout/unfinished": 1.0 if step < 3 else 0.05, "loss": 1.0}, step)
+    report_unfinished(run, 64)
+    assert run.results == {"unfinished": pytest.approx(0.05)} and not run.warnings
+    run.log({"rollout/unfinished": 0.9}, 8)
+    report_unfinished(run, 64)
+    assert run.warnings == [
+        "22% of the completions of the last 5 steps were cut at max_new_tokens=64, and so had no answer; raise it"
+    ]
