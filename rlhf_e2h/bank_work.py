@@ -21,10 +21,11 @@ from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
 
-# Operations a second that one process manages at least, by engine and device: on a busy machine a CPU of two cores has
-# sampled with 10 tokens a second from 0.5 billion weights.
-RATES = {("hf", "cpu"): 1e10, ("hf", "cuda"): 2e13, ("vllm", "cpu"): 1e10, ("vllm", "cuda"): 1e14}
-BLOCK_SECONDS = 60.0  # what a block is meant to take at that rate
+# Operations a second of one process that has its cores to itself, by engine and device: two CPU cores have sampled 39
+# tokens a second from 0.5 billion weights. A slower one makes smaller blocks after its first (`blocks.SAVE_SECONDS`);
+# with a lower rate here a block would be one problem, and nothing would be decoded together.
+RATES = {("hf", "cpu"): 4e10, ("hf", "cuda"): 2e13, ("vllm", "cpu"): 4e10, ("vllm", "cuda"): 1e14}
+BLOCK_SECONDS = 100.0  # what a block is meant to take at that rate
 SCORED_TOKENS = 500  # in a solution, to choose the size of a block
 MOST = 4096  # solutions in a block
 
@@ -110,7 +111,7 @@ def _scored(
 
 
 def block_of_problems(model: Any, decoding: Decoding) -> int:
-    """Problems to sample before the next saving: a minute's work.
+    """Problems to sample before the next saving: less than two minutes' work.
 
     Computed from sizes and not measured, so that blocks, and with them the last digits, are the same in every run.
     """

@@ -25,7 +25,7 @@ from rlhf_e2h.processes import collective_timeout, wait_for_all
 Row = dict[str, Any]
 Spend = Callable[[float, float], None]  # counts tokens and floating-point operations
 Work = Callable[[int, int, Spend], Sequence[Row]]  # the rows of items START to END
-SAVE_SECONDS = 60.0  # a block that took longer is followed by smaller ones
+SAVE_SECONDS = 120.0  # a block that took longer is followed by smaller ones
 PAUSE = 0.2  # seconds between two looks at what other processes have saved
 _PART = re.compile(r"rows-(\d+)-(\d+)\.jsonl")
 

@@ -30,13 +30,11 @@ def sft_trainer(bf16: bool) -> Any:
             labels_BT = inputs["labels"][:, 1:]
             row_N, column_N = (labels_BT != -100).nonzero(as_tuple=True)
             places = Places(row_N, column_N, labels_BT[row_N, column_N])
-            pair_N2 = outputs_at(model, {"input_ids": inputs["input_ids"]}, places)
+            pair_N2 = outputs_at(model, {"input_ids": inputs["input_ids"]}, places, entropy=False)
             count = len(row_N) if num_items_in_batch is None else num_items_in_batch
             loss = -pair_N2[:, 0].sum() / torch.as_tensor(count).clamp(min=1)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes  # DDP averages gradients, `count` is of all processes
-            if model.training:
-                self._metrics["train"]["entropy"].append(float(pair_N2[:, 1].detach().mean()))
             return loss
 
     return LabelLoss

@@ -15,18 +15,18 @@ from rlhf_e2h.checker.verdict import REASONS, Verdict
 
 __all__ = ["REASONS", "CheckerPool", "Verdict", "answer_classes", "equal", "extract", "own_words"]
 
-_pools: dict[tuple[bool, float], CheckerPool] = {}
+_pools: dict[float, CheckerPool] = {}
 _lock = threading.Lock()
 
 
-def equal(gold: str, answer: str | None, strict: bool = False, timeout: float = 2.0) -> Verdict:
+def equal(gold: str, answer: str | None, timeout: float = 2.0) -> Verdict:
     """Compare one pair; each side is a bare answer or a whole solution text.
 
     A worker process is started when the first pair needs one, kept for the next call and ended at exit. For many
-    pairs use `CheckerPool`. `strict` reproduces the normalise-only grader of the easy-to-hard paper.
+    pairs use `CheckerPool`.
     """
     with _lock:
-        pool = _pools.get((strict, timeout))
+        pool = _pools.get(timeout)
         if pool is None:
-            pool = _pools[strict, timeout] = CheckerPool(timeout=timeout, strict=strict)
+            pool = _pools[timeout] = CheckerPool(timeout=timeout)
         return pool.check([(gold, answer)])[0]

@@ -47,7 +47,7 @@ class _Classes:
     def _find(self, answer: str) -> int | None:
         open_ones = []
         for index, other in enumerate(self._representatives):
-            verdict = judge.quick(other, answer, self._pool.strict)
+            verdict = judge.quick(other, answer)
             if verdict is None:
                 open_ones.append(index)
             elif verdict.equal:

@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, help="worker processes (default 1)")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds for one comparison (default 2)")
-    parser.add_argument("--strict", action="store_true", help="the paper's normalise-only grader")
     parser.add_argument("--cache", type=Path, help="keep workers' verdicts in this SQLite file between runs")
     parser.add_argument("--skip-bad", action="store_true", help="pass over lines that cannot be read, and count them")
 
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     reader = _Reader(args.cases, ("gold", "prediction"), args.skip_bad)
     tally = _Tally()
-    with CheckerPool(args.workers, args.timeout, args.strict, args.cache) as pool:
+    with CheckerPool(args.workers, args.timeout, args.cache) as pool:
         graded = tracked(_graded(reader, pool), reader.lines(), "checking", "rows")
         if args.out:
             write_jsonl(args.out, (tally.add(row) for row in graded))

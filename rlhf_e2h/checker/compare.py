@@ -6,6 +6,7 @@ Every function takes `same`, the scalar test of the process it runs in, which ma
 from __future__ import annotations
 
 from rlhf_e2h.checker.approximate import Undecided
+from rlhf_e2h.checker.measures import same_measure
 from rlhf_e2h.checker.names import Named, chain_end, same_name, strip_name
 from rlhf_e2h.checker.nodes import (
     ZERO,
@@ -15,13 +16,11 @@ from rlhf_e2h.checker.nodes import (
     free_symbols,
     integer,
     is_scalar,
-    num,
 )
 from rlhf_e2h.checker.realsets import NotASet, as_set, same_set
 from rlhf_e2h.checker.relations import same_relation
 from rlhf_e2h.checker.scalars import Same
 from rlhf_e2h.checker.spread import distinct, gathered, items_of, spread
-from rlhf_e2h.checker.vocabulary import MEASURES
 
 MAX_ITEMS = 200
 
@@ -33,11 +32,9 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
         Undecided: `same` cannot tell, or the structure needs a solver.
         RefusedError: something is too large to compute.
     """
-    if left.op == right.op == "mod":
-        return same(left.args[1], right.args[1]) and _congruent(left, right, same)
-    measured = _measured(left, right)
+    measured = same_measure(left, right, same)
     if measured is not None:
-        return bool(measured) and same(*measured)
+        return measured
     left, right = (spread(gathered(side)) for side in (left, right))
     items_left, items_right = items_of(left), items_of(right)
     if max(len(items_left), len(items_right)) > MAX_ITEMS:
@@ -47,30 +44,6 @@ def same_answer(left: Node, right: Node, same: Same) -> bool:
     if _same_list(left, right, items_left, items_right, same):
         return True
     return _as_sets(left, right, same) is True
-
-
-def _congruent(left: Node, right: Node, same: Same) -> bool:
-    values = [strip_name(side.args[0], same).value for side in (left, right)]
-    if not all(is_scalar(value) for value in values):
-        return same_answer(values[0], values[1], same)
-    a, b = (Node("fn", ("mod", value, left.args[1])) for value in values)
-    return same(a, b)
-
-
-def _measured(left: Node, right: Node) -> list[Node] | None:
-    """Both values in one unit, where both sides name units that are measured: cents and dollars, minutes and hours.
-
-    No values if the kinds differ: an hour is not a metre.
-    """
-    if left.op != "unit" or right.op != "unit" or not {left.args[1], right.args[1]} <= MEASURES.keys():
-        return None
-    values = [strip_name(side.args[0], None).value for side in (left, right)]
-    if not all(is_scalar(value) for value in values):
-        return None
-    kinds, scales = zip(*(MEASURES[side.args[1]] for side in (left, right)), strict=True)
-    return [Node("mul", (num(scale), value)) for scale, value in zip(scales, values, strict=True)] * (
-        kinds[0] == kinds[1]
-    )
 
 
 def _same_list(left: Node, right: Node, a: list[Node], b: list[Node], same: Same) -> bool:
@@ -279,17 +252,7 @@ def _same_real_sets(left: Node, right: Node, same: Same) -> bool:
     readable = [_reads_as_set(side) for side in (left, right)]
     if ("rel" in (left.op, right.op) and any(readable)) or {left.op, right.op} & {"builder"}:
         raise Undecided("an inequality for the solver")
-    return left.op == right.op and len(left.args) == len(right.args) and _operands(left, right, same)
-
-
-def _operands(left: Node, right: Node, same: Same) -> bool:
-    if left.op in ("union", "inter"):
-        return _matching(_flat(left, left.op), _flat(right, left.op), same)
-    return left.op == "minus" and _in_order(list(left.args), list(right.args), same)
-
-
-def _flat(node: Node, op: str) -> list[Node]:
-    return [part for arg in node.args for part in _flat(arg, op)] if node.op == op else [node]
+    return False
 
 
 def _reads_as_set(node: Node) -> bool:

@@ -11,7 +11,7 @@ from rlhf_e2h.checker.approximate import Undecided
 from rlhf_e2h.checker.canonical import canonical
 from rlhf_e2h.checker.compare import same_answer
 from rlhf_e2h.checker.exact import InexactError, UndefinedError
-from rlhf_e2h.checker.extract import box_run, extract, read
+from rlhf_e2h.checker.extract import box_run, read
 from rlhf_e2h.checker.nodes import Node, ParseError, RefusedError, is_scalar
 from rlhf_e2h.checker.normalise import squeeze
 from rlhf_e2h.checker.parser import parse
@@ -20,7 +20,7 @@ from rlhf_e2h.checker.scalars import Same, same_full, same_quick
 from rlhf_e2h.checker.turns import own_words
 from rlhf_e2h.checker.verdict import Verdict
 
-VERSION = "3"  # part of the key of verdicts on disk: raise it when a verdict can change
+VERSION = "4"  # part of the key of verdicts on disk: raise it when a verdict can change
 
 # A choice, and a choice with its text: `\text{(B)}`; `B: the second one`, `(B) 12`, `\textbf{(B)}\ 12`.
 _LETTER = re.compile(r"(?:\\(?:text\w*|mathrm|mathbf)\{)?\(?([A-Za-z])[).:]{0,2}\}?\Z")
@@ -64,16 +64,11 @@ def _forms(text: str) -> tuple[str, ...]:
     return squeeze(answer), ", ".join(run), squeeze(side or "")
 
 
-def quick(gold: str, answer: str, strict: bool) -> Verdict | None:
+def quick(gold: str, answer: str) -> Verdict | None:
     """A verdict that needs no worker, else None."""
     left, right = _forms(gold), _forms(answer)
     if not right:
         return Verdict(False, "no_answer")
-    if strict:
-        from rlhf_e2h.checker.strict import same_strict
-
-        same = same_strict(extract(gold) or "", extract(answer) or "")
-        return Verdict(same, "string" if same else "different")
     if not left:
         return Verdict(False, "unparsable")
     verdicts = [_decide(g, a, same_quick) for g, a in _readings(left, right)]

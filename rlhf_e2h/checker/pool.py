@@ -41,19 +41,16 @@ class CheckerPool:
     Args:
         workers: processes for pairs that text and exact arithmetic cannot decide.
         timeout: seconds of wall clock for one such pair; then its worker is killed and replaced.
-        strict: the paper's normalise-only grader; never uses a worker.
         cache_path: SQLite file that keeps workers' verdicts between runs.
     """
 
-    def __init__(
-        self, workers: int = 1, timeout: float = 2.0, strict: bool = False, cache_path: str | Path | None = None
-    ) -> None:
+    def __init__(self, workers: int = 1, timeout: float = 2.0, cache_path: str | Path | None = None) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; give at least 1")
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout}; give seconds above 0")
-        self.workers, self.timeout, self.strict = workers, timeout, strict
-        self._cache = VerdictCache(cache_path, salt=f"{judge.VERSION}{'s' if strict else ''}")
+        self.workers, self.timeout = workers, timeout
+        self._cache = VerdictCache(cache_path, salt=judge.VERSION)
         self._processes: list[WorkerProcess] = []
         self._queue: deque[Job] = deque()
         self._inflight: dict[tuple[str, str], Job] = {}
@@ -122,7 +119,7 @@ class CheckerPool:
             found = self._cache.get(gold, answer)
             if found is not None:
                 return found
-            quick = judge.quick(gold, answer, self.strict)
+            quick = judge.quick(gold, answer)
             if quick is not None:
                 self._cache.put(gold, answer, quick, disk=False)
                 return quick

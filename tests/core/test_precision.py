@@ -122,8 +122,8 @@ def test_the_loss_of_labels_alone_is_trls(folder, tmp_path):
         batch = next(iter(trainer.get_train_dataloader()))
         loss = trainer.training_step(trainer.model, batch, num_items_in_batch=torch.tensor(40))
         grads = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
-        found.append((loss.item(), grads, float(trainer._metrics["train"]["entropy"][0])))
-    (ours, our_grads, our_entropy), (theirs, their_grads, their_entropy) = found
-    assert ours == pytest.approx(theirs, rel=1e-2) and our_entropy == pytest.approx(their_entropy, rel=1e-2)
+        found.append((loss.item(), grads))
+    (ours, our_grads), (theirs, their_grads) = found
+    assert ours == pytest.approx(theirs, rel=1e-2)
     assert torch.nn.functional.cosine_similarity(our_grads, their_grads, dim=0) > 0.995
     assert our_grads.norm().item() == pytest.approx(their_grads.norm().item(), rel=2e-2)

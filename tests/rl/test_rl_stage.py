@@ -88,8 +88,8 @@ def run_ppo(tmp_path, models, name="ppo", runs=None, **settings):
     (recipe / f"2_{name}.yaml").write_text(yaml.safe_dump(ppo))
     store = Store(load_recipe(recipe))
     for spec in store.recipe.stages.values():
-        if spec.name in ("prepare", name) and not store.finished(spec, 0):
-            folder = run_stage(store, spec, 0)
+        if spec.name in ("prepare", name):
+            folder = store.finished(spec, 0) or run_stage(store, spec, 0)
     (recipe / f"2_{name}.yaml").unlink()
     return folder, json.loads((folder / "done.json").read_text())
 
