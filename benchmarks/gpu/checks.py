@@ -87,9 +87,10 @@ def made(shape: dict[str, int], vocabulary: int) -> Any:
 
 def words(vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer of as many words as the model has embeddings, so that all of them are sampled."""
-    core = Tokenizer(models.WordLevel({f"w{number}": number for number in range(vocabulary)}, unk_token="w1"))
+    named = {"<end>": 0, "<unknown>": 1, **{f"w{number}": number for number in range(2, vocabulary)}}
+    core = Tokenizer(models.WordLevel(named, unk_token="<unknown>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="w0", pad_token="w0", unk_token="w1")
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>", unk_token="<unknown>")
 
 
 def prompts(count: int, length: int, vocabulary: int) -> list[dict[str, str]]:
@@ -231,15 +232,15 @@ def rounds(folder: Path, count: int = 3) -> dict[str, Any]:
 def _round(folder: Path, number: int) -> None:
     shapes = Shapes.tiny()
     policy = open_policy(folder / f"round_{number}", device=DEVICE)
-    asked = prompts(8, shapes.prompt, shapes.vocabulary)
-    sampled = generate(policy.model, policy.tokenizer, [row["prompt"] for row in asked], max_new_tokens=16)
+    asked, tokenizer = prompts(8, shapes.prompt, shapes.vocabulary), words(shapes.vocabulary)
+    sampled = generate(policy.model, tokenizer, [row["prompt"] for row in asked], max_new_tokens=16)
     rows = [{"prompt": row["prompt"], "completion": text} for row, text in zip(asked, sampled.texts, strict=True)]
     out = folder / f"round_{number + 1}"
     out.mkdir()
     run = StageRun("rest", "rest", out, 0, out, Tracker(out), {})
     settings = TrainingSettings(max_steps=2, batch_size=4, micro_batch_size=4, bf16=True)
-    model, _ = finetune(policy.model, policy.tokenizer, rows, settings, shapes.config.lora, run)
-    save_policy(model, policy.tokenizer, out)
+    model, _ = finetune(policy.model, tokenizer, rows, settings, shapes.config.lora, run)
+    save_policy(model, tokenizer, out)
 
 
 __all__ = ["Shapes", "log_probabilities", "ppo_in_plan", "resume", "rounds", "vllm"]

@@ -48,9 +48,10 @@ def configuration(shape, **changes):
 
 def tokenizer(shape):
     """One of as many words as the model has embeddings, so that few of them are the end of a text."""
-    core = Tokenizer(models.WordLevel({f"w{number}": number for number in range(shape["vocab_size"])}, unk_token="w1"))
+    named = {"<end>": 0, "<unknown>": 1, **{f"w{number}": number for number in range(2, shape["vocab_size"])}}
+    core = Tokenizer(models.WordLevel(named, unk_token="<unknown>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="w0", pad_token="w0", unk_token="w1")
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>", unk_token="<unknown>")
 
 
 def text(tokens, start=2):

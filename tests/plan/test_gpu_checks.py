@@ -23,6 +23,14 @@ def test_the_gpu_checks_run_here(tmp_path):
     assert found["ppo"]["rollout_tokens_a_second"] > 0 and 0 < found["ppo"]["update_mfu"] < 1
 
 
+def test_its_tokenizer_has_a_token_a_word():
+    import checks
+
+    tokenizer, [row] = checks.words(2048), checks.prompts(1, 50, 2048)
+    ids = tokenizer(row["prompt"])["input_ids"]
+    assert len(ids) == 50 and tokenizer.decode(ids) == row["prompt"]
+
+
 def test_the_gpu_checks_can_fail(monkeypatch):
     import checks
     import meter
