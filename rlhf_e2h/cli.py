@@ -20,9 +20,7 @@ policies on hard problems whose labels nobody reads, and measure what it gained.
 
   e2h run quickstart                 the whole method, on a CPU, in minutes
   e2h run quickstart seeds=[0,1,2]   the same for three seeds
-  e2h run quickstart --only ppo      one stage; its inputs must be finished
   e2h sft recipes/quickstart/2_sft_easy.yaml learning_rate=1e-4
-  e2h check answers.jsonl            are these pairs of answers the same?
 """
 _STAGES = f"stages, one command each (e2h STAGE --help): {' '.join(STAGES)}"
 

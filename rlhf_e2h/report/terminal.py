@@ -71,7 +71,7 @@ def _cell(row: Row, band: str) -> Text:
         return Text("–", style="dim")
     low, high = (f"{100 * value[end]:.0f}" for end in ("ci_low", "ci_high"))  # not ±: 100.0 ±1.6 cannot be
     return Text.assemble(
-        (f"{100 * value['accuracy']:.1f}", "bold" if band in row["best"] else ""), (f" [{low}, {high}]", "dim")
+        (f"{100 * value['accuracy']:.1f}", "bold" if band in row["best"] else ""), (f" {low}–{high}", "dim")
     )
 
 

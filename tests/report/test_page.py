@@ -27,7 +27,7 @@ from rlhf_e2h.report.tables import (
     quality_table,
     slice_table,
 )
-from rlhf_e2h.report.terminal import print_results
+from rlhf_e2h.report.terminal import _cell, print_results
 from rlhf_e2h.report.verdict import make_verdict
 
 VOID = {"meta", "link", "br", "img", "path", "use", "rect", "stop"}
@@ -330,6 +330,12 @@ def test_terminal_table_fits_a_screen(page_input):
     assert "ppo_prm" in text and "weighted vote, prm_easy" in text and "best of" in text
     assert max(map(len, text.splitlines())) <= 100
     assert ABOUT["recipe"] not in text
+
+
+def test_terminal_shows_bounds_that_are_possible():
+    """17 of 17: Wilson's interval is [81.6, 100] percent by hand, n / (n + 1.96^2); plus or minus would pass 100."""
+    row = {"best": (), "bands": {"hard": {"accuracy": 1.0, "ci_low": 17 / (17 + 1.96**2), "ci_high": 1.0}}}
+    assert _cell(row, "hard").plain == "100.0 82–100"
 
 
 def test_terminal_of_one_policy(page_input):
