@@ -79,13 +79,16 @@ def decode_batch(
 
 def _forward(model: Any, ids_BT: Tensor, mask_BL: Tensor, position_BT: Tensor, cache: Any) -> Tensor:
     """(B, V) logits after the last token."""
+    # An index, not a number: a number makes a view of the states, for which torch copies a frozen output layer for each
+    # row (seconds for a large vocabulary).
+    last = torch.tensor([ids_BT.shape[1] - 1], device=ids_BT.device)
     logits: Tensor = model(
         input_ids=ids_BT,
         attention_mask=mask_BL,
         position_ids=position_BT,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=last,
     ).logits[:, -1]
     return logits
 

@@ -113,7 +113,7 @@ def test_a_value_model_needs_an_embedding_for_every_token(tmp_path, tokenizer, m
     import rlhf_e2h.rl.value_model as module
 
     model = chain(tokenizer, {})
-    monkeypatch.setattr(module, "load_model", lambda path, device: (model, tokenizer, None))
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: (model, tokenizer, None))
     model.resize_token_embeddings(90)
     with pytest.raises(ValueError, match=r"embeddings for 90 tokens.*ids up to 101.*value_init: policy"):
         value_from_reward_model(tmp_path, tokenizer, False)

@@ -84,6 +84,17 @@ def test_a_token_is_written_in_place_and_a_row_that_stays_is_not_copied():
     assert layer.get_seq_length() == 4
 
 
+def test_a_frozen_output_layer_is_not_copied_for_each_row(grouped):
+    model, tokenizer = grouped
+    model.requires_grad_(False)
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            generate(model, tokenizer, PROMPTS, max_new_tokens=2)
+    finally:
+        model.requires_grad_(True)
+    assert "aten::bmm" not in {event.key for event in profiler.key_averages()}
+
+
 @pytest.mark.parametrize(
     ("going", "expected"),
     [([0, 0, 1, 1], [2, 3]), ([1, 1, 0, 0], [0, 1]), ([0, 1, 0, 1, 1], [3, 1, 4]), ([1], [0])],
