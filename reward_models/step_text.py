@@ -55,8 +55,11 @@ def answers(text: str, answer_mark: str) -> list[str]:
 
 
 def cut_answer(text: str, answer_mark: str) -> tuple[str, str | None]:
-    """What comes before the first mark that stands alone on its line, and the rest; None without such a mark."""
-    found = _mark_line(answer_mark).search(text)
+    """What comes before the first mark with nothing after it on its line, and the rest; None without such a mark.
+
+    For raw records, in which the mark may be glued to the sentence before it: "It is 5.# Answer\\n\\n5".
+    """
+    found = re.search(rf"{re.escape(answer_mark)}[ \t]*(?::|$)", text, re.MULTILINE)
     return (text, None) if found is None else (text[: found.start()], text[found.start() :])
 
 

@@ -16,8 +16,8 @@ from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.solutions import Solution
 from rlhf_e2h.prompts import SECTIONS
 
-# the mark alone on its line, as `step_text` reads it
-_ANSWER = re.compile(rf"\s*^{re.escape(SECTIONS.answer_mark)}[ \t]*(?::|$)\s*", re.MULTILINE)
+# the mark with nothing after it on its line, as `step_text.cut_answer` finds it: some records glue it to a sentence
+_ANSWER = re.compile(rf"\s*{re.escape(SECTIONS.answer_mark)}[ \t]*(?::|$)\s*", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\s*\n\s*\n\s*")
 _TITLE_END = re.compile(r"\b(?:Mr|Mrs)\.$")
 LABEL_OF_RATING = {-1: 0, 0: 1, 1: 1}  # the paper's appendix L: neutral counts as right
