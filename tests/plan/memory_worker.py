@@ -60,7 +60,7 @@ def reward(folder: Path, shape: ModelShape, variant: str) -> None:
     base = folder / "base"
     save_policy(*new_llama(shape, "procedural", 0), base)
     settings = TrainSettings(batch_size=ROWS, epochs=3, max_length=LENGTH, group_by_length=False)
-    records = [Stepwise("p=q?", [text(LENGTH - 32)], [1], 1)] * (2 * ROWS)
+    records = [Stepwise("p=q?", [text(LENGTH - 32)], [label], label) for label in (0, 1)] * ROWS
     train(base, records, "prm", folder / "out", settings)
 
 
@@ -97,7 +97,7 @@ def grpo(folder: Path, shape: ModelShape, variant: str) -> None:
     )  # fmt: skip
     row = {"prompt": text(PROMPT), "problem_id": "0", "problem": "", "level": 1}
     reward = grpo_stage.SummedReward(
-        lambda completions: [Reward() for _ in completions], config, tokenizer.eos_token_id
+        lambda completions: [Reward() for _ in completions], config, frozenset({tokenizer.eos_token_id})
     )
     fit(grpo_stage._trainer(config, run, policy, tokenizer, [row] * (2 * ROWS), reward), run, "GRPO")
 
