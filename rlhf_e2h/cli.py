@@ -162,7 +162,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from rlhf_e2h import own_recipe
 
         return (own_recipe.copy if args.command == "copy" else own_recipe.init)(args)
-    if args.command in STAGES and (args.settings or args.file is None) and not getattr(args, "paper", None):
+    if args.command in STAGES and (args.settings or args.file is None) and getattr(args, "paper", None) is None:
         from rlhf_e2h.settings_text import settings_text
 
         print(settings_text(args.command), end="")
