@@ -20,8 +20,8 @@ def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, A
 
     Keys: `step_auc`, `step_accuracy`, `calibration_error`, `calibration_curve` over all labelled steps; `outcome_auc`
     of the contract's aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean
-    cross-entropy at the scoring positions of labelled steps (of outcomes for an ORM); `score_spread`, the standard deviation of
-    the probabilities there; `records`, `skipped`; `score_histogram`,
+    cross-entropy at the scoring positions of labelled steps (of outcomes for an ORM); `score_spread`, the standard
+    deviation of the probabilities there; `records`, `skipped`; `score_histogram`,
     ten bins of probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra
     fields.
     """
