@@ -24,9 +24,7 @@ class Sides:
     math500: set[str] = field(default_factory=set)
 
 
-def read_sides(
-    source: str, rows_of: Callable[[str], Iterable[Row]], intake: Intake, by_steps: bool = False
-) -> Sides:
+def read_sides(source: str, rows_of: Callable[[str], Iterable[Row]], intake: Intake, by_steps: bool = False) -> Sides:
     """Read both sides; `rows_of` gives the rows of "train" and "test". `by_steps`: see `read_gsm8k`.
 
     Raises:
