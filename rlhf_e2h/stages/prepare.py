@@ -96,8 +96,8 @@ class Config:
     no_answer: Literal["error", "drop"] = "error"  # rows whose solution has no answer
     duplicate_id: Literal["error", "drop"] = "error"
     default_level: int = 0  # level of rows that have none, for sources without levels; 0: none
-    # GSM8K, which has no levels: one from the number of steps of the solution. Most steps of levels 1 to 4; [2, 3, 4, 5]
-    # gives level 5 to more than 5, [1, 2, 2, 3] makes at most 2 steps easy and 3 hard
+    # GSM8K has no levels: this makes them from the number of steps of the solution. Most steps of levels 1 to 4:
+    # [2, 3, 4, 5] gives level 5 to more than 5, [1, 2, 2, 3] level 2 to 2 steps and level 4 to 3
     step_levels: list[int] = field(default_factory=list, metadata={"added": True})
     max_chars: int = 0  # leave out train and validation problems whose text or solution is longer; never test problems
     near_duplicates: Literal["report", "drop", "ignore"] = "report"  # train problems that resemble a test problem

@@ -114,6 +114,14 @@ def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
     return kept
 
 
+def at_most(records: list[Stepwise], limit: int | None, seed: int) -> list[Stepwise]:
+    """`limit` of the records at random, in their order; all of them without a limit."""
+    if limit is None or limit >= len(records):
+        return records
+    chosen = np.random.default_rng(seed).permutation(len(records))[:limit]
+    return [records[index] for index in sorted(chosen.tolist())]
+
+
 def thinned(records: list[Stepwise], ratio: float, seed: int) -> list[Stepwise]:
     """All records with a step labelled wrong, and at random at most `ratio` times as many of the others, in order.
 
