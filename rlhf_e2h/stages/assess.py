@@ -29,6 +29,7 @@ from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.quality import easy_levels_of, quality_by_group
 from rlhf_e2h.training.models import DTYPES
 from rlhf_e2h.training.precision import sampling_dtype
+from rlhf_e2h.training.reward_records import at_most
 
 VERSION = 1
 TRAITS = Traits(
@@ -46,6 +47,7 @@ class Config:
     records: Inputs  # files of PRM800K
     reward_models: NamedInputs  # name in the tables -> reward model
     split: Literal["train", "validation", "test"] = "test"  # only solutions of these problems
+    limit: int | None = None  # at most N labelled solutions, at random, the same for all reward models
     max_tokens_per_batch: int = setting(16384, affects_result=False)
 
 
@@ -61,6 +63,7 @@ def main(config: Config, run: StageRun) -> None:
             f"{run.name}: none of the {len(found)} labelled solutions is of a {config.split} problem of {data}; "
             "check `split` and `records`"
         )
+    known = at_most(known, config.limit, run.seed)
     records = [Stepwise(s.problem, list(s.steps), list(s.labels or ())) for _, s in known]
     levels = [problem["level"] for problem, _ in known]
     ids = [problem["problem_id"] for problem, _ in known]

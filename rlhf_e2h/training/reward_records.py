@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.stages.grade import OUTPUT as GRADED
 
 Row = dict[str, Any]
+
+Kind = TypeVar("Kind")
 
 
 @dataclass
@@ -114,7 +116,7 @@ def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
     return kept
 
 
-def at_most(records: list[Stepwise], limit: int | None, seed: int) -> list[Stepwise]:
+def at_most(records: list[Kind], limit: int | None, seed: int) -> list[Kind]:
     """`limit` of the records at random, in their order; all of them without a limit."""
     if limit is None or limit >= len(records):
         return records
