@@ -17,6 +17,7 @@ from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.levels import choose
 from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
@@ -26,7 +27,6 @@ from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.judged import by_problem, summary
 from rlhf_e2h.samples.rounds import Rounds, problems_of_round
-from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import dpo_trainer

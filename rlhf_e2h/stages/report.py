@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_e2h.data.levels import EASY, LEVELS
+from rlhf_e2h.records import OUTCOMES
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
@@ -25,7 +26,6 @@ from rlhf_e2h.runner.run_files import read_done
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.store import Resolved
 from rlhf_e2h.runner.traits import STAGES, Traits
-from rlhf_e2h.stages.evaluate import OUTCOMES
 from rlhf_e2h.stats.intervals import DRAWS
 
 VERSION = 3
