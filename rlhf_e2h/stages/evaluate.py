@@ -75,6 +75,10 @@ class Config:
     batch_size: int = setting(256)
     engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what decodes
 
+    def __post_init__(self) -> None:
+        if not self.policies and not self.samples:
+            raise ValueError("policies and samples are empty; name at least one policy, or a sample bank")
+
 
 def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
