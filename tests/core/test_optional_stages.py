@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
 
 ICL = 'stage: icl\noptional: true\npolicy: "@pretrain"\ndata: "@prepare"\nshots: {}\n'
 EVALUATE = 'stage: evaluate\ndata: "@prepare"\npolicies: {{{}}}\nmax_new_tokens: 4\n'

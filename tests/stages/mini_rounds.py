@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.runs import run_stage
-from rlhf_e2h.store import Store
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.runs import run_stage
+from rlhf_e2h.runner.store import Store
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 PREPARE = {
     "stage": "prepare",

@@ -7,9 +7,9 @@ import pytest
 from mini_rounds import DPO, REST, differ, make_models, run, weights
 
 from reward_models.records import read_jsonl
-from rlhf_e2h import rounds as rounds_module
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import FirewallError
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.samples import rounds as rounds_module
 
 ANSWERS = {**REST, "reward_model": None, "rounds": 1, "problems": None}
 PAIRS = {**DPO, "policy": "asset:base", "rounds": 1, "problems": None, "decoding": {"n": 4, "max_new_tokens": 90}}

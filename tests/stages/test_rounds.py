@@ -6,11 +6,11 @@ import pytest
 from mini_rounds import DPO, GRPO, REST, differ, make_models, run, weights
 
 from reward_models.records import read_jsonl
-from rlhf_e2h import rounds as rounds_module
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import FirewallError
-from rlhf_e2h.rounds import problems_of_round
-from rlhf_e2h.store import ASSETS
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.store import ASSETS
+from rlhf_e2h.samples import rounds as rounds_module
+from rlhf_e2h.samples.rounds import problems_of_round
 
 
 @pytest.fixture(scope="module")
