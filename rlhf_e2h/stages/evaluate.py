@@ -149,8 +149,10 @@ def _greedy(
     outcomes: list[Row] = []
     solutions: list[Row] = []
     by_policy: dict[str, Any] = {}
+    cost: dict[str, tuple[float, float]] = {}
     for name, reference in config.policies.items():
-        sampled[name].spend(run.spend)
+        cost[name] = sampled[name].cost()
+        run.spend(*cost[name])
         rows, scope = grade(by_name[name], labels), label_scope(run, reference)
         say_missing_answers(run, rows, formats[name], name)
         texts = formats[name].of_rows()
@@ -158,6 +160,7 @@ def _greedy(
         if config.judge:
             solutions += _readable(rows, problems, labels, name, texts)
         by_policy[name] = _by_level(rows, problems, texts)
+    run.finish(problems=len(problems), greedy_cost=cost)
     write_json(run.out / "policies.json", {"judge": config.judge, "policies": by_policy})
     return outcomes, solutions
 
