@@ -26,9 +26,9 @@ def best(n):
 def manifest():
     """One seed. Costs are (tokens, operations); the bank has 10 problems with 16 samples each."""
 
-    def record(name, kind, cost, upstream=(), **results):
+    def record(name, kind, spent, upstream=(), **results):
         folders = [f"{one}/x" for one in upstream]
-        costs = {"tokens": cost[0], "flops": cost[1]}
+        costs = {"tokens": spent[0], "flops": spent[1]}
         return {"name": name, "stage": kind, "seed": 0, "folder": f"{name}/x", "upstream": folders, **costs} | {
             "results": results
         }
