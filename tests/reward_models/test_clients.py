@@ -1,15 +1,9 @@
 """The clients that people have, as their authors ship them, against a real server."""
 
-import json
-
-import httpx
 import pytest
 from test_server import DOCUMENTS, QUERY, order, start
 
-from reward_models.contract import StepContract
 from reward_models.score import Scorer
-from reward_models.serving.request import BadRequestError
-from reward_models.serving.routes import routes
 
 WHOLE = [f"# Question\n\n{QUERY}\n\n# Solution\n\n{document}" for document in DOCUMENTS]
 
