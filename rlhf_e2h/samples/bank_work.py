@@ -104,8 +104,13 @@ def _scored(
 ) -> Parts:  # fmt: skip
     scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype(model)], max_tokens_per_batch)
 
-    def work(start: int, end: int, _: Spend) -> Sequence[Row]:
-        return score(rows[start:end], problems, scorer, reward_model, bar.advance, text_format)
+    def work(start: int, end: int, spend: Spend) -> Sequence[Row]:
+        before = scorer.tokens_read
+        scored = score(rows[start:end], problems, scorer, reward_model, bar.advance, text_format)
+        read = scorer.tokens_read - before
+        # solutions that repeat are not read again, so the length of a context is at least this
+        spend(read, forward_flops(architecture(scorer.model), read, read / max(1, end - start) / 2, 0))
+        return scored
 
     return in_blocks(folder, len(rows), block_of_solutions(scorer.model), rank, work, bar.update)
 

@@ -137,6 +137,8 @@ def _greedy(
         )
     if not run.is_main:
         return [], []
+    if config.judge:
+        judged.spend(run.spend)
     by_name: dict[str, list[Row]] = {
         name: [] if config.judge else list(parts.rows()) for name, parts in sampled.items()
     }

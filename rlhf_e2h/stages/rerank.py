@@ -51,6 +51,7 @@ def main(config: Config, run: StageRun) -> None:
         model, title = run.path(reference), f"scoring {name}"
         parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch, texts)
         if run.is_main:
+            parts.spend(run.spend)
             write_jsonl(run.out / scored_file(name), parts.rows())
     report_unsplit(run, rows, [run.path(reference) for reference in config.reward_models.values()])
     run.finish(solutions=len(rows), reward_models=len(config.reward_models))

@@ -86,6 +86,16 @@ def test_answers_are_found_and_graded(runs: Path) -> None:
     assert not json.loads((output(runs, "graded") / "done.json").read_text()).get("warnings")
 
 
+def test_reranking_counts_what_the_reward_model_read(runs: Path) -> None:
+    """Each different text once; a count of characters bounds that of tokens from above, one of steps from below."""
+    rows = read_jsonl(output(runs, "scored") / "scored_prm.jsonl")
+    texts = {(row["problem_id"], row["text"]): row for row in rows}
+    done = json.loads((output(runs, "scored") / "done.json").read_text())
+    steps = sum(len(row["step_scores"]) for row in texts.values())
+    assert steps < done["tokens"] < sum(len(text) + len(PROMPT) + 200 for _, text in texts)
+    assert done["flops"] > 2 * 500_000 * done["tokens"]  # of the base's 0.87 million weights most are in its layers
+
+
 def test_done_says_which_format_and_why(runs: Path) -> None:
     notes = json.loads((output(runs, "sft") / "done.json").read_text())["notes"]
     assert notes["format"] == "chat: set by `format`"
