@@ -95,7 +95,8 @@ def test_settings_are_yaml_with_the_defaults_of_the_code(kind, capsys):
 def test_help_and_settings_load_no_heavy_library():
     code = (
         "import sys\nfrom rlhf_e2h.cli import main\n"
-        "for words in ('--help', 'check --help', 'plan --help', 'completion bash', 'ppo --settings', ['complete', 'e2h run quickstart ']):\n"
+        "lines = ('--help', 'check --help', 'plan --help', 'completion bash', 'ppo --settings')\n"
+        "for words in (*lines, ['complete', 'e2h run quickstart ']):\n"
         "    try: main(words.split() if isinstance(words, str) else words)\n"
         "    except SystemExit: pass\n"
         "print('loaded', [m for m in ('torch', 'transformers', 'sympy', 'numpy') if m in sys.modules])\n"
@@ -127,8 +128,8 @@ def completed(line):
         ("e2h run ", {"quickstart", "math-smoke"}, {"ppo"}),
         ("e2h run quickstart --only ", {"prm", "sft_easy"}, {"recipe"}),
         ("e2h run quickstart --launch zero", {"zero2.yaml", "zero3.yaml"}, {"ddp.yaml"}),
-        ("e2h run quickstart sft_easy.", {"sft_easy.epochs=", "sft_easy.lora.rank="}, {"seeds=", "sft_easy.lora="}),
-        ("e2h run quickstart s", {"seeds=", "sft_easy.epochs="}, {"runs="}),
+        ("e2h run quickstart sft_easy.", {"sft_easy.training.epochs=", "sft_easy.lora.rank="}, {"seeds="}),
+        ("e2h run quickstart s", {"seeds=", "sft_easy.training.epochs="}, {"runs="}),
         ("e2h ppo my.yaml engine.n", {"engine.name="}, {"data="}),
         ("e2h report --p", {"--paper"}, {"--out"}),
         ("e2h plan --", {"--gpus"}, {"--locked"}),
