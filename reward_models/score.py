@@ -82,7 +82,6 @@ class Scorer:
         self.model, self.tokenizer, self.contract = model, tokenizer, contract
         self.max_tokens_per_batch, self.overlong = max_tokens_per_batch, overlong
         self.max_length = min((limit for limit in limits if limit), default=None)
-        self.tokens_read = 0  # by forward passes so far: without padding, a text or beginning that repeats once
         self._causal = is_causal(model)
         self.prefix_reuse = prefix_reuse and self._causal and can_share(model.config)
         self._special = frozenset(tokenizer.all_special_ids)
@@ -193,14 +192,12 @@ class Scorer:
 
     @torch.inference_mode()
     def _prefix(self, row: Encoded, shared: int) -> DynamicCache:
-        self.tokens_read += shared
         return read_prefix(self.model, torch.tensor([row.ids[:shared]]))
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Encoded], shared: int, prefix: DynamicCache | None) -> list[list[float]]:
         """Logits at the read-outs of each row; the first `shared` tokens, read as `prefix`, are the same in all."""
         width = max(len(row.ids) for row in rows)
-        self.tokens_read += sum(len(row.ids) - shared for row in rows)
         pad = self.tokenizer.pad_token_id
         ids_BT = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])
         mask_BT = None

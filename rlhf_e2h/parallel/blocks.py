@@ -69,11 +69,17 @@ class Parts:
             with self._file(start, end).open(encoding="utf-8") as file:
                 yield from map(json.loads, itertools.islice(file, 1, None))
 
-    def spend(self, spend: Spend) -> None:
-        """Count what all parts have cost, those of a killed run included."""
+    def cost(self) -> tuple[float, float]:
+        """Tokens and floating-point operations of all parts, those of a killed run included."""
+        lines = []
         for start, end in self.found().items():
             with self._file(start, end).open(encoding="utf-8") as file:
-                spend(*json.loads(file.readline())["spent"])
+                lines.append(json.loads(file.readline())["spent"])
+        return sum(tokens for tokens, _ in lines), sum(flops for _, flops in lines)
+
+    def spend(self, spend: Spend) -> None:
+        """Count what all parts have cost."""
+        spend(*self.cost())
 
     def save(self, start: int, end: int, rows: Sequence[Row], cost: Sequence[float]) -> None:
         """Whole or not at all."""
@@ -89,6 +95,7 @@ class _Pace:
 
     items: int
     seconds: float = SAVE_SECONDS
+    least: int = 1
     _started: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -97,7 +104,7 @@ class _Pace:
     def stop(self, items: int) -> None:
         took = time.monotonic() - self._started
         if took > self.seconds:
-            self.items = max(1, int(min(self.items, items) * self.seconds / took))
+            self.items = max(self.least, int(min(self.items, items) * self.seconds / took))
 
 
 def in_blocks(
@@ -108,6 +115,7 @@ def in_blocks(
     work: Work,
     on_done: Callable[[int], None] | None = None,
     seconds: float = SAVE_SECONDS,
+    least: int = 1,
 ) -> Parts:
     """Do the `work` on `count` items, with all processes; returns when all of it is saved.
 
@@ -116,11 +124,12 @@ def in_blocks(
         size: most items in a block; it decides what is computed together, and so the last digits of results.
         on_done: gets the number of items that are saved, whoever did them.
         seconds: a block that takes longer is followed by smaller ones.
+        least: items in a block that is not made smaller for that.
 
     Raises:
         TimeoutError: the other processes have saved nothing for as long as a collective may take.
     """
-    parts, pace = Parts(folder, count), _Pace(size, seconds)
+    parts, pace = Parts(folder, count), _Pace(size, seconds, least)
     folder.mkdir(parents=True, exist_ok=True)
     if rank.process_index == 0:
         for claim in folder.glob("claim-*"):  # of a run that was killed

@@ -114,6 +114,11 @@ class StageRun:
             if record not in self.labels_read:
                 self.labels_read.append(record)
 
+    def label_scope(self, *references: str) -> str:
+        """none, easy or full: the widest labels that anything among these inputs was made from."""
+        files = {label for reference in references for found in self.inputs[reference] for label in found.labels}
+        return "full" if firewall.SEALED_LABELS in files else "easy" if firewall.EASY_LABELS in files else "none"
+
     def finish(self, **results: Any) -> None:
         """Numbers worth showing in the run's summary and in the report."""
         self.results.update(results)
@@ -164,6 +169,7 @@ class StageRun:
 
 def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     """Run one stage to completion (or go on with a killed one) and return its folder."""
+    asked, spec = spec, store.present(spec, seed)
     identity, inputs = store.identity(spec, seed)
     folder = store.folder(spec, identity)
     inherited = sorted({label for resolved in inputs.values() for r in resolved for label in r.labels})
@@ -181,6 +187,8 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     tracker = Tracker(folder if is_main else None, mirrors)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     run.pulse = pulse
+    if absent := sorted(set(asked.upstream()) - set(spec.upstream())):
+        run.notes["not_run"] = ", ".join(absent)  # optional stages
     started = time.time()
     with (
         pulse.beating() if pulse else contextlib.nullcontext(),

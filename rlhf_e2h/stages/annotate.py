@@ -20,11 +20,12 @@ from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.rl.engines import Engine, EngineSettings, Sampling, open_engine
+from rlhf_e2h.records import GRADED
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import Engine, open_engine
 from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.models import Policy, open_policy
 from rlhf_e2h.training.precision import sampling_dtype
@@ -42,8 +43,10 @@ class Config:
     """Settings of the `annotate` stage."""
 
     policy: Input  # completes prefixes; Math-Shepherd uses the policy that wrote the solutions
-    data: Input  # output of a prepare stage; only its easy labels are read
+    data: Input  # output of a prepare stage
     graded: Input  # output of a grade stage: the solutions to label
+    # whose answers the rollouts are checked against; full only in a stage with 'full' in its name
+    labels: Literal["easy", "full"] = setting("easy", added=True)
     # hard: a step is right if any rollout from it ends right; soft: if `threshold` of them do; search: binary search
     # for the first step from which none does (OmegaPRM), which costs the logarithm of the steps
     mode: Literal["hard", "soft", "search"] = "hard"
@@ -61,7 +64,7 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem["problem"] for problem in read_problems(data, "train")}
-    labels = run.labels(data, "easy", splits=("train",))
+    labels = run.labels(data, config.labels, splits=("train",))
     gold = {problems[key]: label.answer for key, label in labels.items()}
     rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct", "finished"))
     graded = [row for row in rows if row["problem_id"] in labels]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.parallel.processes import join
+from rlhf_e2h.records import SAMPLES, scored_file
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank_work import score_bank
 from rlhf_e2h.samples.unsplit import report_unsplit
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of
 
 VERSION = 2
@@ -36,10 +36,6 @@ class Config:
     max_tokens_per_batch: int = setting(16384, affects_result=False)
 
 
-def scored_file(name: str) -> str:
-    return f"scored_{name}.jsonl"
-
-
 def main(config: Config, run: StageRun) -> None:
     if not config.reward_models:
         raise ConfigError(f"{run.name}: reward_models is empty; name at least one, for example `prm: '@prm'`")
@@ -47,11 +43,13 @@ def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
     rank, texts = join(), format_of(run.path(config.samples))
+    cost = {}
     for name, reference in config.reward_models.items():
         model, title = run.path(reference), f"scoring {name}"
         parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch, texts)
         if run.is_main:
-            parts.spend(run.spend)
             write_jsonl(run.out / scored_file(name), parts.rows())
+            cost[name] = parts.cost()
+            run.spend(*cost[name])
     report_unsplit(run, rows, [run.path(reference) for reference in config.reward_models.values()])
-    run.finish(solutions=len(rows), reward_models=len(config.reward_models))
+    run.finish(solutions=len(rows), reward_models=len(config.reward_models), cost=cost)
