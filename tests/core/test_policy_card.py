@@ -50,7 +50,7 @@ def test_the_card_runs(made, tmp_path, own, capsys):
     model.config.name_or_path = "/somebody/runs/sft/75103d172ea8"
     save_policy(model, tokenizer, tmp_path, SECTIONS)
     card = (tmp_path / "README.md").read_text()
-    assert "from `75103d172ea8`" in card and "/somebody" not in card
+    assert "from `sft`" in card and "/somebody" not in card
     assert ("apply_chat_template" in card) == (own is not None)
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("PATH", str(tmp_path))
     assert json.loads(re.search(r"```json\n(.*?)\n```", card, re.DOTALL)[1]) == SECTIONS.template
