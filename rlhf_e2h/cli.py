@@ -238,6 +238,8 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     check_mirrors(recipe.settings)
     check_publishing([spec])
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
+        if is_main() and not args.locked:
+            store.note_places()
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")

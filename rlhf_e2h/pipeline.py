@@ -42,6 +42,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
         check_launch(specs, launch)
     with lock(store.root):
         write_json(store.root / "run.json", _about(recipe))
+        store.note_places()
         started, progress = time.time(), _Progress(store, len(todo))
         if recipe.settings.jobs > 1 and len(todo) > 1 and not launch:
             run_at_once(recipe, todo, recipe.settings.jobs, progress.finished, progress.ran)

@@ -16,6 +16,7 @@ from rlhf_e2h.config import ConfigError, input_fields, result_settings
 from rlhf_e2h.data import firewall
 from rlhf_e2h.recipe import Recipe, StageSpec
 from rlhf_e2h.run_files import hash_data, hash_file, hash_tree, read_done
+from rlhf_e2h.runner.places import note_places
 
 ASSETS = Path(__file__).parent / "assets"
 # settings of stages that name models; what others name must be there
@@ -61,12 +62,17 @@ class Store:
             for references in input_fields(spec.config).values()
             for reference in references
         }
+        # a path tells about a machine: what is read from it is named by its content
+        names = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
+        return self._identity(spec, seed, inputs, names), inputs
+
+    def _identity(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]], names: dict[str, str]) -> str:
         described = {
             "kind": spec.kind,
             "version": spec.module.VERSION,
             "settings": result_settings(spec.config),
             "inputs": {
-                name: {value: [r.digest for r in inputs[value]] for value in values}
+                name: {names.get(value, value): [r.digest for r in inputs[value]] for value in values}
                 for name, values in input_fields(spec.config).items()
             },
             "scope": firewall.allowed_scope(spec.kind, spec.name),
@@ -74,7 +80,7 @@ class Store:
         }
         if spec.traits.all_seeds:
             described["seeds"] = self.recipe.settings.seeds
-        return hash_data(described)[:12], inputs
+        return hash_data(described)[:12]
 
     def folder(self, spec: StageSpec, identity: str) -> Path:
         return self.root / spec.name / identity
@@ -83,12 +89,34 @@ class Store:
         """The finished folder of a stage under its present settings and inputs, or None."""
         key = (spec.name, stage_seed(spec, seed))
         if key not in self._finished:
-            identity, _ = self.identity(spec, seed)
-            folder = self.folder(spec, identity)
-            if read_done(folder) is None:
+            identity, inputs = self.identity(spec, seed)
+            folder: Path | None = self.folder(spec, identity)
+            if read_done(self.folder(spec, identity)) is None:
+                folder = self._named_by_path(spec, seed, inputs)
+            if folder is None:
                 return None
             self._finished[key] = folder
         return self._finished[key]
+
+    def _named_by_path(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]]) -> Path | None:
+        """The finished folder of an older version, which named inputs by path, here or on another machine."""
+        outside = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
+        for folder in sorted((self.root / spec.name).glob("*/")) if outside else ():
+            was = {digests[0]: reference for reference, digests in (read_done(folder) or {}).get("inputs", {}).items()}
+            names = {reference: was.get(digest, reference) for reference, digest in outside.items()}
+            if was and self._identity(spec, seed, inputs, names) == folder.name:
+                return folder
+        return None
+
+    def note_places(self) -> None:
+        """Write down where the folders from outside are that the recipe names; see runner/places.py."""
+        found = {}
+        for spec in self.recipe.stages.values():
+            for reference in (value for values in input_fields(spec.config).values() for value in values):
+                if not reference.startswith(("@", "asset:")) and Path(reference).expanduser().is_dir():
+                    resolved = self._external(spec, reference)
+                    found[resolved.digest] = str(resolved.path)
+        note_places(self.root, found)
 
     def _resolve(self, spec: StageSpec, reference: str, seed: int) -> list[Resolved]:
         if not reference.startswith("@"):
@@ -129,6 +157,11 @@ class Store:
         if key not in self._digests:
             self._digests[key] = hash_data(hash_tree(path)) if path.is_dir() else hash_file(path)
         return Resolved(path.resolve(), self._digests[key])
+
+
+def _is_path(reference: str, found: list[Resolved]) -> bool:
+    """Whether an input comes from a path outside the run; else it is a stage's, an asset or a model of the hub."""
+    return not reference.startswith(("@", "asset:")) and found[0].path.is_absolute()
 
 
 def external_path(spec: StageSpec, reference: str) -> Path:

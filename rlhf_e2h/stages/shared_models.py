@@ -17,6 +17,7 @@ from rlhf_e2h.config import ConfigError
 from rlhf_e2h.models import Policy, load_tokenizer, open_policy, policy_format
 from rlhf_e2h.rl.adapter_switch import checkpoint_gradients
 from rlhf_e2h.rl.share_base import SharedReward, SharedValue, share_base, share_reward
+from rlhf_e2h.runner.places import place_of
 from rlhf_e2h.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
 
@@ -38,7 +39,7 @@ def open_base(path: Path, text_format: FormatSettings | None = None) -> tuple[Po
 
 def _base_of(saved: SavedAdapter) -> PreTrainedModel:
     try:
-        base = open_policy(saved.base).model
+        base = open_policy(place_of(saved.folder.parent, saved.base)).model
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CannotShareError(f"the base of {saved.folder} cannot be opened ({reason})") from None
