@@ -152,7 +152,7 @@ def _module(name: str, rest: list[str]) -> None:
     if name == "rlhf_e2h":
         _e2h(rest)
     elif name == "reward_models":
-        from reward_models.__main__ import parser
+        from reward_models.options import parser
 
         parser().parse_known_args(rest)
     else:

@@ -7,7 +7,8 @@ import pytest
 from reward_models.__main__ import run
 from reward_models.chat_markers import unwrap_chat, without_special
 from reward_models.contract import StepContract
-from reward_models.shapes import BadRequestError, get_reward
+from reward_models.serving.request import BadRequestError
+from reward_models.serving.score import get_reward
 from reward_models.voting import answer_classes
 
 PROBLEM, SOLUTION = "What is 2 + 3?", "2 + 3 = 5\n\n# Answer\n\n5"

@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from reward_models.__main__ import parser, run
+from reward_models.__main__ import run
 from reward_models.contract import StepContract
 from reward_models.model import checkpoint_name
+from reward_models.options import parser
 from reward_models.score import Scorer
-from reward_models.shapes import BadRequestError, get_reward
+from reward_models.serving.request import BadRequestError
+from reward_models.serving.score import get_reward
 
 KEY = "secret-key"
 DOCUMENTS = ["bad step.\n\nbad step.", "good step.\n\ngood step.", "good step.\n\nbad step."]

@@ -12,29 +12,31 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect
 
-from reward_models import shapes
-from reward_models.batcher import Batcher, QueueFullError
 from reward_models.encode import OverlongError
 from reward_models.model import checkpoint_name
 from reward_models.score import BrokenModelError, Scorer
+from reward_models.serving.batcher import Batcher, QueueFullError
+from reward_models.serving.figures import Figures
+from reward_models.serving.request import BadRequestError, Item, Request
+from reward_models.serving.routes import Route, routes
+from reward_models.serving.score import LABEL
 
 DRAIN = 8
-# Cohere's clients add their version to the base address, which may end in /v1 already
-RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/v1/rerank", "/v1/v2/rerank")
 
-log = logging.getLogger("reward_models.server")
+log = logging.getLogger("reward_models.serving")
 
 
 @dataclass(frozen=True)
@@ -53,40 +55,50 @@ class _Failure(Exception):  # noqa: N818
         self.status, self.kind, self.message = status, kind, message
 
 
-class _Figures:
-    """Prometheus figures of one server; a registry of its own, so that two servers in one process do not clash."""
+@dataclass(frozen=True)
+class _Service:
+    """What requests share: the model behind its queue, the routes, limits and figures."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "reward_requests_total", "Requests by path and status", ["path", "status"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "reward_request_seconds", "Time from request to answer", ["path"], registry=self.registry
-        )
-        self.solutions = Counter("reward_solutions_total", "Solutions scored", registry=self.registry)
-        self.tokens = Counter("reward_tokens_total", "Tokens read", registry=self.registry)
-        self.unsplit = Counter(
-            "reward_unsplit_total", "Texts of several lines scored as one step", registry=self.registry
-        )
-        self.batches = Histogram(
-            "reward_batch_solutions",
-            "Solutions scored together",
-            buckets=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
-            registry=self.registry,
-        )
-        self.waiting = Gauge("reward_queue_solutions", "Solutions waiting", registry=self.registry)
+    scorer: Scorer
+    name: str
+    api_key: str | None
+    limits: Limits
+    figures: Figures
+    batcher: Batcher
+    routes: Mapping[str, Route]
 
-    def observe(self, solutions: int, tokens: int) -> None:
-        self.solutions.inc(solutions)
-        self.tokens.inc(tokens)
-        self.batches.observe(solutions)
+    async def post(self, http: HttpRequest) -> Response:
+        """Answer one request to a route; every failure is a sentence."""
+        path, started = http.url.path, time.perf_counter()
+        try:
+            _check_key(http, self.api_key)
+            parsed = _parse(await _read(http, self.limits.body_bytes), self.routes[path])
+            _check_limits(parsed.items, self.limits)
+            self._note_unsplit(path, parsed)
+            scores = await _score(self.batcher, parsed.items, parsed.overlong)
+            response: Response = JSONResponse(parsed.answer(scores))
+        except _Failure as failure:
+            headers = {"Retry-After": "1"} if failure.status == 429 else None
+            content = {"error": failure.message, "error_type": failure.kind}
+            response = JSONResponse(content, failure.status, headers)
+        except ClientDisconnect:
+            response = Response(status_code=499)  # nobody reads it; the figure counts it
+        self.figures.requests.labels(path, response.status_code).inc()
+        self.figures.seconds.labels(path).observe(time.perf_counter() - started)
+        return response
+
+    def _note_unsplit(self, path: str, parsed: Request) -> None:
+        if parsed.unsplit:
+            self.figures.unsplit.inc(parsed.unsplit)
+            log.warning(
+                "%s: %d of %d texts have several lines but not the step separator %r; each is scored as one step",
+                path, parsed.unsplit, len(parsed.items), self.scorer.contract.separator,
+            )  # fmt: skip
 
 
 def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Limits | None = None) -> FastAPI:
     """The ASGI application around a loaded scorer. Set `scorer.overlong` to choose what over-long solutions do."""
-    limits = limits or Limits()
-    figures = _Figures()
+    limits, figures = limits or Limits(), Figures()
     batcher = Batcher(scorer, limits.queue, figures.observe)
     figures.waiting.set_function(lambda: batcher.waiting)
     tokenizer = scorer.tokenizer
@@ -98,42 +110,20 @@ def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Li
         batcher.close()  # uvicorn has stopped accepting; what was accepted is answered
 
     app = FastAPI(title="reward_models", lifespan=lifespan)
-    contract, started = scorer.contract, int(time.time())
-    routes: dict[str, Callable[[shapes.Body], shapes.Request]] = {
-        **dict.fromkeys(RERANK_PATHS, lambda body: shapes.rerank(body, contract, name)),
-        **dict.fromkeys(("/score", "/v1/score"), lambda body: shapes.score(body, contract, name)),
-        "/get_reward": lambda body: shapes.get_reward(body, contract, special),
-    }
+    service = _Service(scorer, name, api_key, limits, figures, batcher, routes(scorer.contract, name, special))
+    for path in service.routes:
+        app.add_api_route(path, service.post, methods=["POST"])
+    _add_pages(app, service)
+    return app
 
-    async def handle(request: Request) -> Response:
-        path, started = request.url.path, time.perf_counter()
-        try:
-            _check_key(request, api_key)
-            parsed = _parse(await _read(request, limits.body_bytes), routes[path])
-            _check_limits(parsed.items, limits)
-            if parsed.unsplit:
-                figures.unsplit.inc(parsed.unsplit)
-                log.warning(
-                    "%s: %d of %d texts have several lines but not the step separator %r; each is scored as one step",
-                    path, parsed.unsplit, len(parsed.items), contract.separator,
-                )  # fmt: skip
-            response: Response = JSONResponse(parsed.answer(await _score(batcher, parsed.items, parsed.overlong)))
-        except _Failure as failure:
-            headers = {"Retry-After": "1"} if failure.status == 429 else None
-            content = {"error": failure.message, "error_type": failure.kind}
-            response = JSONResponse(content, failure.status, headers)
-        except ClientDisconnect:
-            response = Response(status_code=499)  # nobody reads it; the figure counts it
-        figures.requests.labels(path, response.status_code).inc()
-        figures.seconds.labels(path).observe(time.perf_counter() - started)
-        return response
 
-    for path in routes:
-        app.add_api_route(path, handle, methods=["POST"])
+def _add_pages(app: FastAPI, service: _Service) -> None:
+    """What clients and monitors read: no key is asked, nothing is scored."""
+    scorer, name, started = service.scorer, service.name, int(time.time())
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": name, "kind": contract.kind, "waiting": batcher.waiting}
+        return {"status": "ok", "model": name, "kind": scorer.contract.kind, "waiting": service.batcher.waiting}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -144,24 +134,22 @@ def create_app(scorer: Scorer, name: str, api_key: str | None = None, limits: Li
     @app.get("/info")
     async def info() -> dict[str, Any]:
         """As Text Embeddings Inference describes its model."""
-        kind = {"reranker": {"id2label": {"0": "score"}, "label2id": {"score": 0}}}
+        kind = {"reranker": {"id2label": {"0": LABEL}, "label2id": {LABEL: 0}}}
         return {
             "model_id": name,
             "model_dtype": str(scorer.model.dtype).removeprefix("torch."),
             "model_type": kind,
             "max_input_length": scorer.max_length,
-            "max_client_batch_size": limits.documents,
+            "max_client_batch_size": service.limits.documents,
             "max_batch_tokens": scorer.max_tokens_per_batch,
         }
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return app
+        return Response(generate_latest(service.figures.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _check_key(request: Request, api_key: str | None) -> None:
+def _check_key(request: HttpRequest, api_key: str | None) -> None:
     if api_key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -171,7 +159,7 @@ def _check_key(request: Request, api_key: str | None) -> None:
         raise _Failure(401, "authentication", "missing or wrong key; send `Authorization: Bearer KEY`")
 
 
-def _check_limits(items: list[shapes.Item], limits: Limits) -> None:
+def _check_limits(items: list[Item], limits: Limits) -> None:
     if len(items) > limits.documents:
         raise _Failure(422, "limit", f"{len(items)} documents in one request, the limit is {limits.documents}")
     for place, (problem, steps) in enumerate(items):
@@ -180,7 +168,7 @@ def _check_limits(items: list[shapes.Item], limits: Limits) -> None:
             raise _Failure(422, "limit", f"document {place} has {size} characters, the limit is {limits.characters}")
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: HttpRequest, limit: int) -> bytes:
     """The body, kept only up to the limit, whatever its header says.
 
     The rest is read and dropped (up to DRAIN times the limit), because a client that is cut off while sending sees a
@@ -198,7 +186,7 @@ async def _read(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _parse(raw: bytes, route: Callable[[shapes.Body], shapes.Request]) -> shapes.Request:
+def _parse(raw: bytes, route: Route) -> Request:
     try:
         body = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -209,11 +197,11 @@ def _parse(raw: bytes, route: Callable[[shapes.Body], shapes.Request]) -> shapes
         raise _Failure(422, "validation", f"the body must be a JSON object, found {type(body).__name__}")
     try:
         return route(body)
-    except shapes.BadRequestError as error:
+    except BadRequestError as error:
         raise _Failure(422, "validation", str(error)) from None
 
 
-async def _score(batcher: Batcher, items: list[shapes.Item], overlong: str | None) -> Any:
+async def _score(batcher: Batcher, items: list[Item], overlong: str | None) -> Any:
     try:
         return await batcher.score(items, overlong)
     except QueueFullError as error:
