@@ -94,6 +94,12 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
     own_recipe.add_copy_arguments(commands.add_parser("copy", prog="e2h copy", help=about))
     about = "a recipe of your own for a model and a file of problems"
     own_recipe.add_init_arguments(commands.add_parser("init", prog="e2h init", help=about))
+    from rlhf_e2h.tools.packing import command as packing
+
+    about = "the finished stages of a run in one file"
+    packing.add_pack_arguments(commands.add_parser("pack", prog="e2h pack", help=about))
+    about = "a packed run on this machine, every hash checked"
+    packing.add_unpack_arguments(commands.add_parser("unpack", prog="e2h unpack", help=about))
     from rlhf_e2h import doctor
 
     about = "what this machine lacks, and what to do about it"
@@ -118,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = parser()
     args, rest = top.parse_known_args(arguments)
     args.command = args.command.replace("-", "_")  # e2h weak-to-strong is the stage weak_to_strong
-    unknown = [word for word in rest if word.startswith("-") or "=" not in word or args.command == "check"]
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:  # argparse stops collecting KEY=VALUE where an option stands between them
@@ -168,6 +174,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         print(settings_text(args.command), end="")
         return 0
     quiet_libraries()
+    if args.command in ("pack", "unpack"):
+        from rlhf_e2h.tools.packing import command as packing
+
+        return packing.run(args)
     if args.command == "doctor":
         from rlhf_e2h import doctor
 

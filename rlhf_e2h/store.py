@@ -113,7 +113,7 @@ class Store:
         found = {}
         for spec in self.recipe.stages.values():
             for reference in (value for values in input_fields(spec.config).values() for value in values):
-                if not reference.startswith(("@", "asset:")) and Path(reference).expanduser().is_dir():
+                if not reference.startswith("@") and _path(reference).is_dir():
                     resolved = self._external(spec, reference)
                     found[resolved.digest] = str(resolved.path)
         note_places(self.root, found)
@@ -170,8 +170,7 @@ def external_path(spec: StageSpec, reference: str) -> Path:
     Raises:
         FileNotFoundError: neither; only a setting that names a model takes a hub id.
     """
-    asset = reference.startswith("asset:")
-    path = ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
+    path = _path(reference)
     if path.exists():
         return path
     names = {name for name, values in input_fields(spec.config).items() if reference in values}
@@ -182,6 +181,11 @@ def external_path(spec: StageSpec, reference: str) -> Path:
     if not looks_like_hub_id(reference):
         raise FileNotFoundError(f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id")
     return path
+
+
+def _path(reference: str) -> Path:
+    asset = reference.startswith("asset:")
+    return ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
 
 
 def stage_seed(spec: StageSpec, seed: int) -> int:

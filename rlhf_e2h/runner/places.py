@@ -33,12 +33,19 @@ def place_of(folder: str | Path, name: str) -> str:
     beside = run.joinpath(*path.parts[-2:])  # STAGE/IDENTITY
     if beside.is_dir():
         return str(beside)
-    known = known_places(run)
-    for reference, digests in ((read_done(folder) or {}).get("inputs") or {}).items():
-        tail = tuple(part for part in Path(reference).parts if part not in ("/", "~", "..", "."))
-        if tail and path.parts[-len(tail) :] == tail and digests[0] in known:
-            return known[digests[0]]
-    return name
+    inputs = (read_done(folder) or {}).get("inputs") or {}
+    digest = digest_of(name, {reference: digests[0] for reference, digests in inputs.items()})
+    return known_places(run).get(digest or "", name)
+
+
+def digest_of(name: str, inputs: Mapping[str, str]) -> str | None:
+    """The digest of the input (reference -> digest) that an output calls `name`, an absolute path, else None."""
+    for reference, digest in inputs.items():
+        parts = Path(reference.removeprefix("asset:")).parts
+        tail = tuple(part for part in parts if part not in ("/", "~", "..", "."))
+        if not reference.startswith("@") and tail and Path(name).parts[-len(tail) :] == tail:
+            return digest
+    return None
 
 
 def known_places(run_folder: Path) -> dict[str, str]:
