@@ -30,12 +30,12 @@ from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
 from reward_models.score import Scorer
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.models import ModelShape, load_policy, new_llama
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.value_model import value_from_reward_model
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama
 
 BASE = Path(__file__).parents[1] / "rlhf_e2h" / "assets" / "base"
 PEER = Path(__file__).parent / "peers" / "trl_ppo.py"

@@ -27,13 +27,13 @@ from reward_models.prepare import prepare_model
 from reward_models.score import Scorer
 from reward_models.settings import TrainSettings
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.models import LoraSettings, ModelShape, load_policy, new_llama, with_lora
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.share_base import share_base, share_reward
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.value_model import train_parts, value_from_reward_model
+from rlhf_e2h.training.models import LoraSettings, ModelShape, load_policy, new_llama, with_lora
 
 MEMORY_MODES = ("separate", "separate_lora", "share_base", "share_all")  # the last with the reward model too
 

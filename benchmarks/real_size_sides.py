@@ -51,14 +51,14 @@ def sft_rows(folder: Path, tokenizer: Any) -> tuple[list[dict[str, str]], int]:
 
 
 def sft_ours(folder: Path) -> None:
-    from rlhf_e2h.models import LoraSettings, open_policy
     from rlhf_e2h.stages.sft import finetune
-    from rlhf_e2h.training import TrainingSettings
+    from rlhf_e2h.training.arguments import TrainingSettings
+    from rlhf_e2h.training.models import LoraSettings, open_policy
 
     s, meter = read(folder, "settings"), Meter()
     dtype = "float32"
     with contextlib.suppress(ImportError):  # older code has no choice
-        from rlhf_e2h.precision import training_dtype
+        from rlhf_e2h.training.precision import training_dtype
 
         dtype = training_dtype(s["model"], True, LoraSettings(**LORA))
     policy = open_policy(s["model"], dtype)
@@ -104,13 +104,13 @@ def sft_plain(folder: Path) -> None:
 
 
 def sampling_ours(folder: Path) -> None:
-    from rlhf_e2h.models import load_policy
     from rlhf_e2h.rl.rollout import generate
+    from rlhf_e2h.training.models import load_policy
 
     s, meter = read(folder, "settings"), Meter()
     dtype = "float32"
     with contextlib.suppress(ImportError):
-        from rlhf_e2h.precision import sampling_dtype
+        from rlhf_e2h.training.precision import sampling_dtype
 
         dtype = sampling_dtype(s["model"])
     model, tokenizer = load_policy(s["model"], dtype)
@@ -143,12 +143,12 @@ def sampling_generate(folder: Path) -> None:
 def ppo_ours(folder: Path) -> None:
     from accelerate import Accelerator
 
-    from rlhf_e2h.models import LoraSettings, load_policy, with_lora
-    from rlhf_e2h.precision import hold_frozen, training_dtype
     from rlhf_e2h.rl.ppo import train_ppo
     from rlhf_e2h.rl.ppo_settings import PPOSettings
     from rlhf_e2h.rl.rewards import Reward
     from rlhf_e2h.rl.value_model import train_parts, value_from_policy
+    from rlhf_e2h.training.models import LoraSettings, load_policy, with_lora
+    from rlhf_e2h.training.precision import hold_frozen, training_dtype
 
     s, meter, lora = read(folder, "settings"), Meter(), LoraSettings(**LORA)
     policy, tokenizer = load_policy(s["model"], training_dtype(s["model"], True, lora))

@@ -27,9 +27,9 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.models import ModelShape, load_policy, new_llama
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama
 
 BASE = Path(__file__).parents[1] / "rlhf_e2h" / "assets" / "base"
 PEER = Path(__file__).parent / "peers" / "vllm_rollout.py"

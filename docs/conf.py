@@ -47,11 +47,11 @@ _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 def _settings_pages() -> dict[str, str]:
     """A page for each stage, and `index`, by file name."""
-    from rlhf_e2h.traits import STAGES
+    from rlhf_e2h.runner.traits import STAGES
 
     pages = {}
     for kind, traits in STAGES.items():
-        config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
+        config = importlib.import_module(traits.module).Config
         told = f"{traits.about[0].upper()}{traits.about[1:]}. `e2h {kind} --settings` prints the same in a terminal."
         pages[kind] = f"# {kind}\n\n{told}\n\n{_table(config)}"
     listed = "\n".join(f"- [{kind}]({kind}.md): {traits.about}" for kind, traits in STAGES.items())

@@ -21,13 +21,13 @@ import numpy as np
 
 from reward_models.score import Scorer
 from reward_models.voting import majority, weighted_vote
-from rlhf_e2h import bank
 from rlhf_e2h.checker import CheckerPool, answer_classes
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import Label
-from rlhf_e2h.models import Policy, open_policy
-from rlhf_e2h.precision import sampling_dtype
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.samples import bank
 from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.training.models import Policy, open_policy
+from rlhf_e2h.training.precision import sampling_dtype
 
 Row = dict[str, Any]
 

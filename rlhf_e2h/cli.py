@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlhf_e2h import __version__
-from rlhf_e2h.config import StageError
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.runner.config import StageError
+from rlhf_e2h.runner.traits import STAGES
 
 _ABOUT = """\
 Train reward models on easy problems, use them to rerank samples and to optimise
@@ -84,11 +84,11 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
 
     about = "compare answers with the symbolic checker"
     check.add_arguments(commands.add_parser("check", prog="e2h check", help=about))
-    from rlhf_e2h.plan import arguments as plan
+    from rlhf_e2h.tools.plan import arguments as plan
 
     about = "memory, tokens and FLOPs of a recipe, before anything runs"
     plan.add_arguments(commands.add_parser("plan", prog="e2h plan", help=about))
-    from rlhf_e2h import own_recipe
+    from rlhf_e2h.tools import own_recipe
 
     about = "copy a recipe, to change the copy"
     own_recipe.add_copy_arguments(commands.add_parser("copy", prog="e2h copy", help=about))
@@ -100,7 +100,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
     packing.add_pack_arguments(commands.add_parser("pack", prog="e2h pack", help=about))
     about = "a packed run on this machine, every hash checked"
     packing.add_unpack_arguments(commands.add_parser("unpack", prog="e2h unpack", help=about))
-    from rlhf_e2h import doctor
+    from rlhf_e2h.tools import doctor
 
     about = "what this machine lacks, and what to do about it"
     doctor.add_arguments(commands.add_parser("doctor", prog="e2h doctor", help=about))
@@ -165,11 +165,11 @@ def _dispatch(args: argparse.Namespace) -> int:
         print(shtab.complete(parser(list_stages=True), args.shell))
         return 0
     if args.command in ("copy", "init"):
-        from rlhf_e2h import own_recipe
+        from rlhf_e2h.tools import own_recipe
 
         return (own_recipe.copy if args.command == "copy" else own_recipe.init)(args)
     if args.command in STAGES and (args.settings or args.file is None) and getattr(args, "paper", None) is None:
-        from rlhf_e2h.settings_text import settings_text
+        from rlhf_e2h.runner.settings_text import settings_text
 
         print(settings_text(args.command), end="")
         return 0
@@ -179,20 +179,20 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         return packing.run(args)
     if args.command == "doctor":
-        from rlhf_e2h import doctor
+        from rlhf_e2h.tools import doctor
 
         return doctor.run(args)
     if args.command == "plan":
-        from rlhf_e2h.plan import command as plan
+        from rlhf_e2h.tools.plan import command as plan
 
         return plan.run(args)
-    from rlhf_e2h.recipe import load_recipe
+    from rlhf_e2h.runner.recipe import load_recipe
 
     if args.command == "run" and args.recipe is None:
         return _list_recipes()
     if args.command == "run":
-        from rlhf_e2h.miniature import SWITCH, tiny_overrides
-        from rlhf_e2h.pipeline import run_recipe
+        from rlhf_e2h.runner.pipeline import run_recipe
+        from rlhf_e2h.tools.miniature import SWITCH, tiny_overrides
 
         overrides = [*args.overrides, *args.set]
         if SWITCH in overrides:
@@ -213,8 +213,8 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 def _list_recipes() -> int:
     """What a bare `e2h run` says: the recipes that ship, a line each."""
-    from rlhf_e2h import packaged
-    from rlhf_e2h.config import read_yaml
+    from rlhf_e2h.runner import packaged
+    from rlhf_e2h.runner.config import read_yaml
 
     print("Which recipe? These ship (e2h run NAME); a folder of yours will do as well:\n")
     for name in packaged.names("recipes"):
@@ -227,15 +227,16 @@ def _list_recipes() -> int:
 def _run_stage_file(args: argparse.Namespace) -> int:
     import contextlib
 
-    from rlhf_e2h import gpus, operator_locks
-    from rlhf_e2h.mirrors import check_mirrors
-    from rlhf_e2h.processes import is_main, launched_with_deepspeed
-    from rlhf_e2h.progress import console
-    from rlhf_e2h.publish import check_publishing, publish
-    from rlhf_e2h.recipe import load_recipe, stage_name
-    from rlhf_e2h.run_files import lock
-    from rlhf_e2h.runs import run_stage
-    from rlhf_e2h.store import Store
+    from rlhf_e2h.parallel import gpus
+    from rlhf_e2h.parallel.processes import is_main, launched_with_deepspeed
+    from rlhf_e2h.runner import operator_locks
+    from rlhf_e2h.runner.mirrors import check_mirrors
+    from rlhf_e2h.runner.progress import console
+    from rlhf_e2h.runner.publish import check_publishing, publish
+    from rlhf_e2h.runner.recipe import load_recipe, stage_name
+    from rlhf_e2h.runner.run_files import lock
+    from rlhf_e2h.runner.runs import run_stage
+    from rlhf_e2h.runner.store import Store
 
     note = gpus.keep_one()
     if launched_with_deepspeed() and is_main():
@@ -264,7 +265,7 @@ def quiet_libraries() -> None:
     import logging
     import warnings
 
-    from rlhf_e2h.gpus import set_allocator
+    from rlhf_e2h.parallel.gpus import set_allocator
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -277,6 +278,6 @@ def quiet_libraries() -> None:
 
 
 def entry() -> None:
-    from rlhf_e2h.processes import leave
+    from rlhf_e2h.parallel.processes import leave
 
     leave(main())

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_models.special_tokens import encode_texts, leading_ids
-from rlhf_e2h.config import ConfigError
+from rlhf_e2h.runner.config import ConfigError
 
 Ids = list[int]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from reward_models.peft_folder import is_adapter, tokenizer_folder
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.prompts import MINERVA, SECTIONS, SEPARATOR, TextFormat
-from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.run_files import write_json
 
 FILE = "text_format.json"
 VERSION = 1

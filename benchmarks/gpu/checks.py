@@ -14,15 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from updates import matmul_flops
 
-from rlhf_e2h.models import LoraSettings, open_policy, save_policy, with_lora
-from rlhf_e2h.plan.architecture import of_config
-from rlhf_e2h.plan.data import Numbers
-from rlhf_e2h.plan.flops import training_flops
-from rlhf_e2h.plan.memory import Form
-from rlhf_e2h.plan.policies import ppo_phases
-from rlhf_e2h.precision import hold_frozen
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 from rlhf_e2h.rl.losses import token_logprobs
 from rlhf_e2h.rl.ppo import train_ppo
@@ -30,11 +22,19 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
 from rlhf_e2h.rl.rollout import Rollouts, generate
 from rlhf_e2h.rl.value_model import train_parts
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages.ppo import Config
 from rlhf_e2h.stages.sft import finetune
-from rlhf_e2h.tracking import Tracker
-from rlhf_e2h.training import TrainingSettings
+from rlhf_e2h.tools.plan.data import Numbers
+from rlhf_e2h.tools.plan.memory import Form
+from rlhf_e2h.tools.plan.policies import ppo_phases
+from rlhf_e2h.training.architecture import of_config
+from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.flops import training_flops
+from rlhf_e2h.training.models import LoraSettings, open_policy, save_policy, with_lora
+from rlhf_e2h.training.precision import hold_frozen
 
 ROOT = Path(__file__).parents[2]
 DEVICE = torch.device("cuda" if CUDA else "cpu")

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol, Self
 
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.coding.compare import same_output, same_result
-from rlhf_e2h.coding.problems import Tests, is_tests
 from rlhf_e2h.coding.sandbox import Limits, run_program
+from rlhf_e2h.data.apps import Tests, is_tests
 from rlhf_e2h.data.firewall import Label
 
 # Runs behind a program that defines a function: arguments come as JSON, the result goes out as JSON.

@@ -23,7 +23,7 @@ from typing import Any
 from reward_models.records import BadRecord, iter_jsonl, read_jsonl, write_jsonl
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.levels import EASY
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.runner.traits import STAGES
 
 SPLITS = ("train", "validation", "test")
 SCOPES = ("easy", "full", "hard")

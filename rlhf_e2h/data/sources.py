@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from rlhf_e2h.coding.problems import read_apps
+from rlhf_e2h.data.apps import read_apps
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.gsm8k import read_gsm8k

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_e2h.data.firewall import SEALED_LABELS, allowed_scope
 from rlhf_e2h.report.comparisons import SIDE_KEYS
 from rlhf_e2h.report.results import main_seed
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.runner.traits import STAGES
 
 BANDS = ("easy", "hard", "all")
 DECODING_ORDER = ("greedy", "mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf_e2h.resume import is_full, no_room
+from rlhf_e2h.training.checkpoints import is_full, no_room
 
 log = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from rlhf_e2h.config import setting
 from rlhf_e2h.rl.rollout import Rollouts, check_sampling, generate
+from rlhf_e2h.runner.config import setting
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

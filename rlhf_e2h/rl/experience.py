@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_e2h.parallel.sharding import whole_weights
 from rlhf_e2h.rl.actor_critic import RolloutBatch, reference_logprobs
-from rlhf_e2h.rl.sharding import whole_weights
 from rlhf_e2h.rl.share_base import as_reference
 from rlhf_e2h.rl.trainer import Trainer
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlhf_e2h.parallel.sharding import uses_deepspeed
 from rlhf_e2h.rl.experience import Experience
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rollout import Rollouts
-from rlhf_e2h.rl.sharding import uses_deepspeed
 from rlhf_e2h.rl.trainer import Trainer
 
 log = logging.getLogger(__name__)

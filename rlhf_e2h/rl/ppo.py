@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from rlhf_e2h.parallel.fsdp import plain
+from rlhf_e2h.parallel.gathering import gather_json
+from rlhf_e2h.parallel.sharding import rounded, weights_are_divided, whole_copy
 from rlhf_e2h.rl.actor_critic import RolloutBatch
 from rlhf_e2h.rl.advantages import explained_variance, gae, masked_mean, masked_sum, whiten
-from rlhf_e2h.rl.distributed import gather_json
 from rlhf_e2h.rl.engines import Engine
 from rlhf_e2h.rl.experience import Experience, evaluate, evaluate_reference
-from rlhf_e2h.rl.fsdp import plain
 from rlhf_e2h.rl.guards import kl_guard, stop_if_not_finite
 from rlhf_e2h.rl.kl import kl_estimate
 from rlhf_e2h.rl.losses import importance_weights, policy_loss, sampler_mismatch, value_loss
@@ -39,7 +40,6 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings, check_prompts, derived_seed, p
 from rlhf_e2h.rl.rewards import Completion, Reward, RewardFn, call_reward_fn, token_rewards
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.rl.sampling import sample_step
-from rlhf_e2h.rl.sharding import rounded, weights_are_divided, whole_copy
 from rlhf_e2h.rl.trainer import Trainer, prepare, save
 
 log = logging.getLogger(__name__)

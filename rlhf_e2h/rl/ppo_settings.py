@@ -14,9 +14,9 @@ from typing import Literal
 
 import torch
 
-from rlhf_e2h.config import setting
 from rlhf_e2h.rl.kl import ESTIMATORS
 from rlhf_e2h.rl.step_rewards import check_scheme
+from rlhf_e2h.runner.config import setting
 
 
 @dataclass

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rlhf_e2h.rl.distributed import gather_json
+from rlhf_e2h.parallel.gathering import gather_json
+from rlhf_e2h.parallel.sharding import whole_weights
 from rlhf_e2h.rl.engines import Engine, HFEngine, Sampling
 from rlhf_e2h.rl.ppo_settings import derived_seed
 from rlhf_e2h.rl.rollout import Rollouts
-from rlhf_e2h.rl.sharding import whole_weights
 from rlhf_e2h.rl.trainer import Trainer
 
 

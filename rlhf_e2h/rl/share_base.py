@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from reward_models.adapters import CannotShareError, SavedAdapter
-from rlhf_e2h.models import LoraSettings, lora_config
 from rlhf_e2h.rl.adapter_switch import Active, adapted_layers
+from rlhf_e2h.training.models import LoraSettings, lora_config
 
 # names of the adapters; the first is what PEFT calls the one it starts with
 POLICY, VALUE, REFERENCE = "default", "value_adapter", "reference_adapter"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_e2h.config import setting
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.rl.rewards import Completion, Reward
+from rlhf_e2h.runner.config import setting
 
 # gets completions; gives a number for each, or a list with a number for each token of it
 RewardFunction = Callable[[Sequence[Completion]], Sequence[Any]]

@@ -13,7 +13,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from rlhf_e2h.processes import size_buckets
+from rlhf_e2h.parallel.processes import size_buckets
+from rlhf_e2h.parallel.sharding import (
+    configure,
+    divide,
+    load_master_weights,
+    load_whole_moments,
+    prepare_reference,
+    prepare_training,
+    whole_copy,
+    whole_moments,
+)
 from rlhf_e2h.rl.actor_critic import ActorCritic, disable_dropout
 from rlhf_e2h.rl.checkpoint import (
     OPTIMIZER,
@@ -26,16 +36,6 @@ from rlhf_e2h.rl.checkpoint import (
 from rlhf_e2h.rl.endings import token_limit
 from rlhf_e2h.rl.kl import AdaptiveKL, FixedKL, kl_controller
 from rlhf_e2h.rl.ppo_settings import PPOSettings
-from rlhf_e2h.rl.sharding import (
-    configure,
-    divide,
-    load_master_weights,
-    load_whole_moments,
-    prepare_reference,
-    prepare_training,
-    whole_copy,
-    whole_moments,
-)
 from rlhf_e2h.rl.share_base import trained_parameters
 
 log = logging.getLogger(__name__)

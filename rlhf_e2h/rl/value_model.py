@@ -10,8 +10,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.model import HEAD_NAMES, head_of, load_model, quiet
-from rlhf_e2h.models import LoraSettings, lora_config
 from rlhf_e2h.rl.endings import token_limit
+from rlhf_e2h.training.models import LoraSettings, lora_config
 
 
 def value_from_reward_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rlhf_e2h.config import ConfigError
+from rlhf_e2h.runner.config import ConfigError
 
 
 def check_room(what: str, needed: float, folder: Path, free: float | None = None) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_e2h.run_files import read_done, write_json
+from rlhf_e2h.runner.run_files import read_done, write_json
 
 PLACES = "places.json"
 

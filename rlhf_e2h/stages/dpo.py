@@ -16,23 +16,23 @@ from typing import Any, Literal
 from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
-from rlhf_e2h.bank import Decoding, Row
-from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.encoded_trainers import dpo_trainer
 from rlhf_e2h.encoding import check_positions, preference_rows
-from rlhf_e2h.judge import by_problem, summary
-from rlhf_e2h.lengths import report_lengths
-from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy
-from rlhf_e2h.precision import hold_frozen
-from rlhf_e2h.processes import release_memory
+from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.rounds import Rounds, problems_of_round
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError, Input, setting
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.bank import Decoding, Row
+from rlhf_e2h.samples.judged import by_problem, summary
+from rlhf_e2h.samples.rounds import Rounds, problems_of_round
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
+from rlhf_e2h.training.encoded_trainers import dpo_trainer
+from rlhf_e2h.training.lengths import report_lengths
+from rlhf_e2h.training.models import LoraSettings, Policy, lora_config, open_policy
+from rlhf_e2h.training.precision import hold_frozen
 
 VERSION = 2
 TRAITS = Traits(

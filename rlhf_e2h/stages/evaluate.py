@@ -22,25 +22,25 @@ from reward_models.intervals import intervals
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import curve
-from rlhf_e2h.answers import say_missing_answers
-from rlhf_e2h.bank import Decoding, Row, aggregate_steps, as_matrix, grade
-from rlhf_e2h.bank_work import sample_bank, score_bank
-from rlhf_e2h.blocks import Parts
 from rlhf_e2h.checker import CheckerPool, answer_classes
-from rlhf_e2h.config import Input, NamedInputs, setting
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
-from rlhf_e2h.models import policy_format
-from rlhf_e2h.processes import join
+from rlhf_e2h.parallel.blocks import Parts
+from rlhf_e2h.parallel.processes import join
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.rl.engines import EngineSettings
-from rlhf_e2h.run_files import write_json
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import Input, NamedInputs, setting
+from rlhf_e2h.runner.run_files import write_json
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.answers import say_missing_answers
+from rlhf_e2h.samples.bank import Decoding, Row, aggregate_steps, as_matrix, grade
+from rlhf_e2h.samples.bank_work import sample_bank, score_bank
+from rlhf_e2h.samples.unsplit import report_unsplit
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import FormatSettings, format_of
-from rlhf_e2h.traits import Traits
-from rlhf_e2h.unsplit import report_unsplit
+from rlhf_e2h.training.models import policy_format
 
 VERSION = 3
 TRAITS = Traits(

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.answers import say_missing_answers
-from rlhf_e2h.bank import grade
-from rlhf_e2h.config import ConfigError, Input
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.answers import say_missing_answers
+from rlhf_e2h.samples.bank import grade
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of, save_format
-from rlhf_e2h.traits import Traits
 
 VERSION = 2
 TRAITS = Traits(

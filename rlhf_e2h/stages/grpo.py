@@ -18,21 +18,21 @@ import torch
 
 from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
-from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
-from rlhf_e2h.config import Input, setting
-from rlhf_e2h.encoded_trainers import online_trainer
-from rlhf_e2h.lengths import report_unfinished
-from rlhf_e2h.models import LoraSettings, Policy, lora_config, open_policy, save_policy
 from rlhf_e2h.rl.endings import end_tokens, token_limit
+from rlhf_e2h.rl.inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.rl.rewards import Completion, RewardFn, call_reward_fn, sequence_rewards
 from rlhf_e2h.rl.step_rewards import check_scheme
 from rlhf_e2h.rl.terms import RewardTerms
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
+from rlhf_e2h.runner.config import Input, setting
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.bank import Row
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
+from rlhf_e2h.training.encoded_trainers import online_trainer
+from rlhf_e2h.training.lengths import report_unfinished
+from rlhf_e2h.training.models import LoraSettings, Policy, lora_config, open_policy, save_policy
 
 VERSION = 2
 TRAITS = Traits(

@@ -13,15 +13,15 @@ from typing import Literal
 import numpy as np
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.models import CONTEXT_FILE, load_tokenizer
 from rlhf_e2h.prompts import few_shot
-from rlhf_e2h.run_files import write_json
+from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.places import name_of
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.run_files import write_json
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.text_formats import FormatSettings, build_format, to_dict
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.models import CONTEXT_FILE, load_tokenizer
 
 VERSION = 2
 TRAITS = Traits(

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.answers import say_missing_answers
-from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.files import Row, iter_hub, iter_rows
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.generations import Finder, Generation, read_generations, read_requests
-from rlhf_e2h.losses import nonzero
-from rlhf_e2h.models import policy_format
 from rlhf_e2h.prompts import ANSWER_MARK, SECTIONS, TextFormat
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.row_counts import nonzero
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.answers import say_missing_answers
 from rlhf_e2h.stages.sample import OUTPUT
 from rlhf_e2h.text_formats import FormatSettings, build_format, save_format
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.models import policy_format
 
 VERSION = 1
 TRAITS = Traits(

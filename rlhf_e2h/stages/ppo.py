@@ -19,30 +19,30 @@ from typing import Any, Literal
 from accelerate import Accelerator
 
 from reward_models.model import freeze_parts
-from rlhf_e2h.bank import Row
 from rlhf_e2h.checker import CheckerPool
-from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.lengths import report_unfinished
-from rlhf_e2h.mixing import MixtureSettings, build_sampler, weight_metrics
-from rlhf_e2h.models import DTYPES, LoraSettings, Policy, open_policy, save_policy, with_lora
-from rlhf_e2h.precision import hold_frozen, training_dtype
-from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.parallel.gathering import start_accelerator
+from rlhf_e2h.parallel.sharding import rounded
 from rlhf_e2h.rl.engines import EngineSettings, open_engine
+from rlhf_e2h.rl.inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
-from rlhf_e2h.rl.sharding import rounded
 from rlhf_e2h.rl.share_base import keep_policy_adapter, share_base
+from rlhf_e2h.rl.shared_models import open_base, share_models
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.rl.value_model import train_parts, value_from_policy, value_from_reward_model
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.stages.ppo_watcher import Validation, Watcher
-from rlhf_e2h.stages.rl_inputs import gives_reward, open_prompts, open_sources
+from rlhf_e2h.rl.watcher import Validation, Watcher
+from rlhf_e2h.runner.config import ConfigError, Input, setting
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.bank import Row
 from rlhf_e2h.stages.sample import choose
-from rlhf_e2h.stages.shared_models import open_base, share_models
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.lengths import report_unfinished
+from rlhf_e2h.training.mixing import MixtureSettings, build_sampler, weight_metrics
+from rlhf_e2h.training.models import DTYPES, LoraSettings, Policy, open_policy, save_policy, with_lora
+from rlhf_e2h.training.precision import hold_frozen, training_dtype
 
 VERSION = 3
 TRAITS = Traits(

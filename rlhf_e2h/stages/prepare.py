@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.coding.problems import iter_apps
-from rlhf_e2h.config import Input, Inputs
+from rlhf_e2h.data.apps import iter_apps
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of, skipped_files
 from rlhf_e2h.data.firewall import write_split
@@ -49,10 +48,11 @@ from rlhf_e2h.data.splitting import (
     without_near_duplicates,
 )
 from rlhf_e2h.data.steps import solution_text
-from rlhf_e2h.losses import nonzero
-from rlhf_e2h.run_files import write_json
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.runner.config import Input, Inputs
+from rlhf_e2h.runner.row_counts import nonzero
+from rlhf_e2h.runner.run_files import write_json
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
 
 VERSION = 2
 TRAITS = Traits(
@@ -69,7 +69,7 @@ class Config:
     """Settings of `prepare`."""
 
     # problems: procedural, math, gsm8k, jsonl (rows of your own); solutions of them: prm800k, metamath, shepherd
-    # apps: programs with their tests (see coding/problems.py)
+    # apps: programs with their tests (see data/apps.py)
     source: Literal["procedural", "math", "gsm8k", "jsonl", "apps", "prm800k", "metamath", "shepherd"] = "procedural"
     # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
     train: Input | None = None

@@ -15,13 +15,13 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
-from rlhf_e2h.config import Input
 from rlhf_e2h.data.procedural import EASY_LEVELS, MARKED_SECTION, World, marked_text, world_text
-from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.training import TrainingSettings, fit, trainer_arguments
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.runner.config import Input
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.training.arguments import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 VERSION = 1
 TRAITS = Traits(

@@ -10,9 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_e2h.config import ConfigError, Inputs, NamedInputs
 from rlhf_e2h.data.levels import EASY, LEVELS
-from rlhf_e2h.progress import console
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
@@ -21,12 +19,14 @@ from rlhf_e2h.report.results import build_results, write_results
 from rlhf_e2h.report.section import read_sections
 from rlhf_e2h.report.tables import mean_quality
 from rlhf_e2h.report.terminal import print_results
-from rlhf_e2h.run_files import read_done
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError, Inputs, NamedInputs
+from rlhf_e2h.runner.progress import console
+from rlhf_e2h.runner.run_files import read_done
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.store import Resolved
+from rlhf_e2h.runner.traits import STAGES, Traits
 from rlhf_e2h.stages.evaluate import OUTCOMES
 from rlhf_e2h.stats.intervals import DRAWS
-from rlhf_e2h.store import Resolved
-from rlhf_e2h.traits import STAGES, Traits
 
 VERSION = 3
 TRAITS = Traits(

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.bank_work import score_bank
-from rlhf_e2h.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.data.firewall import SPLITS, read_problems
-from rlhf_e2h.processes import join
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.parallel.processes import join
+from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.bank_work import score_bank
+from rlhf_e2h.samples.unsplit import report_unsplit
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of
-from rlhf_e2h.traits import Traits
-from rlhf_e2h.unsplit import report_unsplit
 
 VERSION = 2
 TRAITS = Traits(

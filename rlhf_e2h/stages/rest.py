@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.bank import Decoding, Row
-from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.judge import by_problem, summary, vote
-from rlhf_e2h.models import LoraSettings, open_policy
-from rlhf_e2h.processes import release_memory
-from rlhf_e2h.rounds import Rounds, problems_of_round
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.parallel.processes import release_memory
+from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.bank import Decoding, Row
+from rlhf_e2h.samples.judged import by_problem, summary, vote
+from rlhf_e2h.samples.rounds import Rounds, problems_of_round
 from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.models import LoraSettings, open_policy
 
 VERSION = 2
 TRAITS = Traits(

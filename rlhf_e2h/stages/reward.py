@@ -19,25 +19,25 @@ from reward_models.dataset import optimiser_steps
 from reward_models.lengths import WARN
 from reward_models.records import Stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
-from rlhf_e2h.chance import at_chance
-from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
-from rlhf_e2h.losses import nonzero
-from rlhf_e2h.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
-from rlhf_e2h.models import policy_format
-from rlhf_e2h.plan import spent
-from rlhf_e2h.processes import forget_divided_loading
+from rlhf_e2h.parallel.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.reward_records import gather, thinned
-from rlhf_e2h.run_files import write_json
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.studies.cartography import REGIONS, regions
-from rlhf_e2h.studies.dynamics import read_td_metrics
-from rlhf_e2h.studies.mislabel import flips
-from rlhf_e2h.studies.sampler import SkillSampler
+from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.row_counts import nonzero
+from rlhf_e2h.runner.run_files import write_json
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.studies.cartography.measures import REGIONS, regions
+from rlhf_e2h.studies.cartography.wrong_labels import flips
 from rlhf_e2h.text_formats import FormatSettings, format_of
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training import spent
+from rlhf_e2h.training.chance import at_chance
+from rlhf_e2h.training.dynamics import read_td_metrics
+from rlhf_e2h.training.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
+from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
+from rlhf_e2h.training.models import policy_format
+from rlhf_e2h.training.reward_records import gather, thinned
+from rlhf_e2h.training.skill_sampler import SkillSampler
 
 VERSION = 3
 TRAITS = Traits(

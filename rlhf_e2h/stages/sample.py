@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.answers import say_missing_answers
-from rlhf_e2h.bank import Decoding
-from rlhf_e2h.bank_work import sample_bank
-from rlhf_e2h.config import ConfigError, Input, setting
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.models import policy_format
-from rlhf_e2h.processes import join
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.parallel.processes import join
+from rlhf_e2h.runner.config import ConfigError, Input, setting
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.answers import say_missing_answers
+from rlhf_e2h.samples.bank import Decoding
+from rlhf_e2h.samples.bank_work import sample_bank
 from rlhf_e2h.text_formats import FormatSettings, save_format
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.models import policy_format
 
 VERSION = 2
 TRAITS = Traits(

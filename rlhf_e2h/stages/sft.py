@@ -14,23 +14,23 @@ from typing import Any, Literal
 from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import read_jsonl
-from rlhf_e2h.config import ConfigError, Input
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.solution_formats import Format, rewrite
 from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.encoding import check_positions, trl_rows
-from rlhf_e2h.lengths import report_lengths
-from rlhf_e2h.mixing import MixtureSettings
-from rlhf_e2h.models import LoraSettings, lora_config, open_policy, save_policy
-from rlhf_e2h.precision import hold_frozen, training_dtype
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.sft_loss import sft_trainer
-from rlhf_e2h.sft_plan import Snapshots, TrainingPlan, plan_training
+from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.stages.sample import choose
-from rlhf_e2h.studies.formats import Format, rewrite
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training import TrainingSettings, trained, trainer_arguments
-from rlhf_e2h.traits import Traits
+from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
+from rlhf_e2h.training.lengths import report_lengths
+from rlhf_e2h.training.mixing import MixtureSettings
+from rlhf_e2h.training.models import LoraSettings, lora_config, open_policy, save_policy
+from rlhf_e2h.training.precision import hold_frozen, training_dtype
+from rlhf_e2h.training.sft_loss import sft_trainer
+from rlhf_e2h.training.sft_plan import Snapshots, TrainingPlan, plan_training
 
 VERSION = 3
 TRAITS = Traits(

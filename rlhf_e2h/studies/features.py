@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from reward_models.model import load_tokenizer, pick_device
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.encoding import encode_prompts
-from rlhf_e2h.models import load_policy
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.training.models import load_policy
 
 TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens read at once, padding included
 

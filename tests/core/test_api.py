@@ -13,9 +13,9 @@ import rlhf_e2h as e2h
 from reward_models.contract import StepContract
 from reward_models.records import Stepwise
 from reward_models.train import TrainSettings, train
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.store import ASSETS
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.store import ASSETS
 from rlhf_e2h.text_formats import FormatSettings
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.models import ModelShape as Shape
-from rlhf_e2h.models import load_policy, load_tokenizer, new_llama, save_policy
+from rlhf_e2h.training.models import ModelShape as Shape
+from rlhf_e2h.training.models import load_policy, load_tokenizer, new_llama, save_policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def hub() -> Iterator[str]:
 def answers(hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What `check_model` says in a process of its own, because the library reads its settings at import."""
     script = (
-        "import sys\nfrom rlhf_e2h.hub import check_model\n"
+        "import sys\nfrom rlhf_e2h.runner.hub import check_model\n"
         "try: check_model(sys.argv[1])\nexcept FileNotFoundError as error: print(error)"
     )
     asked = {"someone/gated": hub, "someone/unknown": hub, "someone/far": "http://127.0.0.1:1"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf_e2h.bank import Decoding, sample
-from rlhf_e2h.models import ModelShape, Policy, new_llama
 from rlhf_e2h.prompts import MINERVA, SECTIONS, TextFormat, few_shot
+from rlhf_e2h.samples.bank import Decoding, sample
+from rlhf_e2h.training.models import ModelShape, Policy, new_llama
 
 SOLVED = ("1+1", "1+1=2\n\n# Answer\n\n2")
 SHAPE = ModelShape(hidden=48, layers=2, intermediate=96, heads=2, max_positions=512)

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_e2h import blocks
-from rlhf_e2h.blocks import Parts, in_blocks
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.processes import collective_timeout
+from rlhf_e2h.parallel import blocks
+from rlhf_e2h.parallel.blocks import Parts, in_blocks
+from rlhf_e2h.parallel.processes import collective_timeout
+from rlhf_e2h.runner.config import ConfigError
 
 ALONE = SimpleNamespace(num_processes=1, process_index=0, device=None)
 
@@ -94,7 +94,7 @@ from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
 from types import SimpleNamespace
-from rlhf_e2h.blocks import in_blocks
+from rlhf_e2h.parallel.blocks import in_blocks
 folder, pause = Path(sys.argv[1]), [0.02, 0.3][int(os.environ["RANK"])]
 dist.init_process_group("gloo", timeout=timedelta(seconds=2))
 rank = SimpleNamespace(num_processes=2, process_index=dist.get_rank(), device=None)

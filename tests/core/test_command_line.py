@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.runner.traits import STAGES
 
 
 def _run(arguments, capsys):
@@ -77,7 +77,7 @@ def test_settings_are_yaml_with_the_defaults_of_the_code(kind, capsys):
     assert main([kind, "--settings"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown.pop("stage") == kind
-    config = importlib.import_module(f"rlhf_e2h.stages.{kind}").Config
+    config = importlib.import_module(STAGES[kind].module).Config
     fields = dataclasses.fields(config)
     assert list(shown) == [one.name for one in fields]
     needed = {

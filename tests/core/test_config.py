@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from rlhf_e2h.config import (
+from rlhf_e2h.runner.config import (
     ConfigError,
     Input,
     Inputs,

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_e2h import doctor, packaged
 from rlhf_e2h.cli import main
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.runner import packaged
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.traits import STAGES
+from rlhf_e2h.tools import doctor
 
 ROOT = Path(__file__).parents[2]
 

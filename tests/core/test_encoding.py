@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.encoded_trainers import dpo_trainer, online_trainer
 from rlhf_e2h.encoding import check_context, check_positions, encode_prompts, encode_rows, leading_ids, trl_rows
-from rlhf_e2h.items import completion_logprobs
 from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.training.encoded_trainers import dpo_trainer, online_trainer
+from rlhf_e2h.training.items import completion_logprobs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reward_models"))
 from tokenizers_for_tests import CORPUS, FAMILIES, tiny_llama

@@ -8,7 +8,7 @@ import pytest
 from reward_models.__main__ import run as reward_models
 from reward_models.causes import say
 from rlhf_e2h.cli import main
-from rlhf_e2h.jobs import ending
+from rlhf_e2h.runner.jobs import ending
 from rlhf_e2h.stages import prepare
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from hub_stand_in import hub
 
-from rlhf_e2h.miniature.model import _tokenizer, family_of
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.store import MODEL_SETTINGS, looks_like_hub_id
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.store import MODEL_SETTINGS, looks_like_hub_id
+from rlhf_e2h.tools.miniature.model import _tokenizer, family_of
 
 ROOT = Path(__file__).parents[2]
 QWEN = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}

@@ -8,10 +8,11 @@ import torch
 from transformers import TrainingArguments
 
 from reward_models.arguments import on_one_device
-from rlhf_e2h import gpus, pipeline
-from rlhf_e2h.environment import forget_accelerate_state
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.parallel import gpus
+from rlhf_e2h.runner import pipeline
+from rlhf_e2h.runner.environment import forget_accelerate_state
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import read_done
 
 
 def _folders(runs):

@@ -9,11 +9,11 @@ import pytest
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.cli import main
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.mirrors import About, Mirrors, TensorBoardMirror, check_mirrors, has_wandb_key
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import RecipeSettings, Wandb, load_recipe
-from rlhf_e2h.tracking import Tracker
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.mirrors import About, Mirrors, TensorBoardMirror, check_mirrors, has_wandb_key
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import RecipeSettings, Wandb, load_recipe
+from rlhf_e2h.runner.tracking import Tracker
 
 TRAINING = (
     "stage: pretrain\nshape: {hidden: 16, layers: 1, intermediate: 16, heads: 1}\n"

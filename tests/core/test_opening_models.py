@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reward_models.records import Stepwise, read_jsonl
 from reward_models.score import Scorer
 from reward_models.train import TrainSettings, train
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.plan.architecture import read_architecture
-from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.training.architecture import read_architecture
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 SHAPE = ModelShape(hidden=16, layers=1, intermediate=32, heads=2, max_positions=256)
 

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from rlhf_e2h import doctor, operator_locks
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner import operator_locks
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.tools import doctor
 
 # torch's own lock, as its compiler takes it
 HOLDER = """

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
-from rlhf_e2h.preflight import check_launch
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner.preflight import check_launch
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 
 @pytest.fixture(autouse=True)

@@ -8,18 +8,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.firewall import FirewallError, write_split
 from rlhf_e2h.data.step_targets import StepTarget
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.encoding import trl_rows
-from rlhf_e2h.models import LoraSettings
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages.sft import Config, _solutions, finetune
-from rlhf_e2h.tracking import Tracker
-from rlhf_e2h.training import TrainingSettings, trainer_arguments
+from rlhf_e2h.training.arguments import TrainingSettings, trainer_arguments
+from rlhf_e2h.training.models import LoraSettings
 
 PAPER = {"schedule": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.01}, "freeze_embeddings": True}
 FROZEN = ("embed_tokens", "lm_head", "norm")

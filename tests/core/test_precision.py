@@ -9,9 +9,9 @@ from transformers import AutoConfig
 
 from reward_models.adapters import fingerprint, read_adapter
 from reward_models.precision import restore_frozen, store_frozen_in_bf16
-from rlhf_e2h import precision
-from rlhf_e2h.models import LoraSettings, ModelShape, load_policy, new_llama, save_policy, with_lora
-from rlhf_e2h.precision import sampling_dtype, stored_dtype, training_dtype
+from rlhf_e2h.training import precision
+from rlhf_e2h.training.models import LoraSettings, ModelShape, load_policy, new_llama, save_policy, with_lora
+from rlhf_e2h.training.precision import sampling_dtype, stored_dtype, training_dtype
 
 LORA = LoraSettings(rank=4)
 IDS = torch.randint(3, 100, (4, 24), generator=torch.Generator().manual_seed(0))
@@ -103,7 +103,7 @@ def test_the_loss_of_labels_alone_is_trls(folder, tmp_path):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from rlhf_e2h.sft_loss import sft_trainer
+    from rlhf_e2h.training.sft_loss import sft_trainer
 
     rows = [
         {"input_ids": IDS[row, : 10 + 3 * row].tolist(), "completion_mask": [0] * 5 + [1] * (5 + 3 * row)}

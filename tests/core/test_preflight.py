@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.store import ASSETS
+from rlhf_e2h.runner.store import ASSETS
 
 STAGES = {
     "1_prepare": {"stage": "prepare", "source": "procedural", "train_size": 10, "test_size": 5},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.progress import Pulse, _Work, clock, progress_bar
+from rlhf_e2h.runner.progress import Pulse, _Work, clock, progress_bar
 
 LINE = re.compile(r"\d\d:\d\d:\d\d (\S+): (.*)")
 

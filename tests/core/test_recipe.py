@@ -1,7 +1,7 @@
 import pytest
 
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.recipe import load_recipe
 
 
 def test_stages_come_in_the_order_of_their_inputs(recipe):

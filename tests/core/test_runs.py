@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.blocks import Parts
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.run_files import lock, read_done
-from rlhf_e2h.store import Store
+from rlhf_e2h.parallel.blocks import Parts
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import lock, read_done
+from rlhf_e2h.runner.store import Store
 
 
 def _identities(recipe, overrides):
@@ -140,7 +140,7 @@ def test_a_run_folder_in_use_is_left_alone(recipe, runs):
 
 
 def _in_other_process_lock(folder: Path) -> None:
-    code = "import sys, pathlib, rlhf_e2h.run_files as f\nwith f.lock(pathlib.Path(sys.argv[1])): pass"
+    code = "import sys, pathlib, rlhf_e2h.runner.run_files as f\nwith f.lock(pathlib.Path(sys.argv[1])): pass"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(done.stderr.strip().splitlines()[-1])

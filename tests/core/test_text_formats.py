@@ -10,14 +10,14 @@ import pytest
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
-from rlhf_e2h.answers import missing_answers
 from rlhf_e2h.checker import CheckerPool
-from rlhf_e2h.config import ConfigError, build
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.encoding import encode_rows
 from rlhf_e2h.prompts import MINERVA, SECTIONS
 from rlhf_e2h.rl.rewards import Completion
 from rlhf_e2h.rl.sources import RewardSources
+from rlhf_e2h.runner.config import ConfigError, build
+from rlhf_e2h.samples.answers import missing_answers
 from rlhf_e2h.stages.sft import Config as SftConfig
 from rlhf_e2h.text_formats import FormatSettings, build_format, choose_format, from_dict, read_format, save_format
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.mirrors import About, Mirrors, WandbMirror
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.tracking import Tracker
+from rlhf_e2h.runner.mirrors import About, Mirrors, WandbMirror
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.tracking import Tracker
 
 
 def test_metrics_are_lines_of_json_and_not_a_number_is_null(tmp_path):

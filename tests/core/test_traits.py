@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from rlhf_e2h.data.firewall import allowed_scope
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.runner.traits import STAGES
 
 # Stages whose output depends on the labels they read: weights, prompts, or (skillgraph) weights of a later mixture.
 TRAIN = {"pretrain", "sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "gap", "weak_to_strong", "skillgraph"}
@@ -17,8 +18,13 @@ TRAIN = {"pretrain", "sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "gap"
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_what_is_read_from_the_source_is_what_python_sees(kind):
-    module = importlib.import_module(f"rlhf_e2h.stages.{kind}")
-    assert STAGES[kind] == module.TRAITS and isinstance(module.VERSION, int) and module.Config and module.main
+    module = importlib.import_module(STAGES[kind].module)
+    assert (
+        replace(STAGES[kind], module="") == module.TRAITS
+        and isinstance(module.VERSION, int)
+        and module.Config
+        and module.main
+    )
 
 
 def test_stages_come_in_the_order_in_which_data_flows():
@@ -41,6 +47,7 @@ def test_which_stages_may_read_sealed_labels():
 
 
 def test_no_framework_is_loaded_to_know_them():
-    code = "import sys, rlhf_e2h.traits; print(sorted({'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers', 'trl', 'numpy'}"
+    code = f"import sys, rlhf_e2h.runner.traits; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.store import Resolved
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import prepare
-from rlhf_e2h.store import Resolved
-from rlhf_e2h.tracking import Tracker
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 ROOT = Path(__file__).parents[2]
 FSDP_ON_CPU = {

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaForTokenClassification
 
-from rlhf_e2h.models import ModelShape, new_llama
-from rlhf_e2h.processes import leave
-from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.parallel.gathering import start_accelerator
+from rlhf_e2h.parallel.processes import leave
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 PROMPTS = [{"prompt": f"# Question\n\n{'ab'[: i % 3]}{i}+1=?\n\n# Solution\n\n"} for i in range(10)]
 

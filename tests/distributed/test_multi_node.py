@@ -9,7 +9,7 @@ import pytest
 from launching import ROOT, cpu_launch, e2h, environment, free_port, must, write_recipe
 from safetensors.torch import load_file
 
-from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runner.run_files import read_done
 
 # a remote shell that stays here, an `srun` that starts one task a node, and `scontrol` with its only answer
 LOCAL = {

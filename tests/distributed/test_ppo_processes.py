@@ -13,7 +13,7 @@ import torch
 from launching import cpu_launch, environment, finish, free_port
 from safetensors.torch import load_file
 
-from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.parallel.gathering import start_accelerator
 
 WORKER = Path(__file__).parent / "ppo_worker.py"
 CURVES = ("loss/policy_avg", "loss/value_avg", "objective/kl", "objective/scores", "val/ratio", "policy/entropy_avg")
@@ -111,10 +111,10 @@ def test_resuming_in_bf16_equals_the_uninterrupted_run(tmp_path, name):
 
 GATHERING = """
 import torch
-from rlhf_e2h.models import ModelShape, new_llama
-from rlhf_e2h.processes import leave
-from rlhf_e2h.rl import fsdp
-from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.training.models import ModelShape, new_llama
+from rlhf_e2h.parallel.processes import leave
+from rlhf_e2h.parallel import fsdp
+from rlhf_e2h.parallel.gathering import start_accelerator
 accelerator = start_accelerator()
 model, _ = new_llama(ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256), "procedural", 0)
 before = {name: weight.detach().clone() for name, weight in model.named_parameters()}

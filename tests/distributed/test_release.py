@@ -37,10 +37,10 @@ def test_nothing_of_a_round_under_deepspeed_is_alive_after_it(tmp_path, launch):
 MASTERS = """
 from types import SimpleNamespace
 import torch
-from rlhf_e2h.models import ModelShape, new_llama
-from rlhf_e2h.processes import is_main, leave, whole_model
-from rlhf_e2h.rl.distributed import start_accelerator
-from rlhf_e2h.rl.sharding import configure
+from rlhf_e2h.training.models import ModelShape, new_llama
+from rlhf_e2h.parallel.processes import is_main, leave, whole_model
+from rlhf_e2h.parallel.gathering import start_accelerator
+from rlhf_e2h.parallel.sharding import configure
 torch.set_num_threads(1)
 accelerator = start_accelerator(bf16=True)
 configure(accelerator, 2, 1, 1.0)

@@ -14,11 +14,11 @@ from launching import ROOT, e2h, environment, must, write_recipe
 from safetensors.torch import load_file, save_file
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.models import ModelShape
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.resume import checkpoint_to_resume
 from rlhf_e2h.rl.checkpoint import last_checkpoint
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.training.checkpoints import checkpoint_to_resume
+from rlhf_e2h.training.models import ModelShape
 
 SHAPE = ModelShape(hidden=64, layers=3, intermediate=128, heads=4, max_positions=256)
 # long enough to be killed in the middle, with a checkpoint every few steps
@@ -121,8 +121,8 @@ def test_half_written_checkpoints_are_passed_over(tmp_path, caplog):
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing beyond the limit is an error, as on a full disk
-from rlhf_e2h import training
-from rlhf_e2h.stages import ppo_watcher
+from rlhf_e2h.training import arguments as training
+from rlhf_e2h.rl import watcher as ppo_watcher
 def limited(original, late):
     def function(*given, **named):
         if late(*given):

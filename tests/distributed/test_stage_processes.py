@@ -12,11 +12,11 @@ from launching import FSDP_ON_CPU, STAGES, cpu_launch, e2h, environment, must, w
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.environment import forget_accelerate_state
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.processes import check_together
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.parallel.processes import check_together
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.environment import forget_accelerate_state
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ STAGES_IN_TURN = """
 import sys
 import yaml
 from rlhf_e2h.cli import main
-from rlhf_e2h.processes import leave
+from rlhf_e2h.parallel.processes import leave
 files, overrides = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
 for file in files:
     code = main([yaml.safe_load(open(file))["stage"], file, "--locked", *overrides, "seed=0"])
@@ -275,7 +275,7 @@ def test_grpo_runs_in_two_processes(place, tmp_path, launch):
 
 LEAVING = """
 import atexit
-from rlhf_e2h.processes import leave
+from rlhf_e2h.parallel.processes import leave
 class Late:
     def __del__(self): print("taken apart")
 late = Late()

@@ -161,8 +161,8 @@ def _module(name: str, rest: list[str]) -> None:
 
 def _e2h(rest: list[str]) -> None:
     from rlhf_e2h.cli import parser
-    from rlhf_e2h.recipe import load_recipe
-    from rlhf_e2h.traits import STAGES
+    from rlhf_e2h.runner.recipe import load_recipe
+    from rlhf_e2h.runner.traits import STAGES
 
     if len(rest) == 1:  # a command's name in running text
         try:

@@ -9,17 +9,17 @@ from transformers import LlamaForTokenClassification
 
 from reward_models.records import Stepwise
 from reward_models.train import TrainSettings, train
-from rlhf_e2h.models import LoraSettings, ModelShape, new_llama, save_policy, with_lora
-from rlhf_e2h.rl.distributed import start_accelerator
+from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
 from rlhf_e2h.rl.terms import RewardTerms
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import grpo as grpo_stage
 from rlhf_e2h.stages.sft import finetune
-from rlhf_e2h.tracking import Tracker
-from rlhf_e2h.training import TrainingSettings, fit
+from rlhf_e2h.training.arguments import TrainingSettings, fit
+from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama, save_policy, with_lora
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
 SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)

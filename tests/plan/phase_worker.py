@@ -20,14 +20,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 from reward_models import score as scores
 from reward_models.contract import StepContract
 from rlhf_e2h.data.tokenizers import BUILDERS
-from rlhf_e2h.models import LoraSettings, with_lora
-from rlhf_e2h.precision import hold_frozen
+from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl import chunked_logits, ppo
-from rlhf_e2h.rl.distributed import start_accelerator
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
 from rlhf_e2h.rl.rollout import generate
 from rlhf_e2h.rl.value_model import train_parts
+from rlhf_e2h.training.models import LoraSettings, with_lora
+from rlhf_e2h.training.precision import hold_frozen
 
 VARIANTS = {"float32": {}, "bf16": {"bf16": True}, "lora": {"rank": 8, "bf16": True}}
 SMALL = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}

@@ -7,14 +7,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 
 from reward_models.model import freeze_parts
 from reward_models.precision import store_frozen_in_bf16
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.models import LoraSettings, with_lora
-from rlhf_e2h.plan.activations import kept, layer_bytes
-from rlhf_e2h.plan.architecture import known, of_config, read_architecture
-from rlhf_e2h.plan.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.plan.launches import parse_size
-from rlhf_e2h.plan.memory import Form, Trained, state
-from rlhf_e2h.plan.phases import Update, _moments
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.tools.plan.activations import kept, layer_bytes
+from rlhf_e2h.tools.plan.launches import parse_size
+from rlhf_e2h.tools.plan.memory import Form, Trained, state
+from rlhf_e2h.tools.plan.phases import Update, _moments
+from rlhf_e2h.training.architecture import known, of_config, read_architecture
+from rlhf_e2h.training.flops import forward_flops, sampling_flops, training_flops
+from rlhf_e2h.training.models import LoraSettings, with_lora
 
 SHAPE = {
     "vocab_size": 50,

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.plan.advice import advice
-from rlhf_e2h.plan.architecture import known
-from rlhf_e2h.plan.command import make_plan
-from rlhf_e2h.plan.launches import read_forms
-from rlhf_e2h.plan.printing import show
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.tools.plan.advice import advice
+from rlhf_e2h.tools.plan.command import make_plan
+from rlhf_e2h.tools.plan.launches import read_forms
+from rlhf_e2h.tools.plan.printing import show
+from rlhf_e2h.training.architecture import known
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/recipe.yaml"))

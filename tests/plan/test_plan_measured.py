@@ -9,11 +9,11 @@ import pytest
 import yaml
 from memory_worker import BIG, LENGTH, PROMPT, ROWS
 
-from rlhf_e2h.models import LoraSettings, new_llama
-from rlhf_e2h.plan.activations import logit_bytes
-from rlhf_e2h.plan.architecture import of_config
-from rlhf_e2h.plan.memory import Form, Trained
-from rlhf_e2h.plan.phases import Update, deciding, training
+from rlhf_e2h.tools.plan.activations import logit_bytes
+from rlhf_e2h.tools.plan.memory import Form, Trained
+from rlhf_e2h.tools.plan.phases import Update, deciding, training
+from rlhf_e2h.training.architecture import of_config
+from rlhf_e2h.training.models import LoraSettings, new_llama
 
 ROOT = Path(__file__).parents[2]
 # freed tensors go back to the system at once, so that a process holds what lives

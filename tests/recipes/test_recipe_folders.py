@@ -13,12 +13,12 @@ import pytest
 from reward_models.score import Scorer
 from rlhf_e2h.cli import main
 from rlhf_e2h.coding.sandbox import SandboxUnavailable, run_program
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import allowed_scope
-from rlhf_e2h.miniature import tiny_overrides
-from rlhf_e2h.miniature.model import family_of
-from rlhf_e2h.preflight import check_launch
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.preflight import check_launch
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.tools.miniature import tiny_overrides
+from rlhf_e2h.tools.miniature.model import family_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").iterdir() if (path / "recipe.yaml").is_file())

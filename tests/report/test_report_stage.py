@@ -9,13 +9,13 @@ import pytest
 from conftest import made_up_rows, made_up_solutions
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.config import ConfigError, build
 from rlhf_e2h.report import sources
-from rlhf_e2h.run_files import write_json
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError, build
+from rlhf_e2h.runner.run_files import write_json
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.store import Resolved
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import report
-from rlhf_e2h.store import Resolved
-from rlhf_e2h.tracking import Tracker
 
 QUALITY = {
     "prm": {

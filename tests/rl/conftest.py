@@ -7,8 +7,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForTokenClassification, PreTrainedTokenizerFast
 
 from rlhf_e2h.data.tokenizers import BUILDERS
-from rlhf_e2h.environment import forget_accelerate_state
-from rlhf_e2h.models import ModelShape, new_llama
+from rlhf_e2h.runner.environment import forget_accelerate_state
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from rlhf_e2h.models import LoraSettings, with_lora
 from rlhf_e2h.rl import chunked_logits
 from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch, reference_logprobs
+from rlhf_e2h.training.models import LoraSettings, with_lora
 
 PROMPTS = [[3, 4, 5], [6, 7, 8, 9, 10], [11]]
 COMPLETIONS = [[12, 13, 14, 15, 16, 1], [17, 1], [18, 19, 20, 21]]

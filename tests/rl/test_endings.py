@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.rl.endings import StopStrings, end_tokens, token_limit
 from rlhf_e2h.rl.engine_vllm import sampling_options
 from rlhf_e2h.rl.engines import Sampling
 from rlhf_e2h.rl.rollout import collect, generate
 from rlhf_e2h.rl.value_model import value_from_reward_model
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 PROMPT = "# Question\n\na=1+2;a=?\n\n# Solution\n\n"
 
@@ -129,8 +129,8 @@ def test_filters_out_of_range(tokenizer, wrong, message):
 
 
 def test_decoding_settings_reach_the_sampler(tokenizer):
-    from rlhf_e2h.bank import Decoding, sample
-    from rlhf_e2h.models import Policy
+    from rlhf_e2h.samples.bank import Decoding, sample
+    from rlhf_e2h.training.models import Policy
 
     [newline], [one], [two] = (ids(tokenizer, text) for text in ("\n\n", "1", "2"))
     policy = Policy(chain(tokenizer, {newline: one, one: two}), tokenizer)

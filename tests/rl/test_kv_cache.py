@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from rlhf_e2h.models import ModelShape, new_llama
 from rlhf_e2h.rl import kv_cache
 from rlhf_e2h.rl.kv_cache import BufferLayer, decoding_cache, kept_rows
 from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
 

@@ -189,7 +189,7 @@ def test_value_only_steps_leave_the_policy_alone(tiny, accelerator):
 
 
 def test_lora_policy_is_its_own_reference(tiny, accelerator):
-    from rlhf_e2h.models import LoraSettings, with_lora
+    from rlhf_e2h.training.models import LoraSettings, with_lora
 
     policy, value, tokenizer = tiny
     adapted = with_lora(policy, LoraSettings(rank=4))

@@ -12,14 +12,13 @@ from reward_models.model import head_of, load_model, load_tokenizer
 from reward_models.prepare import prepare_model
 from reward_models.score import Scorer
 from reward_models.settings import TrainSettings
-from rlhf_e2h.models import LoraSettings, save_policy, with_lora
+from rlhf_e2h.parallel.sharding import divide
 from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch
 from rlhf_e2h.rl.adapter_switch import Active, adapted_layers, checkpoint_gradients
 from rlhf_e2h.rl.engines import plain_weights
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
-from rlhf_e2h.rl.sharding import divide
 from rlhf_e2h.rl.share_base import (
     POLICY,
     VALUE,
@@ -29,6 +28,7 @@ from rlhf_e2h.rl.share_base import (
     share_reward,
     trained_parameters,
 )
+from rlhf_e2h.training.models import LoraSettings, save_policy, with_lora
 
 PROMPTS = [{"prompt": f"# Question\n\n{i}+1=?\n\n# Solution\n\n"} for i in range(5)]
 IDS = torch.arange(5, 29).view(2, 12)

@@ -14,12 +14,12 @@ from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
 from reward_models.records import read_jsonl
 from reward_models.score import Scorer
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import FirewallError
-from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.runs import run_stage
-from rlhf_e2h.store import Store
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.runs import run_stage
+from rlhf_e2h.runner.store import Store
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 PREPARE = {
     "stage": "prepare",
@@ -125,7 +125,7 @@ def test_killed_stage_goes_on_and_ends_with_the_same_weights(tmp_path, models, c
     whole, _ = run_ppo(tmp_path, models, **settings)
     shutil.copytree(models / "runs/prepare", tmp_path / "runs/prepare")
 
-    from rlhf_e2h.stages import ppo_watcher
+    from rlhf_e2h.rl import watcher as ppo_watcher
 
     original = ppo_watcher.Watcher.on_step
 
@@ -166,7 +166,9 @@ def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, mode
         patch.setattr("rlhf_e2h.stages.ppo.value_from_reward_model", None)
         opened = []
         real = load_policy
-        patch.setattr("rlhf_e2h.models.load_policy", lambda path, dtype: opened.append(path) or real(path, dtype))
+        patch.setattr(
+            "rlhf_e2h.training.models.load_policy", lambda path, dtype: opened.append(path) or real(path, dtype)
+        )
         folder, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_every=0)
     assert [str(path) for path in opened] == [str(models / "policy")]
     assert not [one for one in caplog.records if "beside the shared base" in one.getMessage()]

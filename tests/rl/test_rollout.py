@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rlhf_e2h.models import ModelShape, new_llama
 from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_e2h.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.rl import engine_vllm
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("E2H_VLLM_PYTHON")
@@ -45,7 +45,7 @@ pytestmark = [
 IN_PROCESS = """
 import json, sys
 from dataclasses import asdict
-from rlhf_e2h.models import load_policy
+from rlhf_e2h.training.models import load_policy
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 
 folder, other, prompts, samplings = json.loads(sys.argv[1])
@@ -62,9 +62,9 @@ print("FOUND" + json.dumps(found))
 IN_PROCESSES = """
 import json, sys
 from dataclasses import asdict
-from rlhf_e2h.models import load_policy
-from rlhf_e2h.processes import join, leave
-from rlhf_e2h.rl.distributed import gather_json
+from rlhf_e2h.training.models import load_policy
+from rlhf_e2h.parallel.processes import join, leave
+from rlhf_e2h.parallel.gathering import gather_json
 from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
 
 folder, prompts, sampling = json.loads(sys.argv[1])

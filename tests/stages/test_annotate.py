@@ -5,14 +5,14 @@ import pytest
 from reward_models.labels import Outcome
 from reward_models.records import read_jsonl, read_stepwise
 from rlhf_e2h.checker import CheckerPool
-from rlhf_e2h.models import open_policy
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
 from rlhf_e2h.rl.engines import Sampling
 from rlhf_e2h.rl.rollout import Rollouts
-from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import read_done
+from rlhf_e2h.runner.store import ASSETS
 from rlhf_e2h.stages.annotate import Completer, choose
-from rlhf_e2h.store import ASSETS
+from rlhf_e2h.training.models import open_policy
 
 STAGES = {
     "1_prepare": (

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from reward_models.records import Stepwise
-from rlhf_e2h.chance import at_chance, auc_interval
 from rlhf_e2h.cli import main
+from rlhf_e2h.training.chance import at_chance, auc_interval
 
 
 def test_interval_by_hand():

@@ -10,9 +10,9 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.store import ASSETS
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.store import ASSETS
 
 # A chat template in the words that the shipped base knows, so that it solves what it is asked.
 TEMPLATE = (

@@ -6,8 +6,8 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
-from rlhf_e2h.models import ModelShape, new_llama
 from rlhf_e2h.stages.dpo import trl_losses
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 PROMPT = "# Question\n\na=1+2;a=?\n\n# Solution\n\n"
 CHOSEN, REJECTED = "a=1+2=3\n\n# Answer\n\n3", "a=1+2=4"

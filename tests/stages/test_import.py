@@ -9,13 +9,13 @@ import pytest
 
 from reward_models.files import BadRecord
 from reward_models.records import read_jsonl
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.generations import Finder, Generation, read_generations, read_requests
-from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import read_done
 from rlhf_e2h.text_formats import read_format
 
 PROBLEM = "How many legs have three cats and a stool of four legs?"

@@ -4,12 +4,12 @@ import logging
 
 import pytest
 
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.tokenizers import byte_tokenizer
-from rlhf_e2h.lengths import report_lengths, report_unfinished
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import dpo
-from rlhf_e2h.tracking import Tracker
+from rlhf_e2h.training.lengths import report_lengths, report_unfinished
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
     """Bytes as tokens, EOS after each text: the prompts have 4 and 9 tokens, the pairs 4 + 4 and 4 + 7."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlhf_e2h.models import LoraSettings, Policy
-    from rlhf_e2h.training import TrainingSettings
+    from rlhf_e2h.training.arguments import TrainingSettings
+    from rlhf_e2h.training.models import LoraSettings, Policy
 
     tokenizer = byte_tokenizer()
     config = LlamaConfig(

@@ -6,9 +6,9 @@ import pytest
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import read_done
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart"
 EASY_ONLY = (

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h import bank_work
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.samples import bank_work
 
 MODEL = os.environ.get("E2H_REAL_MODEL", "")
 pytestmark = [

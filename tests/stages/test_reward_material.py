@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.reward_records import gather
-from rlhf_e2h.run_files import read_done
-from rlhf_e2h.runs import StageRun
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import read_done
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.store import Resolved
+from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages.reward import Config
-from rlhf_e2h.store import Resolved
-from rlhf_e2h.tracking import Tracker
+from rlhf_e2h.training.reward_records import gather
 
 
 def graded(tmp_path, *rows):

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from reward_models.contract import StepContract
 from reward_models.model import head_of, new_model
 from reward_models.records import read_jsonl
-from rlhf_e2h import rounds as rounds_module
-from rlhf_e2h.config import ConfigError
 from rlhf_e2h.data.firewall import FirewallError
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.rounds import problems_of_round
-from rlhf_e2h.runs import run_stage
-from rlhf_e2h.store import ASSETS, Store
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.runs import run_stage
+from rlhf_e2h.runner.store import ASSETS, Store
+from rlhf_e2h.samples import rounds as rounds_module
+from rlhf_e2h.samples.rounds import problems_of_round
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 PREPARE = {
     "stage": "prepare",

@@ -3,13 +3,13 @@
 import pytest
 
 from reward_models.records import Stepwise
-from rlhf_e2h.judge import vote
-from rlhf_e2h.reward_records import balanced, outcome_rows, thinned
+from rlhf_e2h.samples.judged import vote
 from rlhf_e2h.stages.dpo import Config as DpoConfig
 from rlhf_e2h.stages.dpo import pairs
 from rlhf_e2h.stages.rest import keep
 from rlhf_e2h.stages.reward import Config
 from rlhf_e2h.stages.sample import choose
+from rlhf_e2h.training.reward_records import balanced, outcome_rows, thinned
 
 
 def _row(sample_id, rm, correct=None, answer="1", finished=True, text=None):

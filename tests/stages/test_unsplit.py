@@ -6,9 +6,9 @@ from transformers import LlamaConfig
 from reward_models.contract import StepContract
 from rlhf_e2h.rl.rewards import Completion
 from rlhf_e2h.rl.sources import RewardSources
-from rlhf_e2h.runs import StageRun
-from rlhf_e2h.tracking import Tracker
-from rlhf_e2h.unsplit import report_unsplit
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.tracking import Tracker
+from rlhf_e2h.samples.unsplit import report_unsplit
 
 ROWS = [{"text": text} for text in ["a\nb\nc", "a\n\nb\nc", "a\nb", "\na\nb\n"] + ["a\n\nb"] * 16]
 

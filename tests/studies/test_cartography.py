@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_e2h.studies import cartography
-from rlhf_e2h.studies.dynamics import read_dynamics, read_td_metrics, write_epoch, write_td_metrics
-from rlhf_e2h.studies.mislabel import detect, f1, flips, with_prior
+from rlhf_e2h.studies.cartography import measures as cartography
+from rlhf_e2h.studies.cartography.wrong_labels import detect, f1, flips, with_prior
+from rlhf_e2h.training.dynamics import read_dynamics, read_td_metrics, write_epoch, write_td_metrics
 
 
 def test_golden_confidence_variability_and_closeness():

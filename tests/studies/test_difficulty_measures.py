@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_e2h.models import ModelShape, new_llama
-from rlhf_e2h.studies.difficulty import counted, likelihoods, spearman, with_groups
-from rlhf_e2h.studies.mdl import learning_curve_mdl, prequential_bits
+from rlhf_e2h.studies.gap.difficulty_measures import counted, likelihoods, spearman, with_groups
+from rlhf_e2h.studies.gap.mdl import learning_curve_mdl, prequential_bits
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 SOLUTION = "p=4+3=2\n\nq=2*4=3\n\n# Answer\n\n3"
 

@@ -13,11 +13,11 @@ from reward_models.score import Scorer
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.firewall import SEALED_LABELS, FirewallError, write_split
 from rlhf_e2h.data.procedural import make_problems
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
-from rlhf_e2h.pipeline import run_recipe
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.run_files import read_done
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import read_done
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 FIT = "{learning_rate: 1e-3, epochs: 1, batch_size: 16, held_out: 0.2}"
 WEAK = {

@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 
-from rlhf_e2h.stages.gap import Cell, Config, cells
-from rlhf_e2h.studies.gap_results import (
-    Outcomes,
-    accuracy_table,
-    cost_curve,
-    heat_map,
-    main_n,
-    noise_curve,
-    sgr_table,
-)
-from rlhf_e2h.studies.slices import cost_of, draw, groups_of, members, noise_of, redrawn
+from rlhf_e2h.studies.gap.gap import Cell, Config, cells
+from rlhf_e2h.studies.gap.results import Outcomes, accuracy_table, cost_curve, heat_map, main_n, noise_curve, sgr_table
+from rlhf_e2h.studies.gap.slices import cost_of, draw, groups_of, members, noise_of, redrawn
 
 
 def test_quantile_groups_are_30_40_30():

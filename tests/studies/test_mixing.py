@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_e2h.mixing import Mixing, MixtureSettings, RowOrder, build_sampler, weight_metrics
+from rlhf_e2h.training.mixing import Mixing, MixtureSettings, RowOrder, build_sampler, weight_metrics
 
 PROBLEMS = [{"level": 1 + i % 3, "subject": "x"} for i in range(30)]
 

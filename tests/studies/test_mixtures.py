@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rlhf_e2h.studies.curricula import weights_at
-from rlhf_e2h.studies.mixtures import (
+from rlhf_e2h.training.curricula import weights_at
+from rlhf_e2h.training.mixtures import (
     by_size,
     doremi_step,
     given_graph,

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import chisquare
 
 from rlhf_e2h.data.procedural import make_problems
+from rlhf_e2h.data.solution_formats import FORMATS, read_answer, render, rewrite
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.studies.formats import FORMATS, read_answer, render, rewrite
-from rlhf_e2h.studies.sampler import SkillSampler
+from rlhf_e2h.training.skill_sampler import SkillSampler
 
 SKILLS = ["1"] * 50 + ["2"] * 30 + ["3"] * 20
 

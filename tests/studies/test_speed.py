@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_e2h.studies.speed import (
-    area,
-    censored_interval,
-    crossing,
-    crossing_draws,
-    ratio,
-    thresholds,
-)
+from rlhf_e2h.studies.speed.measures import area, censored_interval, crossing, crossing_draws, ratio, thresholds
 
 
 def test_a_sigmoid_is_crossed_where_it_should_be():

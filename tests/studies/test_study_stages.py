@@ -9,11 +9,11 @@ import torch
 import yaml
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.runs import run_stage
-from rlhf_e2h.store import Store
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.runs import run_stage
+from rlhf_e2h.runner.store import Store
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 pytestmark = pytest.mark.slow  # nineteen stages
 
@@ -220,7 +220,7 @@ def test_skill_graph_has_every_pair(study):
 
 
 def test_settings_that_contradict_each_other(tmp_path):
-    from rlhf_e2h.mixing import MixtureSettings, build_sampler
+    from rlhf_e2h.training.mixing import MixtureSettings, build_sampler
 
     with pytest.raises(ValueError, match="set both or none"):
         MixtureSettings(weights="given")

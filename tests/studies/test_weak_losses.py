@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlhf_e2h.studies import weak_losses as losses
+from rlhf_e2h.studies.weak_to_strong import losses
 
 F_B = torch.tensor([0.9, 0.6, 0.45, 0.2], dtype=torch.float64)
 LOGITS_B = torch.logit(F_B).float().requires_grad_(True)

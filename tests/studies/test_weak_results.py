@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_e2h.studies.weak_results import ScoredBank, against_reference, best_of_n, table
+from rlhf_e2h.studies.weak_to_strong.results import ScoredBank, against_reference, best_of_n, table
 
 LEVELS = [1] * 10 + [4] * 60 + [5] * 60
 

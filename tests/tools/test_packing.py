@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlhf_e2h.cli import main
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.models import ModelShape, new_llama, save_policy
-from rlhf_e2h.pipeline import run_recipe
-from rlhf_e2h.recipe import load_recipe
-from rlhf_e2h.run_files import hash_file
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.runner.run_files import hash_file
 from rlhf_e2h.tools.packing.pack import pack
 from rlhf_e2h.tools.packing.unpack import unpack
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 RECIPE = {
     "recipe.yaml": "name: small\nvariables: {base: none}\n",

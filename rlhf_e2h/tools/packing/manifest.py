@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from rlhf_e2h.config import ConfigError
-from rlhf_e2h.progress import Bar
-from rlhf_e2h.run_files import RECORDS
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.progress import Bar
+from rlhf_e2h.runner.run_files import RECORDS
 
 FORMAT = 1
 MANIFEST = "manifest.json"

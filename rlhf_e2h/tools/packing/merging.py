@@ -8,8 +8,8 @@ from typing import Any
 
 from reward_models.adapters import CONFIG, FOLDER
 from reward_models.model import quiet
-from rlhf_e2h.run_files import hash_file
 from rlhf_e2h.runner.places import place_of
+from rlhf_e2h.runner.run_files import hash_file
 
 
 def weight_files(names: list[str]) -> list[str]:

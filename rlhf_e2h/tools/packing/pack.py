@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h.config import ConfigError, nearest
-from rlhf_e2h.progress import Bar, Pulse, progress_bar
-from rlhf_e2h.resume import disk_errors
-from rlhf_e2h.run_files import DONE, RECORDS, hash_file, lock, read_done
+from rlhf_e2h.runner.config import ConfigError, nearest
 from rlhf_e2h.runner.disk import check_room
 from rlhf_e2h.runner.places import digest_of
+from rlhf_e2h.runner.progress import Bar, Pulse, progress_bar
+from rlhf_e2h.runner.run_files import DONE, RECORDS, hash_file, lock, read_done
 from rlhf_e2h.tools.packing import manifest as form
 from rlhf_e2h.tools.packing.manifest import HashedFile, Manifest, Packed
 from rlhf_e2h.tools.packing.merging import adapter_base, base_of, difference, weight_files
+from rlhf_e2h.training.checkpoints import disk_errors
 
 
 @dataclass

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from rlhf_e2h.config import ConfigError, nearest
-from rlhf_e2h.progress import Bar, Pulse, progress_bar
-from rlhf_e2h.resume import disk_errors
-from rlhf_e2h.run_files import hash_data, hash_tree, lock, read_done, write_json
+from rlhf_e2h.runner.config import ConfigError, nearest
 from rlhf_e2h.runner.disk import check_room
 from rlhf_e2h.runner.places import known_places, note_places, place_of
-from rlhf_e2h.store import ASSETS
+from rlhf_e2h.runner.progress import Bar, Pulse, progress_bar
+from rlhf_e2h.runner.run_files import hash_data, hash_tree, lock, read_done, write_json
+from rlhf_e2h.runner.store import ASSETS
+from rlhf_e2h.runner.traits import STAGES
 from rlhf_e2h.tools.packing import manifest as form
 from rlhf_e2h.tools.packing.manifest import HashedFile, Manifest, Packed
 from rlhf_e2h.tools.packing.merging import difference
-from rlhf_e2h.traits import STAGES
+from rlhf_e2h.training.checkpoints import disk_errors
 
 STAGING = ".unpacking"  # below the run folder: on the same disk, so that putting in place is a renaming
 
@@ -140,7 +140,7 @@ def _other_version(stage: Packed) -> str:
         return f"{stage.name} is a {stage.kind!r} stage, which is not a stage here"
     if not stage.finished:
         return ""  # its identity says it
-    here = importlib.import_module(f"rlhf_e2h.stages.{stage.kind}").VERSION
+    here = importlib.import_module(STAGES[stage.kind].module).VERSION
     return (
         ""
         if here == stage.version

@@ -1,0 +1,207 @@
+"""Stage identity: which finished outputs may be reused, and what an input reference means.
+
+A stage writes to `RUN/STAGE/IDENTITY/`. The identity is a hash of the settings that change its result, of the content
+of its inputs, of its seed and of the code version it declares; so changed settings get another folder and never reuse
+old outputs, and changing them back finds the old folder again. `done.json` is written last: a folder without it is
+unfinished.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_e2h.data import firewall
+from rlhf_e2h.runner.config import ConfigError, input_fields, result_settings
+from rlhf_e2h.runner.places import note_places
+from rlhf_e2h.runner.recipe import Recipe, StageSpec
+from rlhf_e2h.runner.run_files import hash_data, hash_file, hash_tree, read_done
+
+ASSETS = Path(__file__).parents[1] / "assets"
+# settings of stages that name models; what others name must be there
+MODEL_SETTINGS = frozenset(
+    "policy policies base weak_base start reference model reward_model outcome_model reward_models".split()  # noqa: SIM905
+)
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_DATA_FILE = re.compile(
+    r"\.(jsonl?|ndjson|[ct]sv|txt|md|ya?ml|toml|parquet|arrow|gz|bz2|xz|zst|zip|tar|tgz|np[yz]|gguf|safetensors|bin|"
+    r"pth?|py|log|html)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Resolved:
+    """An input reference, found: its path, the digest of its content, and the finished stage it belongs to."""
+
+    path: Path
+    digest: str
+    folder: Path | None = None
+    labels: list[str] = field(default_factory=list)  # label files that it was made from
+
+
+class Store:
+    """The finished and unfinished stages of one run folder."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.root = recipe.run_folder.resolve()
+        self._finished: dict[tuple[str, int], Path] = {}
+        self._digests: dict[str, str] = {}  # of external inputs: hashed once a process
+
+    def identity(self, spec: StageSpec, seed: int) -> tuple[str, dict[str, list[Resolved]]]:
+        """Identity of a stage and its resolved inputs.
+
+        Raises:
+            ConfigError: an input stage has not been run.
+            FileNotFoundError: an input path does not exist.
+        """
+        inputs = {
+            reference: self._resolve(spec, reference, seed)
+            for references in input_fields(spec.config).values()
+            for reference in references
+        }
+        # a path tells about a machine: what is read from it is named by its content
+        names = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
+        return self._identity(spec, seed, inputs, names), inputs
+
+    def _identity(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]], names: dict[str, str]) -> str:
+        described = {
+            "kind": spec.kind,
+            "version": spec.module.VERSION,
+            "settings": result_settings(spec.config),
+            "inputs": {
+                name: {names.get(value, value): [r.digest for r in inputs[value]] for value in values}
+                for name, values in input_fields(spec.config).items()
+            },
+            "scope": firewall.allowed_scope(spec.kind, spec.name),
+            "seed": stage_seed(spec, seed),
+        }
+        if spec.traits.all_seeds:
+            described["seeds"] = self.recipe.settings.seeds
+        return hash_data(described)[:12]
+
+    def folder(self, spec: StageSpec, identity: str) -> Path:
+        return self.root / spec.name / identity
+
+    def finished(self, spec: StageSpec, seed: int) -> Path | None:
+        """The finished folder of a stage under its present settings and inputs, or None."""
+        key = (spec.name, stage_seed(spec, seed))
+        if key not in self._finished:
+            identity, inputs = self.identity(spec, seed)
+            folder: Path | None = self.folder(spec, identity)
+            if read_done(self.folder(spec, identity)) is None:
+                folder = self._named_by_path(spec, seed, inputs)
+            if folder is None:
+                return None
+            self._finished[key] = folder
+        return self._finished[key]
+
+    def _named_by_path(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]]) -> Path | None:
+        """The finished folder of an older version, which named inputs by path, here or on another machine."""
+        outside = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
+        for folder in sorted((self.root / spec.name).glob("*/")) if outside else ():
+            was = {digests[0]: reference for reference, digests in (read_done(folder) or {}).get("inputs", {}).items()}
+            names = {reference: was.get(digest, reference) for reference, digest in outside.items()}
+            if was and self._identity(spec, seed, inputs, names) == folder.name:
+                return folder
+        return None
+
+    def note_places(self) -> None:
+        """Write down where the folders from outside are that the recipe names; see runner/places.py."""
+        found = {}
+        for spec in self.recipe.stages.values():
+            for reference in (value for values in input_fields(spec.config).values() for value in values):
+                if not reference.startswith("@") and _path(reference).is_dir():
+                    resolved = self._external(spec, reference)
+                    found[resolved.digest] = str(resolved.path)
+        note_places(self.root, found)
+
+    def _resolve(self, spec: StageSpec, reference: str, seed: int) -> list[Resolved]:
+        if not reference.startswith("@"):
+            return [self._external(spec, reference)]
+        name, _, inside = reference[1:].partition("/")
+        upstream = self.recipe.stages[name]
+        return [self._internal(spec, upstream, inside, one) for one in seeds_read(self.recipe, spec, upstream, seed)]
+
+    def _internal(self, spec: StageSpec, upstream: StageSpec, inside: str, seed: int) -> Resolved:
+        folder = self.finished(upstream, seed)
+        if folder is None:
+            raise ConfigError(
+                f"{spec.name}: its input '@{upstream.name}' is not finished for seed {seed}; "
+                f"run `e2h {upstream.kind} {upstream.file}` first, or the whole recipe"
+            )
+        done = read_done(folder)
+        assert done is not None
+        files = done["files"]
+        if firewall.allowed_scope(spec.kind, spec.name) == "easy":
+            # A stage that may not open the sealed file must not depend on it, not even by its hash.
+            files = {name: digest for name, digest in files.items() if name not in firewall.ABOUT_SEALED}
+        path = folder / inside if inside else folder
+        if not path.exists():
+            raise ConfigError(
+                f"{spec.name}: '@{upstream.name}' has no {inside!r}; it has {', '.join(sorted(files)[:8])}"
+            )
+        labels = sorted({record["file"] for record in done["labels_read"]} | set(done["labels_inherited"]))
+        if Path(inside).name in firewall.SEALED_FILES:
+            firewall.check_file(spec.kind, spec.name, inside)
+            labels = sorted({*labels, firewall.SEALED_LABELS})
+        return Resolved(path, hash_data(files), folder, labels)
+
+    def _external(self, spec: StageSpec, reference: str) -> Resolved:
+        path = external_path(spec, reference)
+        if not path.exists():
+            return Resolved(Path(reference), hash_data(reference))
+        key = str(path.resolve())
+        if key not in self._digests:
+            self._digests[key] = hash_data(hash_tree(path)) if path.is_dir() else hash_file(path)
+        return Resolved(path.resolve(), self._digests[key])
+
+
+def _is_path(reference: str, found: list[Resolved]) -> bool:
+    """Whether an input comes from a path outside the run; else it is a stage's, an asset or a model of the hub."""
+    return not reference.startswith(("@", "asset:")) and found[0].path.is_absolute()
+
+
+def external_path(spec: StageSpec, reference: str) -> Path:
+    """The path of an input that no stage makes; one that does not exist is the id of a model on the hub.
+
+    Raises:
+        FileNotFoundError: neither; only a setting that names a model takes a hub id.
+    """
+    path = _path(reference)
+    if path.exists():
+        return path
+    names = {name for name, values in input_fields(spec.config).items() if reference in values}
+    if not names & MODEL_SETTINGS:
+        raise FileNotFoundError(
+            f"{spec.file}: {', '.join(sorted(names))}: {reference!r} does not exist; give a path or '@STAGE'"
+        )
+    if not looks_like_hub_id(reference):
+        raise FileNotFoundError(f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id")
+    return path
+
+
+def _path(reference: str) -> Path:
+    asset = reference.startswith("asset:")
+    return ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
+
+
+def stage_seed(spec: StageSpec, seed: int) -> int:
+    """The seed that a stage sees: data preparation and reports are the same for all seeds of a run."""
+    return seed if spec.traits.seeded else 0
+
+
+def seeds_read(recipe: Recipe, spec: StageSpec, upstream: StageSpec, seed: int) -> list[int]:
+    """The seeds of an input stage that a stage reads: its own, or all where it spans them."""
+    spans = spec.traits.all_seeds and stage_seed(upstream, 1) == 1
+    return recipe.settings.seeds if spans else [seed]
+
+
+def looks_like_hub_id(reference: str) -> bool:
+    """Whether a name may be that of a model on the hub: NAME or OWNER/NAME. A dot in it is part of the name.
+
+    Only the suffix of a kind of data file says that a file was meant.
+    """
+    return bool(_HUB_ID.fullmatch(reference)) and not _DATA_FILE.search(reference)

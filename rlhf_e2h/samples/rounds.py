@@ -1,0 +1,147 @@
+"""Rounds of sampling, judging and training, as iterative DPO and ReST-EM make them; a killed stage goes on in a round.
+
+What a round has sampled and what it has trained are kept in the stage's scratch folder. Each round starts from files,
+also in a run that was never killed, so that both come out the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.parallel.processes import join, wait_for_all
+from rlhf_e2h.runner.run_files import write_json
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.samples.bank import Decoding, Row
+from rlhf_e2h.samples.bank_work import sample_bank, score_bank
+from rlhf_e2h.samples.judged import judged
+from rlhf_e2h.samples.unsplit import report_unsplit
+from rlhf_e2h.text_formats import FormatSettings
+from rlhf_e2h.training.models import Policy, open_policy, policy_format, save_policy
+
+
+def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[Row]:
+    """Problems at equal distances, from another start each round; a pool in order of levels gives some of each."""
+    if count is None or count >= len(pool):
+        return pool
+    stride = max(1, len(pool) // count)
+    return [pool[(number + i * stride) % len(pool)] for i in range(count)]
+
+
+class Rounds:
+    """The rounds of one stage: `policy(n)` samples in round n, `keep(n, ...)` is what that round trained."""
+
+    def __init__(
+        self,
+        run: StageRun,
+        start: Path,
+        title: str,
+        decoding: Decoding,
+        labels: Mapping[str, Label],
+        reward_model: Path,
+        aggregation: str,
+        text_format: FormatSettings | None = None,
+    ) -> None:
+        self.run, self.start, self.title, self.settings = run, start, title, text_format
+        self.text_format, why = policy_format(start, text_format)
+        run.use_format(self.text_format, why)
+        self.decoding, self.labels = decoding, labels
+        self.reward_model, self.aggregation = reward_model, aggregation
+
+    def policy(self, number: int) -> Policy:
+        """The policy with which round `number` begins."""
+        return open_policy(self._start_of(number), text_format=self.settings)
+
+    def begin(self, number: int) -> bool:
+        """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
+        folder = self._folder(number)
+        if (folder / "config.json").is_file():
+            self._replay(folder.name)
+            return False
+        self._mark()
+        return True
+
+    def judged(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
+        """Samples of round `number` with `rm` and `correct`, from the scratch folder if they are there."""
+        file = self.run.scratch / f"judged_{number}.jsonl"
+        if file.is_file():
+            self._replay(file.stem)
+            return read_jsonl(file)
+        self._mark()
+        rank, policy, title = join(), self._start_of(number), f"{self.title} {number + 1}:"
+        sampled = sample_bank(
+            self.run, policy, problems, self.decoding, seed, rank, f"{title} sampling", text_format=self.settings
+        )
+        known = {problem["problem_id"]: problem for problem in problems}
+        bank = list(sampled.rows())
+        scored = score_bank(
+            self.run, bank, known, self.reward_model, rank, f"{title} scoring", "rm",
+            text_format=self.text_format.of_rows(),
+        )  # fmt: skip
+        if self.run.is_main:
+            sampled.spend(self.run.spend)
+            report_unsplit(self.run, bank, [self.reward_model])
+            rows = judged(list(scored.rows()), self.labels, self.aggregation)
+            self._record(file.stem)
+            write_jsonl(file, rows)
+        wait_for_all()
+        if self.run.is_main:
+            for parts in (sampled, scored):
+                shutil.rmtree(parts.folder)
+        return read_jsonl(file)
+
+    def keep(self, number: int, model: Any, tokenizer: Any) -> None:
+        """Save what round `number` trained, adapters merged; it is there completely or not at all."""
+        if self.run.is_main:
+            folder = self._folder(number)
+            partial = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            save_policy(model, tokenizer, partial, self.text_format)
+            self._record(folder.name)
+            os.replace(partial, folder)
+            # the next round's trainer must not take this round's checkpoint for its own
+            shutil.rmtree(self.run.scratch / "trainer", ignore_errors=True)
+        PartialState().wait_for_everyone()
+
+    def finish(self, number: int) -> None:
+        """Make the model of round `number` the stage's output."""
+        if self.run.is_main:
+            shutil.copytree(self._folder(number), self.run.out, dirs_exist_ok=True)
+
+    def _mark(self) -> None:
+        self._before = self.run.tokens, self.run.flops, len(self._rows())
+
+    def _record(self, name: str) -> None:
+        """Keep what has been logged and spent since the mark; written before what it belongs to, so never missing."""
+        tokens, flops, rows = self._before
+        spent = {"tokens": self.run.tokens - tokens, "flops": self.run.flops - flops, "results": self.run.results}
+        write_json(self.run.scratch / f"{name}.json", {**spent, "rows": self._rows()[rows:]})
+
+    def _replay(self, name: str) -> None:
+        """Log and spend it again, so that metrics.jsonl and the costs are those of a run that was never killed."""
+        file = self.run.scratch / f"{name}.json"
+        if not file.is_file():  # left by a version that kept none
+            return
+        record = json.loads(file.read_text(encoding="utf-8"))
+        for row in record["rows"]:
+            self.run.log({key: value for key, value in row.items() if key != "step"}, row.get("step"))
+        self.run.spend(record["tokens"], record["flops"])
+        self.run.finish(**record.get("results", {}))  # rows lost to a limit of tokens, counted over the rounds
+
+    def _rows(self) -> list[Row]:
+        """What this run has logged; only the main process has a file of it."""
+        return read_jsonl(self.run.out / "metrics.jsonl") if self.run.is_main else []
+
+    def _start_of(self, number: int) -> Path:
+        return self._folder(number - 1) if number else self.start
+
+    def _folder(self, number: int) -> Path:
+        return self.run.scratch / f"round_{number}"

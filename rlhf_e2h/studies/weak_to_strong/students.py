@@ -1,0 +1,271 @@
+"""Train a reward model on soft labels with the losses of `weak_losses`: supervisor, student and ceiling alike.
+
+The model, its read-out and its contract are those of `reward_models`, so that the result is scored, served and exported
+like any other outcome or process reward model. Only the labels (probabilities) and the loss differ.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from reward_models.arguments import on_one_device
+from reward_models.contract import StepContract
+from reward_models.dataset import LengthSampler, optimiser_steps
+from reward_models.metrics import auc
+from reward_models.model import load_tokenizer, new_model
+from reward_models.score import Scorer
+from reward_models.trainer import Steps
+from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.studies.weak_to_strong import losses as weak_losses
+from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels, SoftRows, soft_rows
+
+
+@dataclass
+class LossSettings:
+    """Which loss, and its constants (defaults: EleutherAI/w2s)."""
+
+    name: Literal["xent", "logconf", "entropy", "window", "kl"] = "xent"
+    weight: float = 0.5  # of the student's own prediction in the target: logconf, entropy
+    warmup: int = 100  # optimiser steps until that weight is reached
+    radius: float | None = 0.15  # window: half-width of the uncertain range; none: median |label - 1/2|
+    balance_batch: bool = False  # labels with mean log-odds 0 in each batch: logconf
+
+
+@dataclass
+class FitSettings:
+    """Optimisation of every model of the study; defaults are EleutherAI's, but for the learning rate."""
+
+    learning_rate: float = 8e-5  # a model of a million parameters wants 5e-4
+    epochs: float = 3.0
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    warmup: float = 0.1  # share of all steps
+    weight_decay: float = 0.1
+    beta2: float = 0.95
+    bf16: bool = False
+    max_length: int = 1024  # tokens; longer solutions are left out
+    lora_rank: int = 0  # 0: full fine-tuning
+    lora_alpha: int = 8
+    held_out: float = 0.1  # share of problems whose weak labels choose the best checkpoint
+    eval_every: int = 0  # steps between such evaluations; 0: keep the last weights
+
+
+class SoftTrainer(Trainer):
+    """The Hugging Face Trainer with soft labels and a choice of loss."""
+
+    def __init__(
+        self, model: Any, arguments: TrainingArguments, rows: SoftRows, loss: LossSettings, radius: float,
+        evaluate_fn: Callable[[], Mapping[str, float]] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(model, arguments, data_collator=rows.collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
+        self.model_accepts_loss_kwargs = False  # a mean over the micro-batch, which the Trainer averages
+        self.loss_settings, self.radius, self.evaluate_fn = loss, radius, evaluate_fn
+        self.history_H = torch.empty(0)  # the last p_0, for the adaptive threshold
+        self.lengths = [len(ids) for ids in rows.ids]
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+        batch, seed = self.args.train_batch_size, self.args.seed
+        return LengthSampler(self.lengths, batch, seed, lambda: int(self.state.epoch or 0))
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        rows_R, positions_R, labels_R = (inputs.pop(name) for name in ("rows", "positions", "labels"))
+        outputs = model(**inputs)
+        loss = self._loss(outputs.logits.squeeze(-1)[rows_R, positions_R].float(), labels_R)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        found = self.evaluate_fn() if self.evaluate_fn else {}
+        logged = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
+        return logged
+
+    def _loss(self, logits_R: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
+        settings = self.loss_settings
+        c = weak_losses.coefficient(self.state.global_step, settings.weight, settings.warmup)
+        if settings.name == "logconf":
+            prior = 0.5 if settings.balance_batch else None
+            if settings.balance_batch:
+                labels_R = weak_losses.balanced(labels_R)
+            self.history_H = weak_losses.extended(self.history_H.to(logits_R.device), logits_R)
+            return weak_losses.logconf(logits_R, labels_R, c, self.history_H, prior)
+        if settings.name == "entropy":
+            return weak_losses.entropy(logits_R, labels_R, c)
+        if settings.name == "window":
+            return weak_losses.window(logits_R, labels_R, self.radius)
+        return {"xent": weak_losses.xent, "kl": weak_losses.kl}[settings.name](logits_R, labels_R)
+
+
+def fit_soft(
+    base: str | Path,
+    items: Sequence[Item],
+    labels: Labels,
+    out: Path,
+    settings: FitSettings,
+    seed: int,
+    loss: LossSettings | None = None,
+    template: str | None = None,
+    layers: int = 0,
+    validation: tuple[Sequence[Item], Labels] | None = None,
+    on_log: Callable[[Mapping[str, float]], None] | None = None,
+    kind: Literal["orm", "prm"] = "orm",
+    on_step: Callable[[int, int], None] | None = None,
+    text_format: TextFormat = SECTIONS,
+) -> Scorer:
+    """Train a reward model on soft labels in [0, 1], save it in `out` and return it ready to score.
+
+    Args:
+        labels: for each item one label for its outcome (`kind` orm) or one a step (prm); NaN is not learnt from.
+        layers: keep only the first so many layers of the base (a small model without a download); 0 keeps all.
+        validation: items with (weak) labels; hardened at 1/2, their AUC chooses the checkpoint if `eval_every` is set.
+
+    Raises:
+        ConfigError: no item fits `max_length`, or more layers than there are.
+    """
+    loss = loss or LossSettings()
+    contract = soft_contract(kind, template, text_format)
+    tokenizer = load_tokenizer(base)
+    rows = soft_rows(tokenizer, contract, items, labels, settings.max_length)
+    torch.manual_seed(seed)
+    model = _model(base, contract, settings, layers)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
+    learnt_R = torch.tensor([label for row in rows.labels for label in row])
+    radius = weak_losses.midweak_radius(learnt_R) if loss.radius is None else loss.radius
+    arguments = _arguments(out / "checkpoints", settings, len(rows), seed, choose=validation is not None)
+    evaluate_fn = (lambda: weak_auc(scorer, *validation)) if validation else None
+    trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn)
+    if on_log is not None:
+        trainer.add_callback(_Logs(on_log))
+    if on_step is not None:
+        trainer.add_callback(Steps(on_step))
+    trainer.train()
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if settings.lora_rank:
+        trained = trained.merge_and_unload()
+    trained.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    scorer.model = trained
+    return scorer
+
+
+def predict(scorer: Scorer, items: Sequence[Item]) -> NDArray[np.float64]:
+    """P(right) of each solution (N,); 1/2 for one that is too long to be read, which takes no side."""
+    scores_N = np.array([result.score for result in scorer.score_stream(items)])
+    return np.where(np.isfinite(scores_N), scores_N, 0.5)
+
+
+def soft_contract(
+    kind: Literal["orm", "prm"], template: str | None, text_format: TextFormat = SECTIONS
+) -> StepContract:
+    """How a model of the study reads solutions; `template` as in `StepContract`, that of the samples if None."""
+    return StepContract(
+        kind,
+        template=template or text_format.template,
+        separator=text_format.separator,
+        answer_mark=text_format.answer_mark,
+    )
+
+
+def judge(scorer: Scorer, items: Sequence[Item]) -> Labels:
+    """What a model says of each solution: P(right) of its steps if it is a process model, else of its outcome.
+
+    1/2 where a solution is too long to be read.
+    """
+    by_step = scorer.contract.kind == "prm"
+    found = []
+    for (_, steps), result in zip(items, scorer.score_stream(items), strict=True):
+        unread = [0.5] * (len(steps) if by_step else 1)
+        found.append(np.array(unread if result.skipped else result.steps if by_step else [result.score]))
+    return found
+
+
+def weak_auc(scorer: Scorer, items: Sequence[Item], labels: Labels) -> dict[str, float]:
+    """AUC against labels hardened at 1/2: all that model selection may know. 1/2 if they are of one class."""
+    found = auc((np.concatenate(labels) > 0.5).astype(int), np.concatenate(judge(scorer, items)))
+    return {"auc": 0.5 if found is None else found}
+
+
+def _model(base: str | Path, contract: StepContract, settings: FitSettings, layers: int) -> Any:
+    model: Any = new_model(base, contract)
+    if layers:
+        have = AutoConfig.from_pretrained(base).num_hidden_layers
+        if not 0 < layers <= have:
+            raise ConfigError(f"{layers} layers of a model that has {have}; give 1 to {have}, or 0 for all")
+        model.base_model.layers = model.base_model.layers[:layers]
+        model.config.num_hidden_layers = layers
+        if getattr(model.config, "layer_types", None):
+            model.config.layer_types = model.config.layer_types[:layers]
+    if settings.lora_rank:
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        adapter = LoraConfig(
+            task_type=TaskType.TOKEN_CLS,
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            target_modules="all-linear",
+            exclude_modules=["score", "classifier"],
+        )
+        model = get_peft_model(model, adapter)
+    return model
+
+
+class _Logs(TrainerCallback):
+    def __init__(self, on_log: Callable[[Mapping[str, float]], None]) -> None:
+        self._on_log = on_log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self._on_log({**logs, "step": state.global_step})
+
+
+def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose: bool) -> TrainingArguments:
+    micro = settings.micro_batch_size or settings.batch_size
+    if settings.batch_size % micro:
+        raise ConfigError(f"batch_size {settings.batch_size} is no multiple of micro_batch_size {micro}; change one")
+    evaluates = bool(settings.eval_every) and choose
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup * optimiser_steps(rows, settings.batch_size, settings.epochs)),
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.beta2,
+        lr_scheduler_type="cosine",
+        bf16=settings.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=20,
+        logging_first_step=True,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=settings.eval_every or None,
+        save_strategy="steps" if evaluates else "no",
+        save_steps=settings.eval_every or 500,
+        save_total_limit=2,
+        load_best_model_at_end=evaluates,
+        metric_for_best_model="eval_auc" if evaluates else None,
+        greater_is_better=True,
+        seed=seed,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    return on_one_device(arguments)
