@@ -155,6 +155,10 @@ def _say(error: Exception) -> int:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
+    if args.command == "check" and args.audit:
+        from rlhf_e2h.tools import audit
+
+        return audit.run(args)
     if args.command == "check":
         from rlhf_e2h.checker import command as check
 

@@ -57,7 +57,7 @@ def known_places(run_folder: Path) -> dict[str, str]:
     return known
 
 
-def note_places(run_folder: Path, found: Mapping[str, str]) -> None:
+def note_places(run_folder: Path, found: dict[str, str]) -> None:
     """Write down where folders from outside are; the caller holds the lock of the run folder."""
     known = known_places(run_folder)
     if known | found != known:

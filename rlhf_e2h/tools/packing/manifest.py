@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.progress import Bar
@@ -141,7 +141,7 @@ def writing(file: IO[bytes], name: str) -> Iterator[tarfile.TarFile]:
     """An archive in an open file; `name` says whether it is compressed."""
     with contextlib.ExitStack() as stack:
         if not name.endswith(".tar"):
-            file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0))
+            file = cast(Any, stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)))
         yield stack.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT))
 
 

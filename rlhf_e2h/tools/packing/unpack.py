@@ -211,7 +211,8 @@ def _extract_one(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") if path is not None else open(os.devnull, "wb") as out:
-            shutil.copyfileobj(hashed, out, form.BLOCK)  # type: ignore[arg-type]
+            while block := hashed.read(form.BLOCK):
+                out.write(block)
         same = hashed.sha.hexdigest() == entry["sha256"]
     if not same:
         raise ConfigError(f"{source}: {info.name} was changed after packing (its sha256 differs); nothing was unpacked")
