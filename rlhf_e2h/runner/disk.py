@@ -30,7 +30,8 @@ def check_room(what: str, needed: float, folder: Path, free: float | None = None
     free = shutil.disk_usage(place).free if free is None else free
     if needed > free:
         raise ConfigError(
-            f"{what}: needs {size(needed)}, and {size(free)} are free on the disk of {folder}; make room, or give another folder"
+            f"{what}: needs {size(needed)}, and {size(free)} are free on the disk of {folder}; make room, or give "
+            "another folder"
         )
 
 
@@ -76,16 +77,16 @@ def _weights(recipe: Recipe, spec: StageSpec) -> Room:
         model = model_of(recipe, f"@{spec.name}")
     except ConfigError:
         return Room(0.0, 0.0)  # of an unknown architecture; whether the model can be had is said elsewhere
-    lora = getattr(training, "lora_rank", 0) or getattr(getattr(config, "lora", None), "rank", 0)
-    stored = LOW if lora and getattr(training or config, "bf16", False) else FULL
+    lora = int(getattr(training, "lora_rank", 0) or getattr(getattr(config, "lora", None), "rank", 0))
+    low = lora > 0 and getattr(training or config, "bf16", False)
     parameters = model.scorer_parameters if spec.kind == "reward" else model.parameters
-    written = stored * parameters
+    written = (LOW if low else FULL) * parameters
     meanwhile = written * getattr(config, "rounds", 0)
     settings = getattr(config, "ppo", None) or training
-    if not lora and getattr(settings, "checkpoint_every", 0):
+    if not lora and getattr(settings, "checkpoint_every", 0) > 0:
         trained = parameters + (model.scorer_parameters if spec.kind == "ppo" else 0)
         # PPO removes an old checkpoint before the next one where the disk cannot hold both
-        count = getattr(settings, "save_total_limit", 1) + (0 if spec.kind == "ppo" else 1)
+        count = int(getattr(settings, "save_total_limit", 1)) + (0 if spec.kind == "ppo" else 1)
         meanwhile += CHECKPOINT * trained * count
     return Room(written, meanwhile)
 

@@ -21,10 +21,11 @@ REWARD_MODELS = ("reward_model", "outcome_model", "reward_models")  # settings t
 
 
 def check_inputs(specs: list[StageSpec]) -> None:
-    """See that what is not made by a stage is there, that hub models can be had, and that reward models are such.
+    """See that what is not made by a stage is there, that hub models can be had, and that models are such.
 
     Raises:
-        FileNotFoundError: no such path, or no such model on the hub.
+        FileNotFoundError: no such path, no such model on the hub, or a folder without a model.
+        ValueError: a policy in GGUF weights.
         ConfigError: a reward model without step contract, or a policy without the chat template that it is to use.
     """
     for spec, name, reference in _external(specs):
@@ -33,6 +34,10 @@ def check_inputs(specs: list[StageSpec]) -> None:
         chat = getattr(getattr(spec.config, "format", None), "name", "") == "chat"
         if chat and name in POLICIES and path.is_dir() and not has_chat_template(path):
             raise ConfigError(no_chat_template(f"{spec.name}: {reference}"))
+        if name in POLICIES and path.exists():
+            from rlhf_e2h.training.models import base_of_context, check_model_folder
+
+            check_model_folder(base_of_context(path))
         if name in REWARD_MODELS:
             try:
                 StepContract.from_config(SimpleNamespace(**json.loads(config.read_text(encoding="utf-8"))), reference)

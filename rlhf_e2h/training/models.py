@@ -124,9 +124,11 @@ def check_model_folder(path: str | Path) -> None:
         ValueError: GGUF weights only.
     """
     folder = Path(path)
-    if (folder / "config.json").is_file() or is_adapter(folder) or not (folder.is_dir() or folder.is_absolute()):
+    if (folder / "config.json").is_file() or is_adapter(folder) or not (folder.exists() or folder.is_absolute()):
         return
     quantised = sorted(file.name for file in folder.glob("*.gguf"))
+    if folder.suffix == ".gguf" and folder.is_file():
+        folder, quantised = folder.parent, [folder.name]
     if quantised:
         raise ValueError(
             f"{folder}: holds GGUF weights only ({quantised[0]}), which cannot be trained; convert them (pip install "

@@ -190,7 +190,7 @@ def in_both(members: list[Member]) -> list[Member]:
         (manifest(lambda data: data.pop("stages")), "cannot be read"),
         (
             manifest(lambda data: stage(data, "prm").update(version=99)),
-            r"prm is of version 99 of reward, here is \d+.*--only icl prepare sample sft_easy",
+            r"prm was made by version 99 of reward, here is \d+.*--only icl prepare sample sft_easy",
         ),
         (manifest(lambda data: stage(data, "icl").update(kind="magic")), "icl is a 'magic' stage"),
     ],
