@@ -25,6 +25,14 @@ policies on hard problems whose labels nobody reads, and measure what it gained.
 _STAGES = f"stages, one command each (e2h STAGE --help): {' '.join(STAGES)}"
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Every command on one line, the longest too."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=20)
+        self._action_max_length = 14
+
+
 def parser(list_stages: bool = False) -> argparse.ArgumentParser:
     """The command line; the help of all lists stages by name alone, so that it fits a screen."""
     top = argparse.ArgumentParser(
@@ -32,7 +40,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
         usage="e2h COMMAND ...   (e2h COMMAND --help, e2h --version)",
         description=_ABOUT,
         epilog=textwrap.fill(_STAGES, 78),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=20),
+        formatter_class=_Help,
         add_help=False,
     )
     top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # so that the help fits a small screen
