@@ -34,7 +34,7 @@ def check_inputs(specs: list[StageSpec]) -> None:
         chat = getattr(getattr(spec.config, "format", None), "name", "") == "chat"
         if chat and name in POLICIES and path.is_dir() and not has_chat_template(path):
             raise ConfigError(no_chat_template(f"{spec.name}: {reference}"))
-        if name in POLICIES and path.exists():
+        if name in POLICIES and path.exists() and spec.kind != "import":  # which reads a tokenizer alone
             from rlhf_e2h.training.models import base_of_context, check_model_folder
 
             check_model_folder(base_of_context(path))

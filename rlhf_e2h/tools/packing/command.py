@@ -87,8 +87,8 @@ def _unpack(args: argparse.Namespace) -> int:
         for folder in stages:
             console.print(f"{folder:<40} {what}")
     about = found.manifest.run
-    versions, commit = about.get("versions") or {}, str((about.get("git") or {}).get("commit"))[:7]
-    console.print(f"packed by rlhf_e2h {versions.get('rlhf_e2h')} (commit {commit}); contents {found.digest}")
+    commit = str((about.get("git") or {}).get("commit"))[:7]
+    console.print(f"packed by rlhf_e2h {found.manifest.package} (commit {commit}); contents {found.digest}")
     words = " ".join([str(about.get("recipe")), *about.get("overrides", [])])
     console.print(
         f"there it was `e2h run {words}`; here, with the paths of this machine: e2h run RECIPE runs={found.run_folder}"

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from rlhf_e2h import __version__
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.progress import Bar
 from rlhf_e2h.runner.run_files import RECORDS
@@ -67,6 +68,7 @@ class Manifest:
 
     run: dict[str, Any]  # run.json: recipe, overrides, seeds, versions, machine, commit
     stages: list[Packed]
+    package: str = __version__  # of rlhf_e2h, that packed it
     format: int = FORMAT
 
     def text(self) -> bytes:
@@ -95,9 +97,9 @@ def read_manifest(text: bytes, source: str) -> Manifest:
         if data["format"] != FORMAT:
             raise ConfigError(
                 f"{source}: a pack of format {data['format']}, and this version reads format {FORMAT}; unpack it with "
-                f"the version that made it (rlhf_e2h {data['run'].get('versions', {}).get('rlhf_e2h', 'unknown')})"
+                f"the version that made it (rlhf_e2h {data.get('package', 'unknown')})"
             )
-        manifest = Manifest(data["run"], [Packed(**stage) for stage in data["stages"]])
+        manifest = Manifest(data["run"], [Packed(**stage) for stage in data["stages"]], data["package"])
         for stage in manifest.stages:
             _check(stage, source)
     except ConfigError:
