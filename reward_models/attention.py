@@ -76,9 +76,8 @@ def _at(
 ) -> torch.Tensor:
     """Attention of the tokens (line, place) and 0 elsewhere, but for some tokens that fill up lines with fewer."""
     rows, heads, tokens, _ = query.shape
-    output = query.new_zeros(rows, tokens, heads, value.shape[3])
     if not len(line_R):
-        return output
+        return query.new_zeros(rows, tokens, heads, value.shape[3])
     wanted_BT = torch.zeros(rows, tokens, dtype=torch.bool)
     wanted_BT[line_R, place_R] = True
     most = int(wanted_BT.sum(1).max())
@@ -88,6 +87,8 @@ def _at(
     seen = torch.arange(key.shape[2]) <= before + place_BW[:, None, :, None]
     chosen = query.transpose(1, 2)[line_B1, place_BW].transpose(1, 2)
     found = scaled_dot_product_attention(chosen, key, value, attn_mask=seen, scale=scaling)
+    # in the dtype of what is found: under autocast that is not the queries'
+    output = found.new_zeros(rows, tokens, heads, value.shape[3])
     output[line_B1, place_BW] = found.transpose(1, 2)
     return output
 

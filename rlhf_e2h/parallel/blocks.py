@@ -69,11 +69,17 @@ class Parts:
             with self._file(start, end).open(encoding="utf-8") as file:
                 yield from map(json.loads, itertools.islice(file, 1, None))
 
-    def spend(self, spend: Spend) -> None:
-        """Count what all parts have cost, those of a killed run included."""
+    def cost(self) -> tuple[float, float]:
+        """Tokens and floating-point operations of all parts, those of a killed run included."""
+        lines = []
         for start, end in self.found().items():
             with self._file(start, end).open(encoding="utf-8") as file:
-                spend(*json.loads(file.readline())["spent"])
+                lines.append(json.loads(file.readline())["spent"])
+        return sum(tokens for tokens, _ in lines), sum(flops for _, flops in lines)
+
+    def spend(self, spend: Spend) -> None:
+        """Count what all parts have cost."""
+        spend(*self.cost())
 
     def save(self, start: int, end: int, rows: Sequence[Row], cost: Sequence[float]) -> None:
         """Whole or not at all."""

@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.report.comparisons import REFERENCE
+from rlhf_e2h.report.compute_figure import compute_plot, method_table
 from rlhf_e2h.report.figures import (
     Plot,
     curve_over_n,
@@ -53,6 +55,7 @@ class PageInput:
     sections: Sequence[ReadSection] = ()  # of studies
     settings: Mapping[str, str] = field(default_factory=dict)  # stage -> YAML
     easy_levels: Sequence[int] = EASY
+    compute: Row = field(default_factory=dict)  # accuracy over compute: see `report.compute`
     calibration: Sequence[Row] = ()  # of reward models on hard problems: see `sources.calibration`
 
 
@@ -64,6 +67,7 @@ def draw_figures(page: PageInput) -> dict[str, Plot]:
         difference_forest(results, "decoding"),
         curve_over_n(results, "weighted_vote", palette),
         curve_over_n(results, "best_of_n", palette),
+        compute_plot(page.compute, palette),
         level_bars(results, palette),
         seed_dots(results),
         *training_plots(page.training, palette),
@@ -110,6 +114,8 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
         .render(
             about=_about(page.about),
             cost=cost,
+            compute=method_table(page.compute),
+            matched=page.compute.get("matched", ()),
             counted={key: sum(row[key] or 0 for row in cost) for key in ("tokens", "flops")},
             decodings=decoding_table(page.results),
             figures=draw_figures(page) if figures is None else figures,
@@ -124,6 +130,7 @@ def render_page(page: PageInput, figures: Mapping[str, Plot] | None = None) -> s
             quality=quality,
             quality_columns=columns,
             sections=page.sections,
+            reference=REFERENCE,
             settings=page.settings,
             seeds=page.results["seeds"],
             solutions=pick_solutions(page.solutions, easy_levels=page.easy_levels),

@@ -91,6 +91,13 @@ def stage_settings(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> d
     return found
 
 
+def evaluation_settings(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
+    """Settings of the `evaluate` stages by folder."""
+    folders = [record["folder"] for record in manifest if record["stage"] == "evaluate" and "folder" in record]
+    found = {folder: read_json(run_folder / folder / "settings.json") for folder in folders}
+    return {folder: settings for folder, settings in found.items() if settings}
+
+
 def problem_subjects(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """problem_id -> subject, of the test problems of every prepare stage upstream; questions only, no label is read."""
     folders = [run_folder / record["folder"] for record in manifest if record["stage"] == "prepare"]

@@ -75,7 +75,7 @@ def _weights(recipe: Recipe, spec: StageSpec) -> Room:
         return Room(0.0, 0.0)
     try:
         model = model_of(recipe, f"@{spec.name}")
-    except ConfigError:
+    except (ValueError, KeyError, AttributeError):
         return Room(0.0, 0.0)  # of an unknown architecture; whether the model can be had is said elsewhere
     lora = int(getattr(training, "lora_rank", 0) or getattr(getattr(config, "lora", None), "rank", 0))
     low = lora > 0 and getattr(training or config, "bf16", False)

@@ -164,6 +164,7 @@ class StageRun:
 
 def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     """Run one stage to completion (or go on with a killed one) and return its folder."""
+    asked, spec = spec, store.present(spec, seed)
     identity, inputs = store.identity(spec, seed)
     folder = store.folder(spec, identity)
     inherited = sorted({label for resolved in inputs.values() for r in resolved for label in r.labels})
@@ -181,6 +182,8 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     tracker = Tracker(folder if is_main else None, mirrors)
     run = StageRun(spec.name, spec.kind, folder, stage_seed(spec, seed), store.root, tracker, inputs, is_main)
     run.pulse = pulse
+    if absent := sorted(set(asked.upstream()) - set(spec.upstream())):
+        run.notes["not_run"] = ", ".join(absent)  # optional stages
     started = time.time()
     with (
         pulse.beating() if pulse else contextlib.nullcontext(),

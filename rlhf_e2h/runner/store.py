@@ -9,7 +9,7 @@ unfinished.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlhf_e2h.data import firewall
@@ -51,12 +51,13 @@ class Store:
         self._digests: dict[str, str] = {}  # of external inputs: hashed once a process
 
     def identity(self, spec: StageSpec, seed: int) -> tuple[str, dict[str, list[Resolved]]]:
-        """Identity of a stage and its resolved inputs.
+        """Identity of a stage and its resolved inputs, without those that `present` leaves out.
 
         Raises:
             ConfigError: an input stage has not been run.
             FileNotFoundError: an input path does not exist.
         """
+        spec = self.present(spec, seed)
         inputs = {
             reference: self._resolve(spec, reference, seed)
             for references in input_fields(spec.config).values()
@@ -82,6 +83,48 @@ class Store:
             described["seeds"] = self.recipe.settings.seeds
         return hash_data(described)[:12]
 
+    def present(self, spec: StageSpec, seed: int) -> StageSpec:
+        """The stage without the members of its lists and mappings of inputs that name an optional stage not run yet.
+
+        So an evaluation can name every optional baseline, and a report every optional evaluation: those that were run
+        are in it.
+        """
+        named = {name: getattr(spec.config, name) for name in input_fields(spec.config)}
+        lists = {reference for value in named.values() if not isinstance(value, str) for reference in _members(value)}
+        absent = {reference for reference in lists if self._not_run(spec, reference, seed)}
+        if not absent:
+            return spec
+        kept = {
+            name: {key: one for key, one in value.items() if one not in absent}
+            if isinstance(value, dict)
+            else [one for one in value if one not in absent]
+            for name, value in named.items()
+            if not isinstance(value, str)
+        }
+        try:
+            return replace(spec, config=replace(spec.config, **kept))
+        except ValueError:
+            raise ConfigError(
+                f"{spec.name}: of the optional stages that it reads none is finished ({', '.join(sorted(absent))}); "
+                "run one with --only"
+            ) from None
+
+    def _not_run(self, spec: StageSpec, reference: str, seed: int) -> bool:
+        upstream = self.recipe.stages.get(reference[1:].split("/")[0]) if reference.startswith("@") else None
+        if upstream is None or not upstream.optional:
+            return False
+        return not all(self._complete(upstream, one) for one in seeds_read(self.recipe, spec, upstream, seed))
+
+    def _complete(self, spec: StageSpec, seed: int) -> bool:
+        """Whether a stage and all that it reads is finished."""
+        try:
+            present = self.present(spec, seed)
+        except ConfigError:
+            return False
+        inputs = (self.recipe.stages[name] for name in present.upstream())
+        read = ((one, number) for one in inputs for number in seeds_read(self.recipe, spec, one, seed))
+        return all(self._complete(*pair) for pair in read) and self.finished(spec, seed) is not None
+
     def folder(self, spec: StageSpec, identity: str) -> Path:
         return self.root / spec.name / identity
 
@@ -100,6 +143,7 @@ class Store:
 
     def _named_by_path(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]]) -> Path | None:
         """The finished folder of an older version, which named inputs by path, here or on another machine."""
+        spec = self.present(spec, seed)
         outside = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
         for folder in sorted((self.root / spec.name).glob("*/")) if outside else ():
             was = {digests[0]: reference for reference, digests in (read_done(folder) or {}).get("inputs", {}).items()}
@@ -162,6 +206,10 @@ class Store:
 def _is_path(reference: str, found: list[Resolved]) -> bool:
     """Whether an input comes from a path outside the run; else it is a stage's, an asset or a model of the hub."""
     return not reference.startswith(("@", "asset:")) and found[0].path.is_absolute()
+
+
+def _members(value: dict[str, str] | list[str]) -> list[str]:
+    return list(value.values()) if isinstance(value, dict) else value
 
 
 def external_path(spec: StageSpec, reference: str) -> Path:

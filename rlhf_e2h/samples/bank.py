@@ -159,22 +159,26 @@ def score(
     name: str,
     on_row: Callable[[int], None] | None = None,
     text_format: FormatOf = SECTIONS,
+    spend: Callable[[float, float], None] | None = None,
 ) -> list[Row]:
     """Rows with `step_scores`, `score` (by the reward model's own aggregation) and `reward_model`.
 
-    `text_format` is that of the rows, or a function that gives that of a row; steps cut by it go into the reward
-    model's own template.
+    `spend` gets the tokens and the floating-point operations of it, as if equal texts were each read. `text_format` is
+    that of the rows, or a function that gives that of a row; steps cut by it go into the reward model's own template.
     """
 
     def steps(row: Row) -> list[str]:
         return (text_format if isinstance(text_format, TextFormat) else text_format(row)).split_steps(row["text"])
 
     items = ((problems[row["problem_id"]]["problem"], steps(row)) for row in rows)
-    scored = []
+    scored, tokens = [], 0
     for row, result in zip(rows, scorer.score_stream(items), strict=True):
+        tokens += result.tokens
         scored.append({**row, "step_scores": result.steps, "score": result.score, "reward_model": name})
         if on_row:
             on_row(1)
+    if spend and rows:
+        spend(tokens, spent.scoring(scorer.model, tokens, len(rows)))
     return scored
 
 

@@ -109,8 +109,8 @@ def _scored(
 ) -> Parts:  # fmt: skip
     scorer = Scorer.from_pretrained(model, rank.device, DTYPES[sampling_dtype(model)], max_tokens_per_batch)
 
-    def work(start: int, end: int, _: Spend) -> Sequence[Row]:
-        return score(rows[start:end], problems, scorer, reward_model, bar.advance, text_format)
+    def work(start: int, end: int, spend: Spend) -> Sequence[Row]:
+        return score(rows[start:end], problems, scorer, reward_model, bar.advance, text_format, spend)
 
     return in_blocks(folder, len(rows), block_of_solutions(scorer.model), rank, work, bar.update)
 

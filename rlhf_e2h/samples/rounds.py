@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.parallel.processes import join, wait_for_all
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
-from rlhf_e2h.samples.judged import judged
+from rlhf_e2h.samples.judged import Judges, judged
 from rlhf_e2h.samples.unsplit import report_unsplit
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.models import Policy, open_policy, policy_format, save_policy
@@ -45,16 +44,14 @@ class Rounds:
         start: Path,
         title: str,
         decoding: Decoding,
-        labels: Mapping[str, Label],
-        reward_model: Path,
-        aggregation: str,
+        judges: Judges,
         text_format: FormatSettings | None = None,
     ) -> None:
         self.run, self.start, self.title, self.settings = run, start, title, text_format
         self.text_format, why = policy_format(start, text_format)
         run.use_format(self.text_format, why)
-        self.decoding, self.labels = decoding, labels
-        self.reward_model, self.aggregation = reward_model, aggregation
+        self.decoding, self.judges = decoding, judges
+        self.bank: dict[str, list[Row]] = {}  # samples of the first round that are there already, by problem
 
     def policy(self, number: int) -> Policy:
         """The policy with which round `number` begins."""
@@ -69,6 +66,11 @@ class Rounds:
         self._mark()
         return True
 
+    def problems(self, pool: list[Row], count: int | None, number: int) -> list[Row]:
+        """Those of round `number`: see `problems_of_round`. A given bank says which the first round may ask."""
+        asked = pool if number or not self.bank else [row for row in pool if row["problem_id"] in self.bank]
+        return problems_of_round(asked, count, number)
+
     def judged(self, number: int, problems: Sequence[Row], seed: int) -> list[Row]:
         """Samples of round `number` with `rm` and `correct`, from the scratch folder if they are there."""
         file = self.run.scratch / f"judged_{number}.jsonl"
@@ -76,26 +78,35 @@ class Rounds:
             self._replay(file.stem)
             return read_jsonl(file)
         self._mark()
-        rank, policy, title = join(), self._start_of(number), f"{self.title} {number + 1}:"
-        sampled = sample_bank(
-            self.run, policy, problems, self.decoding, seed, rank, f"{title} sampling", text_format=self.settings
-        )
-        known = {problem["problem_id"]: problem for problem in problems}
-        bank = list(sampled.rows())
-        scored = score_bank(
-            self.run, bank, known, self.reward_model, rank, f"{title} scoring", "rm",
-            text_format=self.text_format.of_rows(),
-        )  # fmt: skip
+        rank, title, model, parts = join(), f"{self.title} {number + 1}:", self.judges.reward_model, []
+        if self.bank and number == 0:
+            rows = [row for problem in problems for row in self.bank[problem["problem_id"]][: self.decoding.n]]
+        else:
+            parts.append(
+                sample_bank(
+                    self.run, self._start_of(number), problems, self.decoding, seed, rank, f"{title} sampling",
+                    text_format=self.settings,
+                )
+            )  # fmt: skip
+            rows = list(parts[0].rows())
+        if model is not None and not all("step_scores" in row for row in rows):
+            known = {problem["problem_id"]: problem for problem in problems}
+            parts.append(
+                score_bank(
+                    self.run, rows, known, model, rank, f"{title} scoring", "rm",
+                    text_format=self.text_format.of_rows(),
+                )
+            )  # fmt: skip
         if self.run.is_main:
-            sampled.spend(self.run.spend)
-            report_unsplit(self.run, bank, [self.reward_model])
-            rows = judged(list(scored.rows()), self.labels, self.aggregation)
+            for part in parts:
+                part.spend(self.run.spend)
+            report_unsplit(self.run, rows, [model] if model else [])
             self._record(file.stem)
-            write_jsonl(file, rows)
+            write_jsonl(file, judged(list(parts[-1].rows()) if parts else rows, self.judges))
         wait_for_all()
         if self.run.is_main:
-            for parts in (sampled, scored):
-                shutil.rmtree(parts.folder)
+            for part in parts:
+                shutil.rmtree(part.folder)
         return read_jsonl(file)
 
     def keep(self, number: int, model: Any, tokenizer: Any) -> None:

@@ -3,7 +3,8 @@
 For each problem of all levels, solutions are sampled and scored: reward-model score in [0, 1], plus 1 if the checker
 finds the answer right, which it can say on easy problems only (Sun et al. 2024, appendix C.3). A pair needs a margin
 above `margin`. The paper's margin of 1.0 gives no pair where the answer is unknown, because such scores stay below 1;
-there `margin_unlabelled` holds, on the reward-model score alone. Writes a model folder and pairs_ROUND.jsonl.
+there `margin_unlabelled` holds, on the reward-model score alone. Without a reward model right solutions are paired with
+wrong ones, of problems whose answers may be read. Writes a model folder and pairs_ROUND.jsonl.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, Literal
 from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
-from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
@@ -25,8 +25,8 @@ from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.judged import by_problem, summary
-from rlhf_e2h.samples.rounds import Rounds, problems_of_round
-from rlhf_e2h.stages.sample import choose
+from rlhf_e2h.samples.rounds import Rounds
+from rlhf_e2h.stages.round_inputs import open_rounds
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import dpo_trainer
@@ -51,7 +51,9 @@ class Config:
 
     policy: Input  # model to start from
     data: Input  # output of a prepare stage
-    reward_model: Input
+    reward_model: Input | None = None  # without it only problems with a readable answer are asked
+    # whose answers the checker may read; full and hard only in a stage with 'full', 'dagger' or 'hardonly' in its name
+    labels: Literal["easy", "full", "hard"] = setting("easy", added=True)
     aggregation: str = "min"  # of step scores: min, prod, mean, ...
     levels: list[int] | None = None  # prompts of these levels; all if not given
     problems: int | None = None  # at most so many prompts a round
@@ -70,6 +72,9 @@ class Config:
     label_smoothing: float = 0.0  # cdpo and robust: share of pairs taken to be the wrong way round, below 0.5
     nll_weight: float = setting(1.0, added=True)  # rpo_nll only
     decoding: Decoding = field(default_factory=lambda: Decoding(n=8))
+    # samples of `policy` that are there already, for the first round: a sample stage, or a scored file of a rerank
+    # stage; the first decoding.n of each problem are taken
+    samples: Input | None = field(default=None, metadata={"added": True})
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -78,6 +83,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.max_pairs < 1:
             raise ValueError(f"rounds {self.rounds} and max_pairs {self.max_pairs} must be at least 1")
+        if self.reward_model is None and not 0 <= self.margin < 1:
+            raise ValueError(
+                f"margin {self.margin}: without reward_model scores are 0 or 1, so no pair is further apart; set "
+                "margin: 0"
+            )
         smooth = self.loss in ("cdpo", "robust")
         if smooth and not 0 < self.label_smoothing < 0.5:
             raise ValueError(f"loss {self.loss} needs label_smoothing between 0 and 0.5, found {self.label_smoothing}")
@@ -86,13 +96,10 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    start, data = run.path(config.policy), run.path(config.data)
-    labels = run.labels(data, "easy", splits=("train",))
-    pool = choose(read_problems(data, "train"), config.levels, None)
-    reward_model = run.path(config.reward_model)
-    rounds = Rounds(run, start, "DPO", config.decoding, labels, reward_model, config.aggregation, config.format)
+    start = run.path(config.policy)
+    rounds, pool = open_rounds(config, run, "DPO")
     for number in range(config.rounds):
-        problems = problems_of_round(pool, config.problems, number)
+        problems = rounds.problems(pool, config.problems, number)
         rows = rounds.judged(number, problems, run.seed * 1009 + number)
         chosen = pairs(rows, {problem["problem_id"]: problem for problem in problems}, config, rounds.text_format)
         if not chosen:
@@ -131,7 +138,7 @@ def pairs(
     for problem_id, group in by_problem(rows).items():
         prompt = text_format.prompt(problems[problem_id]["problem"])
         scored = sorted(
-            ((row["rm"] + bool(row["correct"]), row) for row in group if row["finished"]), key=lambda s: -s[0]
+            (((row["rm"] or 0.0) + bool(row["correct"]), row) for row in group if row["finished"]), key=lambda s: -s[0]
         )
         labelled = group[0]["correct"] is not None
         margin = config.margin if labelled else config.margin_unlabelled

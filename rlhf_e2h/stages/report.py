@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rlhf_e2h.data.levels import EASY, LEVELS
 from rlhf_e2h.report import sources
-from rlhf_e2h.report.comparisons import Comparison, Gap, default_comparisons, default_gaps
+from rlhf_e2h.report.comparisons import Comparison, Gap, compare, default_comparisons, default_gaps
+from rlhf_e2h.report.compute import compute_rows, matches, prices
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
 from rlhf_e2h.report.page import PageInput, write_page
 from rlhf_e2h.report.results import build_results, write_results
@@ -75,13 +77,15 @@ def main(config: Config, run: StageRun) -> None:
     trained = {name: run.paths(reference) for name, reference in config.reward_models.items()}
     quality = sources.reward_model_quality(folders, trained)
     results = build_results(outcomes, comparisons, gaps, config.draws)
-    write_results(results | {"quality": mean_quality(quality)}, run.out)
+    compute = _compute(config, run, outcomes, results, manifest)
+    write_results(results | {"quality": mean_quality(quality), "compute": compute}, run.out)
     page = PageInput(
         results=results,
         about=sources.about_run(run.run_folder, manifest),
         manifest=manifest,
         quality=quality,
         calibration=sources.calibration(folders),
+        compute=compute,
         solutions=sources.readable_solutions(folders),
         hacking=sources.hacking_points(folders) + sources.training_hacking_points(run.run_folder, manifest),
         training=sources.training_curves(run.run_folder, manifest),
@@ -92,6 +96,24 @@ def main(config: Config, run: StageRun) -> None:
     )
     write_page(page, run.out)
     run.finish(rows=len(results["rows"]), comparisons=len(results["comparisons"]), seeds=len(results["seeds"]))
+
+
+def _compute(
+    config: Config, run: StageRun, outcomes: Outcomes, results: dict[str, Any], manifest: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """rows: accuracy beside compute; matched: policies against samples that cost no more, paired."""
+    told = sources.evaluation_settings(run.run_folder, manifest)
+    priced = prices(manifest, told, outcomes.conditions)
+    rows = compute_rows(results, priced)
+    found = matches(priced, rows[0]["problems"]) if rows else []
+    differences = compare(outcomes, [one.comparison for one in found], config.draws)
+    matched = [
+        row
+        | {"samples": one.samples, "policy_flops": one.policy_flops, "sampled_flops": one.sampled_flops}
+        | {"break_even": one.break_even}
+        for one, row in zip(found, differences, strict=True)
+    ]
+    return {"rows": rows, "matched": matched}
 
 
 def _seed(resolved: Resolved) -> int:

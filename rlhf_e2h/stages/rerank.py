@@ -47,10 +47,13 @@ def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
     rank, texts = join(), format_of(run.path(config.samples))
+    cost = {}
     for name, reference in config.reward_models.items():
         model, title = run.path(reference), f"scoring {name}"
         parts = score_bank(run, rows, problems, model, rank, title, name, config.max_tokens_per_batch, texts)
         if run.is_main:
             write_jsonl(run.out / scored_file(name), parts.rows())
+            cost[name] = parts.cost()
+            run.spend(*cost[name])
     report_unsplit(run, rows, [run.path(reference) for reference in config.reward_models.values()])
-    run.finish(solutions=len(rows), reward_models=len(config.reward_models))
+    run.finish(solutions=len(rows), reward_models=len(config.reward_models), cost=cost)

@@ -1,8 +1,9 @@
 """Optimise a policy with ReST-EM: sample, keep the good solutions, fine-tune on them, repeat.
 
-Easy problems are filtered by the checker, hard ones, whose labels nobody reads, by the reward model: a hard solution is
-kept if its answer wins the weighted vote and its own score reaches `threshold`. Singh et al. 2024 (arXiv 2312.06585);
-Sun et al. 2024, appendix C.3. Writes a model folder and kept_ROUND.jsonl.
+Without a reward model, as in the paper, only problems whose answers may be read are asked, and the checker filters.
+With one, problems without a readable answer are asked too: a solution of those is kept if its answer wins the weighted
+vote and its own score reaches `threshold`. Singh et al. 2024 (arXiv 2312.06585); Sun et al. 2024, appendix C.3. Writes
+a model folder and kept_ROUND.jsonl.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.parallel.processes import release_memory
-from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.judged import by_problem, summary, vote
-from rlhf_e2h.samples.rounds import Rounds, problems_of_round
-from rlhf_e2h.stages.sample import choose
+from rlhf_e2h.samples.rounds import Rounds
+from rlhf_e2h.stages.round_inputs import open_rounds
 from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings
@@ -41,7 +41,9 @@ class Config:
 
     policy: Input  # model that samples first
     data: Input  # output of a prepare stage
-    reward_model: Input
+    reward_model: Input | None = None  # judges problems without a readable answer; without it they are left out
+    # whose answers the checker may read; full and hard only in a stage with 'full', 'dagger' or 'hardonly' in its name
+    labels: Literal["easy", "full", "hard"] = setting("easy", added=True)
     aggregation: str = "prod"  # of step scores; the paper weighs votes by the product
     threshold: float = 0.5  # least score of a kept solution whose problem has no readable label
     levels: list[int] | None = None  # prompts of these levels; all if not given
@@ -52,6 +54,9 @@ class Config:
     start_from: Literal["previous", "first", "base"] = "previous"
     base: Input | None = None  # with start_from: base, a model that has not been fine-tuned
     decoding: Decoding = field(default_factory=lambda: Decoding(n=32))
+    # samples of `policy` that are there already, for the first round: a sample stage, or a scored file of a rerank
+    # stage; the first decoding.n of each problem are taken
+    samples: Input | None = field(default=None, metadata={"added": True})
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -65,13 +70,9 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    data = run.path(config.data)
-    labels = run.labels(data, "easy", splits=("train",))
-    pool = choose(read_problems(data, "train"), config.levels, None)
-    start, reward_model = run.path(config.policy), run.path(config.reward_model)
-    rounds = Rounds(run, start, "ReST", config.decoding, labels, reward_model, config.aggregation, config.format)
+    rounds, pool = open_rounds(config, run, "ReST")
     for number in range(config.rounds):
-        problems = problems_of_round(pool, config.problems, number)
+        problems = rounds.problems(pool, config.problems, number)
         rows = rounds.judged(number, problems, run.seed * 1013 + number)
         kept = [row for group in by_problem(rows).values() for row in keep(group, config.threshold)[: config.max_kept]]
         if not kept:

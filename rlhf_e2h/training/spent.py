@@ -40,6 +40,11 @@ def reward_training(model: Any, tokens: float, rows: float, checkpointing: bool)
     return training_flops(architecture(model), tokens, tokens / max(rows, 1), 0, checkpointing)
 
 
+def scoring(model: Any, tokens: float, rows: float) -> float:
+    """Operations of reading solutions with a token classifier."""
+    return forward_flops(architecture(model), tokens, tokens / max(rows, 1), 0)
+
+
 def ppo_step(
     policy: Any,
     value_model: Any,

@@ -66,6 +66,18 @@ def test_blocks_give_the_logits_of_eager_attention(name):
     assert torch.allclose(model(input_ids=ids_BT).logits[:, :, 0][LINE, PLACE], expected, atol=1e-6)  # nothing is left
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_blocks_work_under_autocast(name):
+    """Queries may be float32 there (rotated by a table that is) where the kernel returns bfloat16."""
+    model = random_classifier(CONFIGS[name], "eager" if name.startswith("bloom") else "sdpa")
+    ids_BT = torch.randint(50, (3, 78))
+    exact = read_logits(model, ids_BT, None, LINE, PLACE)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = read_logits(model, ids_BT, None, LINE, PLACE)
+    assert torch.allclose(rounded.float(), exact, atol=0.01) and not torch.equal(rounded.float(), exact)
+
+
 @pytest.mark.parametrize("name", ["llama, shared heads", "gpt2"])
 @torch.inference_mode()
 def test_one_prefix_serves_several_batches(name):

@@ -155,7 +155,8 @@ def fit_soft(
     if on_step is not None:
         trainer.add_callback(Steps(on_step))
     trainer.train()
-    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    # without autocast around it: the model scores as the one that is saved will
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if settings.lora_rank:
         trained = trained.merge_and_unload()
     trained.save_pretrained(out)

@@ -56,7 +56,12 @@ def make_plan(
     ]
     limit = (memory - CONTEXT) * USABLE
     stages, unplanned = [], []
+    optional = [spec.name for spec in recipe.stages.values() if spec.optional]
+    if optional:
+        numbers.assume(f"optional stages are not run: {', '.join(optional)}")
     for spec in recipe.stages.values():
+        if spec.optional:
+            continue
         planned = plan_stage(recipe, spec, numbers)
         if planned:
             stages.append(_entry(planned, forms, limit, memory))

@@ -208,7 +208,7 @@ def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     config, model = spec.config, model_of(recipe, spec.config.policy)
     n, solution = config.decoding.n, min(numbers.solution, config.decoding.max_new_tokens)
     length = numbers.prompt + solution
-    found = config.rounds * data.problems(recipe, config.data, "train", config.levels, config.problems, numbers)
+    found = config.rounds * _asked(recipe, config, numbers)
     sampled, scored = _sampled(recipe, config, model, found, n, numbers)
     pairs = found * min(config.max_pairs, n // 2)
     numbers.assume(f"{spec.name}: every problem gives its {min(config.max_pairs, n // 2)} pairs")
@@ -228,7 +228,7 @@ def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     config, model = spec.config, model_of(recipe, spec.config.policy)
     n, solution = config.decoding.n, min(numbers.solution, config.decoding.max_new_tokens)
     length = numbers.prompt + solution
-    found = config.rounds * data.problems(recipe, config.data, "train", config.levels, config.problems, numbers)
+    found = config.rounds * _asked(recipe, config, numbers)
     sampled, scored = _sampled(recipe, config, model, found, n, numbers)
     numbers.assume(f"{spec.name}: every problem gives {min(config.max_kept, n)} solutions to learn from")
     read = length * trained_rows(config.training, found * min(config.max_kept, n))
@@ -239,14 +239,23 @@ def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
 
 
+def _asked(recipe: Recipe, config: Any, numbers: Numbers) -> int:
+    """Problems of a round: those with a readable answer, where no reward model judges the others."""
+    levels = config.levels
+    if config.labels != "full" and config.reward_model is None and levels is None:
+        levels = [1, 2, 3] if config.labels == "easy" else [4, 5]
+    return data.problems(recipe, config.data, "train", levels, config.problems, numbers)
+
+
 def _sampled(
     recipe: Recipe, config: Any, model: Architecture, problems: float, n: int, numbers: Numbers
 ) -> tuple[float, float]:
-    """Operations of sampling n solutions a problem and of scoring them."""
+    """Operations of sampling n solutions a problem, less those of the first round that are given, and of scoring."""
     solution = min(numbers.solution, config.decoding.max_new_tokens)
     length = numbers.prompt + solution
     _, scored = scored_by(recipe, config.reward_model, problems * n * length, length)
-    return sampling_flops(model, problems, n, numbers.prompt, solution), scored
+    new = problems * (1 - 1 / config.rounds) if config.samples else problems
+    return (sampling_flops(model, new, n, numbers.prompt, solution) if new else 0.0), scored
 
 
 def sampling_trainer_phases(
