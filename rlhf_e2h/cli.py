@@ -7,7 +7,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from rlhf_e2h import __version__
@@ -185,6 +184,8 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         print(settings_text(args.command), end="")
         return 0
+    from rlhf_e2h.runner.quiet import quiet_libraries
+
     quiet_libraries()
     if args.command in ("pack", "unpack"):
         from rlhf_e2h.tools.packing import command as packing
@@ -270,23 +271,6 @@ def _run_stage_file(args: argparse.Namespace) -> int:
                 publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
-
-
-def quiet_libraries() -> None:
-    """Our output is progress and results; libraries speak up only for errors."""
-    import logging
-    import warnings
-
-    from rlhf_e2h.parallel.gpus import set_allocator
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    set_allocator(os.environ)
-    if not Path("/dev/nvidiactl").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
-    warnings.filterwarnings("ignore")
-    for name in ("transformers", "trl", "accelerate", "datasets", "torch", "peft", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def entry() -> None:

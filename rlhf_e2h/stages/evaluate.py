@@ -24,11 +24,12 @@ from reward_models.score import StepScores
 from reward_models.voting import curve
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.data import procedural
-from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label, read_problems
+from rlhf_e2h.data.firewall import Label, read_problems
 from rlhf_e2h.parallel.blocks import Parts
 from rlhf_e2h.parallel.processes import join
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.rl.engines import EngineSettings
+from rlhf_e2h.records import OUTCOMES, SAMPLES, scored_file
+from rlhf_e2h.rl.engine_settings import EngineSettings
 from rlhf_e2h.runner.config import Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -37,8 +38,6 @@ from rlhf_e2h.samples.answers import say_missing_answers
 from rlhf_e2h.samples.bank import Decoding, Row, aggregate_steps, as_matrix, grade
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
 from rlhf_e2h.samples.unsplit import report_unsplit
-from rlhf_e2h.stages.rerank import scored_file
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.models import policy_format
 
@@ -50,7 +49,6 @@ TRAITS = Traits(
     sealed_labels="evaluation",
     tiny={"draws": 8},
 )
-OUTCOMES = "outcomes.jsonl"
 
 
 @dataclass
@@ -101,12 +99,6 @@ def main(config: Config, run: StageRun) -> None:
     )
 
 
-def label_scope(run: StageRun, *references: str) -> str:
-    """none, easy or full: the widest labels that anything among the inputs was made from."""
-    files = {label for reference in references for resolved in run.inputs[reference] for label in resolved.labels}
-    return "full" if SEALED_LABELS in files else "easy" if EASY_LABELS in files else "none"
-
-
 def _greedy(
     config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
@@ -153,7 +145,7 @@ def _greedy(
     for name, reference in config.policies.items():
         cost[name] = sampled[name].cost()
         run.spend(*cost[name])
-        rows, scope = grade(by_name[name], labels), label_scope(run, reference)
+        rows, scope = grade(by_name[name], labels), run.label_scope(reference)
         say_missing_answers(run, rows, formats[name], name)
         texts = formats[name].of_rows()
         outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
@@ -211,7 +203,7 @@ def _bank(
     ids, correct_PK = as_matrix(rows, [row["correct"] for row in rows], "the bank")
     with CheckerPool() as pool:
         classes_PK = np.array([answer_classes(answers, pool) for answers in _answers(rows, len(ids))])
-    scope = label_scope(run, str(config.samples))
+    scope = run.label_scope(str(config.samples))
     outcomes = list(
         _curve_rows(config, curve(classes_PK, correct_PK, **_draws(config, run)), None, scope, ids, problems)
     )
@@ -227,7 +219,7 @@ def _bank(
             best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
-        outcomes += _curve_rows(config, wanted, name, label_scope(run, str(config.samples), reference), ids, problems)
+        outcomes += _curve_rows(config, wanted, name, run.label_scope(str(config.samples), reference), ids, problems)
         quality[name] = _quality(config, kind, scored, rows, problems, text_format)
         if name == config.judge:
             both = [truth | row for truth, row in zip(rows, scored, strict=True)]

@@ -27,13 +27,10 @@ from rlhf_e2h.runner.row_counts import nonzero
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.studies.cartography.measures import REGIONS, regions
-from rlhf_e2h.studies.cartography.wrong_labels import flips
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training import spent
 from rlhf_e2h.training.chance import at_chance
-from rlhf_e2h.training.dynamics import read_td_metrics
-from rlhf_e2h.training.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
+from rlhf_e2h.training.items import FLIPS, RewardDynamics, flips, reward_items, with_flips
 from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.training.models import policy_format
 from rlhf_e2h.training.reward_records import gather, thinned
@@ -73,10 +70,8 @@ class Config:
     held_out: float = 0.1  # share of problems whose records are kept for validation
     # log training dynamics for `e2h map`: one more reading of the data each epoch
     dynamics: bool = field(default=False, metadata={"added": True})
-    # share of training labels turned round at random, to study wrong labels
+    # label noise: share of training labels flipped at random; a flip stage chooses them by a data map
     flip_labels: float = field(default=0.0, metadata={"added": True})
-    # output of a map stage: flip only what is easy to learn there
-    flip_among: Input | None = field(default=None, metadata={"added": True})
     # skills of each batch in the place of batches of similar length; not with weights that follow losses
     mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
@@ -137,7 +132,9 @@ def main(config: Config, run: StageRun) -> None:
     )
     settings = dataclasses.replace(config.training, seed=run.seed)
     if config.flip_labels:
-        training = _flipped(config, run, training, items)
+        chosen = flips(range(len(items)), config.flip_labels, len(items), run.seed)
+        write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
+        training = with_flips(training, items, chosen)
         items = reward_items(training, config.kind, by_text)
     dynamics = RewardDynamics(run, training, items) if config.dynamics else None
     with run.progress(1, f"training {config.kind}", "steps") as bar:
@@ -194,17 +191,6 @@ class _Order:
 
     def weights(self, step: int) -> dict[str, float]:
         return weight_metrics(self.sampler, max(0, step - 1)) if self.sampler else {}
-
-
-def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: list[Item]) -> list[Stepwise]:
-    candidates = list(range(len(items)))
-    if config.flip_among:
-        guids, values = read_td_metrics(run.path(config.flip_among))
-        found = dict(zip(guids, regions(values["confidence"], values["variability"]), strict=True))
-        candidates = [index for index, item in enumerate(items) if found.get(item.guid) == REGIONS[0]]
-    chosen = flips(candidates, config.flip_labels, len(items), run.seed + bool(config.flip_among))
-    write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
-    return with_flips(training, items, chosen)
 
 
 def _losses(result: Mapping[str, Any], metrics: Mapping[str, Any], limit: int) -> Iterator[str]:

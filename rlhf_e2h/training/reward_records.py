@@ -12,9 +12,9 @@ from reward_models.formats import read_records
 from reward_models.records import Stepwise, read_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.records import GRADED
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 
 Row = dict[str, Any]
 

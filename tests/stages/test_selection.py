@@ -3,12 +3,12 @@
 import pytest
 
 from reward_models.records import Stepwise
+from rlhf_e2h.data.levels import choose
 from rlhf_e2h.samples.judged import vote
 from rlhf_e2h.stages.dpo import Config as DpoConfig
 from rlhf_e2h.stages.dpo import pairs
 from rlhf_e2h.stages.rest import keep
 from rlhf_e2h.stages.reward import Config
-from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.training.reward_records import balanced, outcome_rows, thinned
 
 
