@@ -20,6 +20,7 @@ from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
 from rlhf_e2h.rl.endings import note_end_tokens
+from rlhf_e2h.runner.places import place_of
 from rlhf_e2h.text_formats import FormatSettings, choose_format, from_dict, save_format
 from rlhf_e2h.training.policy_card import policy_card, trained_template
 
@@ -124,9 +125,11 @@ def check_model_folder(path: str | Path) -> None:
         ValueError: GGUF weights only.
     """
     folder = Path(path)
-    if (folder / "config.json").is_file() or is_adapter(folder) or not (folder.is_dir() or folder.is_absolute()):
+    if (folder / "config.json").is_file() or is_adapter(folder) or not (folder.exists() or folder.is_absolute()):
         return
     quantised = sorted(file.name for file in folder.glob("*.gguf"))
+    if folder.suffix == ".gguf" and folder.is_file():
+        folder, quantised = folder.parent, [folder.name]
     if quantised:
         raise ValueError(
             f"{folder}: holds GGUF weights only ({quantised[0]}), which cannot be trained; convert them (pip install "
@@ -191,7 +194,7 @@ def _in_context(path: str | Path) -> tuple[str, str, TextFormat] | None:
     context = json.loads(file.read_text(encoding="utf-8"))
     saved = context.get("format", SECTIONS.name)  # older versions saved the name alone
     used = FORMATS[saved] if isinstance(saved, str) else from_dict(saved, str(file))
-    return context["model"], context["prefix"], used
+    return place_of(path, context["model"]), context["prefix"], used
 
 
 def base_of_context(path: str | Path) -> str | Path:
