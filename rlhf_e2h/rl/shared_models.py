@@ -16,6 +16,7 @@ from rlhf_e2h.rl.adapter_switch import checkpoint_gradients
 from rlhf_e2h.rl.inputs import PolicyConfig
 from rlhf_e2h.rl.share_base import SharedReward, SharedValue, share_base, share_reward
 from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.places import place_of
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.models import Policy, load_tokenizer, open_policy, policy_format
@@ -35,7 +36,7 @@ def open_base(path: Path, text_format: FormatSettings | None = None) -> tuple[Po
 
 def _base_of(saved: SavedAdapter) -> PreTrainedModel:
     try:
-        base = open_policy(saved.base).model
+        base = open_policy(place_of(saved.folder.parent, saved.base)).model
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CannotShareError(f"the base of {saved.folder} cannot be opened ({reason})") from None

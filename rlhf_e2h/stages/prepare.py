@@ -208,7 +208,13 @@ def _prepare_solutions(config: Config, run: StageRun) -> None:
             "check that both are about the same problems, or set outside=easy"
         )
     write_json(run.out / "summary.json", summary | {"inputs": _inputs(config, run)})
-    run.finish(counts=summary["counts"], step_records=summary["step records"])
+    matched = summary["matching"]
+    left_out = {name: matched[f"problem is in {name}"] for name in ("test", "validation")}
+    run.finish(
+        counts=summary["counts"],
+        step_records=summary["step records"],
+        **nonzero(unknown_problem=matched["problem is unknown"], **{f"{k}_problem": v for k, v in left_out.items()}),
+    )
 
 
 def _split(config: Config, run: StageRun, intake: Intake) -> Split:

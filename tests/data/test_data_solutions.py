@@ -342,6 +342,8 @@ def test_prm800k_stage(run_prepare: Write, jsonl: Write, split: Path) -> None:
     matching = json.loads((out / "summary.json").read_text())["matching"]
     assert (matching["used"], matching["problem is in test"], matching["problem is unknown"]) == (6, 2, 2)
     assert text_of(9) not in "".join(path.read_text() for path in out.glob("*.jsonl"))
+    results = run_prepare.results  # what the line of the stage shows
+    assert (results["test_problem"], results["unknown_problem"]) == (2, 2)
 
 
 def test_metamath_stage(run_prepare: Write, jsonl: Write, split: Path) -> None:
