@@ -4,6 +4,7 @@ import ast
 import graphlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,31 @@ def test_no_import_cycles():
         graphlib.TopologicalSorter(IMPORTS).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def _reached(module):
+    found, waiting = {module}, [module]
+    while waiting:
+        waiting += (new := IMPORTS[waiting.pop()] - found)
+        found |= new
+    return found
+
+
+def test_few_files_lie_between_ppo_and_its_loss():
+    between = {module for module in _reached("rlhf_e2h.stages.ppo") if "rlhf_e2h.rl.losses" in _reached(module)}
+    assert {"rlhf_e2h.stages.ppo", "rlhf_e2h.rl.ppo", "rlhf_e2h.rl.losses"} <= between
+    assert len(between) <= 12, sorted(between)
+
+
+def test_the_pages_about_rooms_name_what_is_there():
+    rooms = {path.name for path in (ROOT / "rlhf_e2h").iterdir() if (path / "__init__.py").is_file()}
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2].split("```")[1]
+    assert set(re.findall(r"(?m)^  (\w+)/ ", tree)) == rooms
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert {room for room in rooms if f"`{room}/`" in page} == rooms
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    homes = ("", "rlhf_e2h", "reward_models")
+    assert {file for file in named if not any((ROOT / home / file).is_file() for home in homes)} == set()
 
 
 _WITHOUT_STUDIES = """
