@@ -17,7 +17,10 @@ Row = dict[str, Any]
 _QUALITY = (
     "step_auc",
     "step_accuracy",
+    "step_balanced_accuracy",
     "outcome_auc",
+    "outcome_accuracy",
+    "outcome_balanced_accuracy",
     "calibration_error",
 )  # measured by `evaluate` for easy and for hard problems
 
