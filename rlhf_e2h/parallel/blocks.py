@@ -95,6 +95,7 @@ class _Pace:
 
     items: int
     seconds: float = SAVE_SECONDS
+    least: int = 1
     _started: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -103,7 +104,7 @@ class _Pace:
     def stop(self, items: int) -> None:
         took = time.monotonic() - self._started
         if took > self.seconds:
-            self.items = max(1, int(min(self.items, items) * self.seconds / took))
+            self.items = max(self.least, int(min(self.items, items) * self.seconds / took))
 
 
 def in_blocks(
@@ -114,6 +115,7 @@ def in_blocks(
     work: Work,
     on_done: Callable[[int], None] | None = None,
     seconds: float = SAVE_SECONDS,
+    least: int = 1,
 ) -> Parts:
     """Do the `work` on `count` items, with all processes; returns when all of it is saved.
 
@@ -122,11 +124,12 @@ def in_blocks(
         size: most items in a block; it decides what is computed together, and so the last digits of results.
         on_done: gets the number of items that are saved, whoever did them.
         seconds: a block that takes longer is followed by smaller ones.
+        least: items in a block that is not made smaller for that.
 
     Raises:
         TimeoutError: the other processes have saved nothing for as long as a collective may take.
     """
-    parts, pace = Parts(folder, count), _Pace(size, seconds)
+    parts, pace = Parts(folder, count), _Pace(size, seconds, least)
     folder.mkdir(parents=True, exist_ok=True)
     if rank.process_index == 0:
         for claim in folder.glob("claim-*"):  # of a run that was killed

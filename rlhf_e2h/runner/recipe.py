@@ -55,6 +55,7 @@ class RecipeSettings:
     wandb: Wandb | None = None  # its project and mode; given, wandb is asked for
     format: FormatSettings | None = None  # text format of all stages that have one and set no other
     variables: dict[str, Any] = field(default_factory=dict)  # used as ${name} in stage files
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)  # values of variables for each value of `size`
 
     def __post_init__(self) -> None:
         named = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or ())
@@ -123,6 +124,7 @@ def load_recipe(folder: str | Path, overrides: list[str] | None = None, only_kin
     if stage_file and stage_file.name not in {file.name for file in files.values()}:
         raise FileNotFoundError(f"{stage_file}: no such stage file; the recipe has {', '.join(files)}")
     common = read_yaml(place / "recipe.yaml")
+    _choose_size(common, overrides or [], place / "recipe.yaml")
     raw = {name: read_yaml(file) for name, file in files.items()}
     current = next((name for name, file in files.items() if stage_file and file.name == stage_file.name), None)
     for text in overrides or []:
@@ -160,6 +162,22 @@ def _stage_files(folder: Path) -> dict[str, Path]:
     if not files:
         raise FileNotFoundError(f"{folder}: no stage files (NUMBER_NAME.yaml) in this folder")
     return {stage_name(file): file for file in files}
+
+
+def _choose_size(common: dict[str, Any], overrides: list[str], where: Path) -> None:
+    """Give the variables the values of the size that is asked for, before anything overrides them one by one.
+
+    Raises:
+        ConfigError: a size that the recipe does not have.
+    """
+    sizes, variables = common.get("sizes") or {}, common.setdefault("variables", {})
+    asked = [value for key, value in map(parse_override, overrides) if key == "size"]
+    size = asked[-1] if asked else variables.get("size")
+    if not sizes:
+        return
+    if size not in sizes:
+        raise ConfigError(f"{where}: size is {size!r}; allowed: {', '.join(sizes)}")
+    variables |= {"size": size} | sizes[size]
 
 
 def _apply_override(text: str, common: dict[str, Any], raw: dict[str, dict[str, Any]], current: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rlhf_e2h.training.spent import architecture
 
 # Operations a second of one process that has its cores to itself, by engine and device: two CPU cores have sampled 39
 # tokens a second from 0.5 billion weights. A slower one makes smaller blocks after its first (`blocks.SAVE_SECONDS`);
-# with a lower rate here a block would be one problem, and nothing would be decoded together.
+# but none is smaller than what is decoded together (`batch_size`).
 RATES = {("hf", "cpu"): 4e10, ("hf", "cuda"): 2e13, ("vllm", "cpu"): 4e10, ("vllm", "cuda"): 1e14}
 BLOCK_SECONDS = 100.0  # what a block is meant to take at that rate
 SCORED_TOKENS = 500  # in a solution, to choose the size of a block
@@ -66,13 +67,17 @@ def _sampled(
     policy: Policy, problems: Sequence[Row], decoding: Decoding, seed: int, rank: Rank, folder: Path, bar: Bar,
     most: int,
 ) -> Parts:  # fmt: skip
-    size = min(most, block_of_problems(policy.model, decoding))
+    together = min(most, ceil(decoding.batch_size / decoding.n), ceil(len(problems) / rank.num_processes) or 1)
+    size = min(most, max(together, block_of_problems(policy.model, decoding)))
     with closing(BankSampler(policy, decoding)) as sampler:
 
         def work(start: int, end: int, spend: Spend) -> Sequence[Row]:
             return sampler.sample(problems[start:end], seed, bar.advance, spend, start * decoding.n)
 
-        return in_blocks(folder, len(problems), size, rank, work, lambda done: bar.update(done * decoding.n))
+        # A smaller batch takes nearly as long, since reading the weights is most of a decoding step.
+        return in_blocks(
+            folder, len(problems), size, rank, work, lambda done: bar.update(done * decoding.n), least=together
+        )
 
 
 def score_bank(

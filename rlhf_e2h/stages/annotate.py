@@ -42,8 +42,10 @@ class Config:
     """Settings of the `annotate` stage."""
 
     policy: Input  # completes prefixes; Math-Shepherd uses the policy that wrote the solutions
-    data: Input  # output of a prepare stage; only its easy labels are read
+    data: Input  # output of a prepare stage
     graded: Input  # output of a grade stage: the solutions to label
+    # whose answers the rollouts are checked against; full only in a stage with 'full' in its name
+    labels: Literal["easy", "full"] = setting("easy", added=True)
     # hard: a step is right if any rollout from it ends right; soft: if `threshold` of them do; search: binary search
     # for the first step from which none does (OmegaPRM), which costs the logarithm of the steps
     mode: Literal["hard", "soft", "search"] = "hard"
@@ -61,7 +63,7 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem["problem"] for problem in read_problems(data, "train")}
-    labels = run.labels(data, "easy", splits=("train",))
+    labels = run.labels(data, config.labels, splits=("train",))
     gold = {problems[key]: label.answer for key, label in labels.items()}
     rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct", "finished"))
     graded = [row for row in rows if row["problem_id"] in labels]

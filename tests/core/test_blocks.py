@@ -61,6 +61,15 @@ def test_blocks_that_take_long_are_followed_by_smaller_ones(tmp_path):
     assert [row["item"] for row in parts.rows()] == list(range(64))
 
 
+def test_blocks_do_not_shrink_below_what_is_computed_together(tmp_path):
+    def slow(start, end, spend):
+        time.sleep(0.15)
+        return squares(start, end, spend)
+
+    parts = in_blocks(tmp_path, 12, 4, ALONE, slow, seconds=0.1, least=4)
+    assert parts.found() == {0: 4, 4: 8, 8: 12}
+
+
 def test_gaps_by_hand(tmp_path):
     parts = Parts(tmp_path, 10)
     for start, end in ((2, 4), (7, 8)):

@@ -19,6 +19,18 @@ def test_overrides_reach_stage_recipe_and_variable(recipe):
     assert loaded.stages["icl"].config.shots == 2
 
 
+def test_a_size_sets_variables_and_overrides_win(recipe):
+    (recipe / "recipe.yaml").write_text(
+        "name: small\nvariables: {size: tiny, shots: 1}\nsizes:\n  tiny: {shots: 2}\n  large: {shots: 3}\n"
+    )
+    shots = lambda *overrides: load_recipe(recipe, list(overrides)).stages["icl"].config.shots  # noqa: E731
+    assert shots() == 2
+    assert shots("size=large") == 3
+    assert shots("shots=4", "size=large") == 4
+    with pytest.raises(ConfigError, match="size is 'huge'; allowed: tiny, large"):
+        shots("size=huge")
+
+
 def test_a_stage_file_stands_for_its_recipe(recipe):
     loaded = load_recipe(recipe / "2_icl.yaml", ["between=blank", "seed=7"], only_kind="icl")
     assert loaded.stages["icl"].config.between == "blank"

@@ -261,6 +261,12 @@ def test_gsm8k() -> None:
         list(read_gsm8k([Row("a", {"question": "Q?", "answer": "none"})], "train", Intake(default_level=1)))
 
 
+def test_gsm8k_level_is_the_number_of_steps() -> None:
+    rows = [Row("a", {"question": f"Q{n}?", "answer": "step\n" * n + "#### 1"}) for n in range(1, 9)]
+    levels = [e.level for e in read_gsm8k(rows, "train", Intake(), by_steps=True)]
+    assert levels == [1, 1, 2, 3, 4, 5, 5, 5]
+
+
 # --- Matching, drawing, writing -----------------------------------------------------------------------------
 
 
@@ -437,3 +443,18 @@ def test_real_gsm8k(run_prepare: Write, shared_data: Path) -> None:
     assert len(labels) == 7473 + 1319
     assert all(label.answer.lstrip("-").isdigit() for label in labels.values())
     assert not any("<<" in label.solution for label in labels.values())
+
+
+def test_real_gsm8k_by_steps(run_prepare: Write, shared_data: Path) -> None:
+    """Lines with text before `####` in the test file, counted with awk."""
+    out = run_prepare(
+        source="gsm8k",
+        train=str(shared_data / "gsm8k_train.jsonl"),
+        test=str(shared_data / "gsm8k_test.jsonl"),
+        level_by_steps=True,
+        easy_levels=[1, 2],
+        near_duplicates="ignore",
+    )
+    counts = json.loads((out / "summary.json").read_text())["counts"]
+    assert [counts["test"][level] for level in "12345"] == [326, 371, 297, 175, 150]
+    assert counts["test"]["easy"] == 326 + 371

@@ -5,6 +5,7 @@ import pytest
 from reward_models.labels import Outcome
 from reward_models.records import read_jsonl, read_stepwise
 from rlhf_e2h.checker import CheckerPool
+from rlhf_e2h.data.firewall import FirewallError
 from rlhf_e2h.rl.engines import Sampling
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.runner.pipeline import run_recipe
@@ -58,6 +59,16 @@ class Engine:
         count = len(prompts)
         texts = ["# Answer\n\n7", "# Answer\n\n7"] * count
         return Rollouts([[0]] * count, [[1, 2, 3], [1]] * count, [], texts, [True, False] * count)
+
+
+def test_full_labels_need_a_name_that_says_so(tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe/recipe.yaml").write_text("name: tiny\n")
+    stages = STAGES | {"4_annotate": STAGES["4_annotate"] + "\nlabels: full"}
+    for name, text in stages.items():
+        (tmp_path / f"recipe/{name}.yaml").write_text(text + "\n")
+    with pytest.raises(FirewallError, match="annotate"):
+        run_recipe(load_recipe(tmp_path / "recipe", [f"runs={tmp_path / 'runs'}"]))
 
 
 def test_completer_continues_prefixes_and_grades_the_whole():
