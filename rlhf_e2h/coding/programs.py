@@ -32,7 +32,8 @@ from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row, as_matrix, sample
-from rlhf_e2h.stages.evaluate import OUTCOMES, label_scope
+from rlhf_e2h.stages.evaluate import OUTCOMES
+from rlhf_e2h.stages.evaluation_rows import label_scope
 from rlhf_e2h.stages.rerank import scored_file
 from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.training.models import open_policy
