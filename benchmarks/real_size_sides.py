@@ -51,8 +51,8 @@ def sft_rows(folder: Path, tokenizer: Any) -> tuple[list[dict[str, str]], int]:
 
 
 def sft_ours(folder: Path) -> None:
-    from rlhf_e2h.stages.sft import finetune
     from rlhf_e2h.training.arguments import TrainingSettings
+    from rlhf_e2h.training.finetune import finetune
     from rlhf_e2h.training.models import LoraSettings, open_policy
 
     s, meter = read(folder, "settings"), Meter()

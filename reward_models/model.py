@@ -7,49 +7,22 @@ solution during training would differ.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
 from reward_models.causes import explained
 from reward_models.contract import StepContract
+from reward_models.heads import HEAD_NAMES, head_of, load_mlp_model, quiet
 from reward_models.vocabulary import fit_vocabulary
 
 _HASH = re.compile(r"[0-9a-f]{12,64}")
-HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the load reports and progress bars of `transformers`: an expected new head is no news."""
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # where DeepSpeed is installed, it warns that it found no other
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The scoring layer of a token-classification model."""
-    for name in HEAD_NAMES:
-        head = getattr(model, name, None)
-        if isinstance(head, nn.Module):
-            return head
-    raise ValueError(f"{type(model).__name__} has no layer named {' or '.join(HEAD_NAMES)}; it is no token classifier")
 
 
 def layer_stack(model: nn.Module) -> Sequence[nn.Module]:
@@ -151,8 +124,6 @@ def load_model(
         config = AutoConfig.from_pretrained(path)
     contract = StepContract.from_config(config, str(path))
     if contract.head == "mlp":
-        from reward_models.transfer import load_mlp_model
-
         model, missing = load_mlp_model(path, dtype or torch.float32)
     else:
         with quiet(), explained(path):

@@ -16,28 +16,25 @@ by what it says at the tag. Weights are read from safetensors only, and no code 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
 from reward_models.export import SCORE_TEMPLATE, export_sequence_classification, score_template
-from reward_models.model import head_of, quiet
+from reward_models.heads import State, build, head_of, read_weights
 
 __all__ = [  # exports have been called from here before
-    "SCORE_TEMPLATE", "STYLES", "export_sequence_classification", "import_model", "load_mlp_model", "read_weights",
+    "SCORE_TEMPLATE", "STYLES", "export_sequence_classification", "import_model", "read_weights",
     "score_template",
 ]  # fmt: skip
 
-State = dict[str, torch.Tensor]
 
 QWEN_TEMPLATE = (
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
@@ -170,53 +167,13 @@ STYLES: dict[str, Callable[[State, Any, dict[str, str]], Found]] = {
 }
 
 
-def read_weights(folder: str | Path) -> State:
-    """All tensors of a checkpoint folder, from one safetensors file or from the shards its index names."""
-    folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if any(Path(name).name != name for name in names):
-            raise ValueError(f"{index}: a shard lies outside the folder; the index is not to be trusted")
-    else:
-        names = ["model.safetensors"]
-    state: State = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file; only safetensors checkpoints are read")
-        state.update(load_file(folder / name))
-    return state
-
-
-def load_mlp_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
-    """A model with a Linear-ReLU-Linear head, and the names of weights its files lack."""
-    config = AutoConfig.from_pretrained(path)
-    model, missing = _build(config, StepContract.from_config(config, str(path)), read_weights(path))
-    return nn.Module.to(model, dtype), missing
-
-
 def _assemble(config: Any, contract: StepContract, state: State) -> PreTrainedModel:
-    model, missing = _build(config, contract, state)
+    model, missing = build(config, contract, state)
     head_bias = {f"{name}.bias" for name in ("score", "classifier")}
     lost = [name for name in missing if name not in head_bias]
     if lost:
         raise ValueError(f"the weights hold no {lost[0]!r} ({len(lost)} missing); is this the right style?")
     return model
-
-
-def _build(config: Any, contract: StepContract, state: State) -> tuple[PreTrainedModel, list[str]]:
-    with quiet():
-        model = AutoModelForTokenClassification.from_config(config).float()
-    if contract.head == "mlp":
-        hidden = config.hidden_size
-        model.score = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-    head = head_of(model)
-    if isinstance(head, nn.Linear) and head.bias is not None:
-        nn.init.zeros_(head.bias)
-    known = model.state_dict()
-    fitting = {name: value.float() for name, value in state.items() if name in known}
-    missing = model.load_state_dict(fitting, strict=False).missing_keys
-    return model.eval(), list(missing)
 
 
 def _take(state: State, name: str, rows: int) -> torch.Tensor:

@@ -7,8 +7,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
 
 from rlhf_e2h import __version__
 from rlhf_e2h.runner.config import StageError
@@ -25,14 +23,22 @@ policies on hard problems whose labels nobody reads, and measure what it gained.
 _STAGES = f"stages, one command each (e2h STAGE --help): {' '.join(STAGES)}"
 
 
-def parser(list_stages: bool = False) -> argparse.ArgumentParser:
-    """The command line; the help of all lists stages by name alone, so that it fits a screen."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Every command on one line, the longest too."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=20)
+        self._action_max_length = 14
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help lists stages by name alone, so that it fits a screen."""
     top = argparse.ArgumentParser(
         prog="e2h",
         usage="e2h COMMAND ...   (e2h COMMAND --help, e2h --version)",
         description=_ABOUT,
         epilog=textwrap.fill(_STAGES, 78),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=20),
+        formatter_class=_Help,
         add_help=False,
     )
     top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # so that the help fits a small screen
@@ -64,7 +70,6 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
             kind,
             prog=f"e2h {kind}",
             aliases=[kind.replace("_", "-")] if "_" in kind else [],
-            **cast(Any, {"help": about} if list_stages else {}),
             description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"Settings of this stage: `e2h {kind} --settings`.",
         )
@@ -96,6 +101,12 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
     own_recipe.add_copy_arguments(commands.add_parser("copy", prog="e2h copy", help=about))
     about = "a recipe of your own for a model and a file of problems"
     own_recipe.add_init_arguments(commands.add_parser("init", prog="e2h init", help=about))
+    from rlhf_e2h.tools.packing import command as packing
+
+    about = "the finished stages of a run in one file"
+    packing.add_pack_arguments(commands.add_parser("pack", prog="e2h pack", help=about))
+    about = "a packed run on this machine, every hash checked"
+    packing.add_unpack_arguments(commands.add_parser("unpack", prog="e2h unpack", help=about))
     from rlhf_e2h.tools import doctor
 
     about = "what this machine lacks, and what to do about it"
@@ -103,6 +114,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
     about = 'complete words in the shell: eval "$(e2h completion bash)"'
     completion = commands.add_parser("completion", prog="e2h completion", help=about)
     completion.add_argument("shell", choices=["bash", "zsh"])
+    commands.add_parser("complete").add_argument("line")  # asked by the shell; no help, so that it is not listed
     return top
 
 
@@ -120,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = parser()
     args, rest = top.parse_known_args(arguments)
     args.command = args.command.replace("-", "_")  # e2h weak-to-strong is the stage weak_to_strong
-    unknown = [word for word in rest if word.startswith("-") or "=" not in word or args.command == "check"]
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:  # argparse stops collecting KEY=VALUE where an option stands between them
@@ -151,14 +163,23 @@ def _say(error: Exception) -> int:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
+    if args.command == "check" and args.audit:
+        from rlhf_e2h.tools import audit
+
+        return audit.run(args)
     if args.command == "check":
         from rlhf_e2h.checker import command as check
 
         return check.run(args)
     if args.command == "completion":
-        import shtab
+        from rlhf_e2h.tools.completion import SCRIPTS
 
-        print(shtab.complete(parser(list_stages=True), args.shell))
+        print(SCRIPTS[args.shell], end="")
+        return 0
+    if args.command == "complete":
+        from rlhf_e2h.tools.completion import candidates
+
+        print("\n".join(candidates(args.line, parser())))
         return 0
     if args.command in ("copy", "init"):
         from rlhf_e2h.tools import own_recipe
@@ -169,7 +190,13 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         print(settings_text(args.command), end="")
         return 0
+    from rlhf_e2h.runner.quiet import quiet_libraries
+
     quiet_libraries()
+    if args.command in ("pack", "unpack"):
+        from rlhf_e2h.tools.packing import command as packing
+
+        return packing.run(args)
     if args.command == "doctor":
         from rlhf_e2h.tools import doctor
 
@@ -241,6 +268,8 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     check_mirrors(recipe.settings)
     check_publishing([spec])
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
+        if is_main() and not args.locked:
+            store.note_places()
         for seed in recipe.settings.seeds:
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
@@ -248,23 +277,6 @@ def _run_stage_file(args: argparse.Namespace) -> int:
                 publish(recipe, spec, seed, folder)
             console.print(f"{spec.name}: {folder or run_stage(store, spec, seed)}")
     return 0
-
-
-def quiet_libraries() -> None:
-    """Our output is progress and results; libraries speak up only for errors."""
-    import logging
-    import warnings
-
-    from rlhf_e2h.parallel.gpus import set_allocator
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    set_allocator(os.environ)
-    if not Path("/dev/nvidiactl").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
-    warnings.filterwarnings("ignore")
-    for name in ("transformers", "trl", "accelerate", "datasets", "torch", "peft", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def entry() -> None:

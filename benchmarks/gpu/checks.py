@@ -15,7 +15,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from updates import matmul_flops
 
 from rlhf_e2h.parallel.gathering import start_accelerator
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.rl.losses import token_logprobs
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
@@ -26,12 +27,12 @@ from rlhf_e2h.runner.recipe import load_recipe
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages.ppo import Config
-from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.tools.plan.data import Numbers
 from rlhf_e2h.tools.plan.memory import Form
 from rlhf_e2h.tools.plan.policies import ppo_phases
 from rlhf_e2h.training.architecture import of_config
 from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.flops import training_flops
 from rlhf_e2h.training.models import LoraSettings, open_policy, save_policy, with_lora
 from rlhf_e2h.training.precision import hold_frozen

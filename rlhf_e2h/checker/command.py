@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.records import BadRecord, write_jsonl
-from rlhf_e2h.checker.audit import SecondGraderPool
 from rlhf_e2h.checker.pool import CheckerPool
 from rlhf_e2h.checker.progress import tracked
 from rlhf_e2h.checker.verdict import REASONS
@@ -25,13 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "cases", nargs="?", type=Path, help="rows with `gold` and `prediction` (answer or whole solution)"
     )
-    what.add_argument("--audit", type=Path, metavar="GRADED", help="list verdicts that Math-Verify contradicts")
-    parser.add_argument(
-        "-o", "--out", type=Path, help="write the rows with `equal` and `reason` (audit: disagreements)"
+    what.add_argument(
+        "--audit",
+        type=Path,
+        metavar="RUN",
+        help="a run folder, or a graded file: wrong verdicts that a second reading calls right",
     )
     parser.add_argument(
-        "--labels", type=Path, help="for --audit of rows without `gold`: rows with `problem_id`, `answer`"
+        "-o", "--out", type=Path, help="write the rows with `equal` and `reason` (audit: those to judge)"
     )
+    parser.add_argument(
+        "--labels", "--gold", type=Path, metavar="FILE",
+        help="for --audit of a file without `gold`: rows with `problem_id`, `answer`, perhaps `level`",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="worker processes (default 1)")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds for one comparison (default 2)")
     parser.add_argument("--cache", type=Path, help="keep workers' verdicts in this SQLite file between runs")
@@ -41,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns the exit status: 0, or 2 for a bad file or option (the message is on standard error)."""
     try:
-        return _audit(args) if args.audit else _check(args)
+        return _check(args)
     except (ValueError, FileNotFoundError) as error:
         print(f"e2h check: {error}", file=sys.stderr)
         return 2
 
 
 def _check(args: argparse.Namespace) -> int:
-    reader = _Reader(args.cases, ("gold", "prediction"), args.skip_bad)
+    reader = Reader(args.cases, ("gold", "prediction"), args.skip_bad)
     tally = _Tally()
     with CheckerPool(args.workers, args.timeout, args.cache) as pool:
         graded = tracked(_graded(reader, pool), reader.lines(), "checking", "rows")
@@ -62,66 +67,14 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
-def _graded(reader: _Reader, pool: CheckerPool) -> Iterator[Row]:
+def _graded(reader: Reader, pool: CheckerPool) -> Iterator[Row]:
     rows, again = tee(reader)
     verdicts = pool.stream((row["gold"], row["prediction"]) for row in again)
     for row, verdict in zip(rows, verdicts, strict=True):
         yield {**row, "equal": verdict.equal, "reason": verdict.reason}
 
 
-def _audit(args: argparse.Namespace) -> int:
-    labels: dict[str, str] | None = None
-    if args.labels:
-        labels = {row["problem_id"]: row["answer"] for row in _Reader(args.labels, ("problem_id", "answer"), False)}
-    reader = _Reader(args.audit, (), args.skip_bad)
-    disagreements: list[Row] = []
-    seen = 0
-    with SecondGraderPool(args.workers, args.timeout) as second:
-        rows, again = tee(_auditable(reader, labels))
-        verdicts = second.stream((row["gold"], row["answer"]) for _, row in again)
-        pairs = tracked(zip(rows, verdicts, strict=True), reader.lines(), "second grader", "rows")
-        for (line, row), verdict in pairs:
-            seen += 1
-            if verdict.equal != row["equal"]:
-                disagreements.append({"line": line, **row, "second": verdict.equal, "second_reason": verdict.reason})
-    if args.out:
-        write_jsonl(args.out, disagreements)
-    for row in disagreements:
-        print(_disagreement(row))
-    missed = sum(not row["equal"] for row in disagreements)
-    print(
-        f"{seen} verdicts, {len(disagreements)} contradicted by Math-Verify: "
-        f"{missed} that we call wrong and it calls right, {len(disagreements) - missed} the other way"
-    )
-    return 0
-
-
-def _auditable(reader: _Reader, labels: dict[str, str] | None) -> Iterator[tuple[int, Row]]:
-    """(line, {gold, answer, equal, reason}) from rows of `e2h check` or of the grade stage."""
-    for row in reader:
-        gold = row.get("gold") or (labels or {}).get(str(row.get("problem_id")))
-        if gold is None:
-            raise BadRecord(
-                f"{reader.where()}: no `gold`; give --labels with `problem_id` and `answer` of each problem"
-            )
-        answer = row["prediction"] if "prediction" in row else row.get("answer")
-        verdict = row.get("equal", row.get("correct"))
-        if not isinstance(verdict, bool):
-            raise BadRecord(f"{reader.where()}: no `equal` or `correct` that is true or false; grade the file first")
-        kept: Row = {key: row[key] for key in ("problem_id", "sample_id") if key in row}
-        yield reader.line, {**kept, "gold": gold, "answer": answer, "equal": verdict, "reason": row.get("reason")}
-
-
-def _disagreement(row: Row) -> str:
-    ours, second = ("equal" if row[key] else "not equal" for key in ("equal", "second"))
-    answer = str(row["answer"] or "")
-    return (
-        f"line {row['line']}: gold {row['gold'][-80:]!r}, answer {answer[-80:]!r}: ours {ours} ({row['reason']}), "
-        f"Math-Verify {second} ({row['second_reason']})"
-    )
-
-
-class _Reader:
+class Reader:
     """Rows of a file, checked; `skipped` counts the bad lines that `skip_bad` passed over."""
 
     def __init__(self, path: Path, texts: tuple[str, ...], skip_bad: bool) -> None:

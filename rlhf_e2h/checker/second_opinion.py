@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from rlhf_e2h.checker.extract import extract
 from rlhf_e2h.checker.verdict import Verdict
 
 _COMMANDS = (
@@ -19,6 +20,7 @@ _COMMANDS = (
 )
 _PLAIN = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>()\[\]{}|,.!'&]*\Z")
 MAX_LENGTH = 300
+LONGEST_TEXT = 6000  # characters of a solution, at its end
 _CODE = re.compile(r"__|[\"'`;@#]|\b(?:import|exec|eval|open|lambda)\b")
 _LONG_NUMBER = re.compile(r"\d{12}")
 _TOWER = re.compile(r"\^[^+\-*/=,]{0,20}\^|\^\s*\{?\s*\d{4}|\d{4,}\s*!|!\s*!")
@@ -40,26 +42,36 @@ def worth_asking(left: str, right: str) -> bool:
 
 def ask(left: str, right: str) -> Verdict:
     """Math-Verify on two texts that our grammar could not compare."""
-    return _verify(left, right) if _readable(left) and _readable(right) else Verdict(False, "unparsable")
+    return _verify(left, f"${right}$") if _readable(left) and _readable(right) else Verdict(False, "unparsable")
 
 
 def math_verify_alone(gold: str, answer: str) -> Verdict:
     """The second grader of `e2h check --audit`: Math-Verify on the extracted answers, of ours only the limits."""
-    from rlhf_e2h.checker.extract import extract
-
     left, right = extract(gold), extract(answer)
     if not left or not right:
         return Verdict(False, "no_answer")
     if max(len(left), len(right)) > MAX_LENGTH or _CODE.search(left + right):
         return Verdict(False, "refused")
-    return _verify(left.strip("$ "), right.strip("$ "))
+    return _verify(left.strip("$ "), f"${right.strip('$ ')}$")
+
+
+def math_verify_in_text(gold: str, text: str) -> Verdict:
+    """The same, but Math-Verify itself looks for the answer in the text of a solution: among its formulas and boxes.
+
+    Only the end of a long text is read, and characters of code are blanked.
+    """
+    left = extract(gold)
+    if not left or len(left) > MAX_LENGTH or _CODE.search(left):
+        return Verdict(False, "refused")
+    return _verify(left.strip("$ "), _CODE.sub(" ", text[-LONGEST_TEXT:]))
 
 
 def _verify(left: str, right: str) -> Verdict:
+    """Math-Verify on a formula and on a text that holds one."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     config: Any = [LatexExtractionConfig()]
-    a, b = (parse(f"${text}$", config, parsing_timeout=None) for text in (left, right))  # type: ignore[arg-type]
+    a, b = (parse(text, config, parsing_timeout=None) for text in (f"${left}$", right))  # type: ignore[arg-type]
     if not a or not b:
         return Verdict(False, "unparsable")
     same = verify(a, b, timeout_seconds=None)

@@ -26,6 +26,11 @@ def main(argv: list[str]) -> int:
 
     from rlhf_e2h.checker import judge, second_opinion
 
+    readings = {
+        None: judge.full,
+        "answer": second_opinion.math_verify_alone,
+        "text": second_opinion.math_verify_in_text,
+    }
     judge.preload()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -34,8 +39,7 @@ def main(argv: list[str]) -> int:
         request = json.loads(line)
         _limit_cpu(request["limit"])
         try:
-            decide = second_opinion.math_verify_alone if request.get("second") else judge.full
-            equal, reason = decide(request["gold"], request["answer"])
+            equal, reason = readings[request.get("reading")](request["gold"], request["answer"])
         except (
             MemoryError,
             RecursionError,

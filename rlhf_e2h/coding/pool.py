@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple
 
-from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.coding.compare import same_output, same_result
 from rlhf_e2h.coding.sandbox import Limits, run_program
-from rlhf_e2h.data.apps import Tests, is_tests
-from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.data.apps import Tests
 
 # Runs behind a program that defines a function: arguments come as JSON, the result goes out as JSON.
 _DRIVER = """
@@ -91,28 +89,3 @@ class ProgramPool:
             ProgramVerdict(False, "no_answer", 0.0) if program is None else self._known[tests, program]
             for tests, program in listed
         ]
-
-
-class Judged(Protocol):
-    """What a verdict of either kind has."""
-
-    @property
-    def equal(self) -> bool: ...
-    @property
-    def reason(self) -> str: ...
-
-
-class AnswerPool(Protocol):
-    """What both pools are: context managers that judge (gold, answer) pairs in order."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def check(self, pairs: Iterable[tuple[str, str | None]], progress: bool = False) -> Sequence[Judged]: ...
-
-
-def answer_pool(labels: Mapping[str, Label]) -> AnswerPool:
-    """What judges answers to these problems: tests where the labels are tests, else the symbolic checker."""
-    first = next(iter(labels.values()), None)
-    return ProgramPool() if first is not None and is_tests(first.answer) else CheckerPool()

@@ -26,16 +26,13 @@ from rlhf_e2h.coding.sandbox import Limits
 from rlhf_e2h.data.apps import LEVEL_OF, is_tests, program_of
 from rlhf_e2h.data.firewall import Label, read_problems
 from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.records import OUTCOMES, SAMPLES, scored_file
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row, as_matrix, sample
-from rlhf_e2h.stages.evaluate import OUTCOMES
-from rlhf_e2h.stages.evaluation_rows import label_scope
-from rlhf_e2h.stages.rerank import scored_file
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.training.models import open_policy
 from rlhf_e2h.training.precision import sampling_dtype
 
@@ -114,7 +111,7 @@ def _greedy(
             policy = open_policy(path, sampling_dtype(path), sections=True)
             rows = sample(policy, list(problems.values()), decoding, run.seed, bar.advance)
             strict_PK, average_PK = _tested(rows, list(problems), labels, pool)
-            scope = label_scope(run, reference)
+            scope = run.label_scope(reference)
             measured.append(Measured(name, "greedy", None, scope, 1, strict_PK[:, 0], average_PK[:, 0]))
     return measured
 
@@ -140,7 +137,7 @@ def _bank(
     strict_PK, average_PK = _tested(rows, order, labels, pool)
     count = strict_PK.shape[1]
     sizes = [2**power for power in range(count.bit_length()) if 2**power <= count]
-    scope, name = label_scope(run, str(config.samples)), config.bank_policy
+    scope, name = run.label_scope(str(config.samples)), config.bank_policy
     measured = [Measured(name, "mean", None, scope, 1, strict_PK.mean(1), average_PK.mean(1))]
     # pass@n is about strict accuracy; the best share of tests among n is its counterpart
     for n in sizes:
@@ -150,7 +147,7 @@ def _bank(
     for model, reference in config.reward_models.items():
         scored = read_jsonl(run.path(str(config.rerank)) / scored_file(model))
         scores_PK = _scores(scored, order)
-        scope = label_scope(run, str(config.samples), reference)
+        scope = run.label_scope(str(config.samples), reference)
         for n in sizes:
             chosen = [expected_best_of_n(values, scores_PK, n) for values in (strict_PK, average_PK)]
             measured.append(Measured(name, "best_of_n", model, scope, n, *chosen))

@@ -188,3 +188,21 @@ def counts_by_level(examples: Iterable[Example], easy_levels: Collection[int] = 
     for name in ("easy", "hard"):
         counts[name] = sum(n for level, n in levels.items() if band(level, easy_levels) == name)
     return counts | {"all": sum(levels.values())}
+
+
+def choose(problems: list[dict[str, Any]], levels: list[int] | None, limit: int | None) -> list[dict[str, Any]]:
+    """Problems of the wanted levels; a limit is filled level by level in turn, so that each keeps its share of it."""
+    wanted = [p for p in problems if levels is None or p["level"] in levels]
+    if limit is None or limit >= len(wanted):
+        return wanted
+    by_level: dict[Any, list[dict[str, Any]]] = {}
+    for problem in wanted:
+        by_level.setdefault(problem["level"], []).append(problem)
+    queues = [list(reversed(group)) for group in by_level.values()]
+    taken: list[dict[str, Any]] = []
+    while len(taken) < limit:
+        for queue in queues:
+            if queue and len(taken) < limit:
+                taken.append(queue.pop())
+    order = {p["problem_id"]: i for i, p in enumerate(wanted)}
+    return sorted(taken, key=lambda p: order[p["problem_id"]])

@@ -29,7 +29,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.parallel.processes import world_size
 from rlhf_e2h.rl.endings import end_tokens, token_limit
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, engine_dtype, plain_model, plain_weights, weight_groups
+from rlhf_e2h.rl.engine_settings import (
+    EngineSettings,
+    Sampling,
+    engine_dtype,
+    plain_model,
+    plain_weights,
+    weight_groups,
+)
 from rlhf_e2h.rl.rollout import Rollouts, collect
 
 MEMORY = Path("/dev/shm")  # a file system in memory, on every Linux

@@ -8,7 +8,8 @@ from typing import Any
 
 from rlhf_e2h.parallel.gathering import gather_json
 from rlhf_e2h.parallel.sharding import whole_weights
-from rlhf_e2h.rl.engines import Engine, HFEngine, Sampling
+from rlhf_e2h.rl.engine_settings import Sampling
+from rlhf_e2h.rl.engines import Engine, HFEngine
 from rlhf_e2h.rl.ppo_settings import derived_seed
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.rl.trainer import Trainer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -14,14 +13,13 @@ from reward_models.contract import StepContract
 from reward_models.model import load_tokenizer as load_reward_tokenizer
 from reward_models.score import Scorer
 from rlhf_e2h.rl.adapter_switch import checkpoint_gradients
+from rlhf_e2h.rl.inputs import PolicyConfig
 from rlhf_e2h.rl.share_base import SharedReward, SharedValue, share_base, share_reward
 from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.places import place_of
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.models import Policy, load_tokenizer, open_policy, policy_format
-
-if TYPE_CHECKING:
-    from rlhf_e2h.stages.ppo import Config
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ def open_base(path: Path, text_format: FormatSettings | None = None) -> tuple[Po
 
 def _base_of(saved: SavedAdapter) -> PreTrainedModel:
     try:
-        base = open_policy(saved.base).model
+        base = open_policy(place_of(saved.folder.parent, saved.base)).model
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CannotShareError(f"the base of {saved.folder} cannot be opened ({reason})") from None
@@ -47,7 +45,7 @@ def _base_of(saved: SavedAdapter) -> PreTrainedModel:
 
 
 def share_models(
-    config: Config, run: StageRun, policy: Policy, start: SavedAdapter | None, device: torch.device
+    config: PolicyConfig, run: StageRun, policy: Policy, start: SavedAdapter | None, device: torch.device
 ) -> tuple[SharedValue, dict[str, Scorer]]:
     """Adapters on the model of `policy`, which becomes a PEFT model: (value model, scorers by reward model).
 
@@ -80,7 +78,7 @@ def share_models(
     return value, scorers
 
 
-def _scorer(config: Config, path: Path, policy: Policy, found: str, name: str, device: torch.device) -> Scorer:
+def _scorer(config: PolicyConfig, path: Path, policy: Policy, found: str, name: str, device: torch.device) -> Scorer:
     saved = read_adapter(path)
     saved.check_base(found, str(policy.model.config.name_or_path))
     contract = StepContract.from_config(AutoConfig.from_pretrained(path), str(path))

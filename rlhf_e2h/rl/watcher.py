@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from rlhf_e2h.parallel.gathering import gather_json, shard, unsharded
 from rlhf_e2h.parallel.sharding import whole_copy, whole_weights
 from rlhf_e2h.rl.checkpoint import trainable
 from rlhf_e2h.rl.guards import above_kl_stop
+from rlhf_e2h.rl.inputs import PolicyConfig
 from rlhf_e2h.rl.ppo import Metrics
 from rlhf_e2h.rl.rewards import Completion, Reward
 from rlhf_e2h.rl.rollout import Rollouts, generate
@@ -25,9 +26,6 @@ from rlhf_e2h.samples.answers import say_missing_answers
 from rlhf_e2h.samples.bank import Row
 from rlhf_e2h.training import spent
 from rlhf_e2h.training.models import Policy
-
-if TYPE_CHECKING:
-    from rlhf_e2h.stages.ppo import Config
 
 
 @dataclass
@@ -46,7 +44,7 @@ class Watcher:
 
     def __init__(
         self,
-        config: Config,
+        config: PolicyConfig,
         run: StageRun,
         policy: Policy,
         rewards: RewardSources,

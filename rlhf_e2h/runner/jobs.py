@@ -25,6 +25,7 @@ from reward_models.causes import say
 from rlhf_e2h.parallel import gpus
 from rlhf_e2h.runner import progress
 from rlhf_e2h.runner.config import ConfigError, StageError
+from rlhf_e2h.runner.quiet import quiet_libraries
 from rlhf_e2h.runner.recipe import Recipe, StageSpec, load_recipe
 from rlhf_e2h.runner.runs import run_stage
 from rlhf_e2h.runner.store import Store, seeds_read, stage_seed
@@ -179,8 +180,6 @@ def _work(
     seed: int,
 ) -> None:
     """What the process of a stage does."""
-    from rlhf_e2h.cli import quiet_libraries
-
     os.chdir(here[0])
     os.environ.update(here[1])
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the process that waits; it ends this one

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from reward_models.contract import StepContract
 from rlhf_e2h.runner import operator_locks, packaged
 from rlhf_e2h.runner.config import ConfigError, input_fields, read_yaml
+from rlhf_e2h.runner.disk import check_room, room_for, size
 from rlhf_e2h.runner.hub import check_model
 from rlhf_e2h.runner.recipe import StageSpec
-from rlhf_e2h.runner.store import external_path
+from rlhf_e2h.runner.store import Store, external_path
 from rlhf_e2h.text_formats import has_chat_template, no_chat_template
 
 POLICIES = ("policy", "policies", "base", "model")  # settings that name a model with a text format
@@ -20,10 +21,11 @@ REWARD_MODELS = ("reward_model", "outcome_model", "reward_models")  # settings t
 
 
 def check_inputs(specs: list[StageSpec]) -> None:
-    """See that what is not made by a stage is there, that hub models can be had, and that reward models are such.
+    """See that what is not made by a stage is there, that hub models can be had, and that models are such.
 
     Raises:
-        FileNotFoundError: no such path, or no such model on the hub.
+        FileNotFoundError: no such path, no such model on the hub, or a folder without a model.
+        ValueError: a policy in GGUF weights.
         ConfigError: a reward model without step contract, or a policy without the chat template that it is to use.
     """
     for spec, name, reference in _external(specs):
@@ -32,6 +34,10 @@ def check_inputs(specs: list[StageSpec]) -> None:
         chat = getattr(getattr(spec.config, "format", None), "name", "") == "chat"
         if chat and name in POLICIES and path.is_dir() and not has_chat_template(path):
             raise ConfigError(no_chat_template(f"{spec.name}: {reference}"))
+        if name in POLICIES and path.exists() and spec.kind != "import":  # which reads a tokenizer alone
+            from rlhf_e2h.training.models import base_of_context, check_model_folder
+
+            check_model_folder(base_of_context(path))
         if name in REWARD_MODELS:
             try:
                 StepContract.from_config(SimpleNamespace(**json.loads(config.read_text(encoding="utf-8"))), reference)
@@ -48,6 +54,31 @@ def _external(specs: list[StageSpec]) -> Iterator[tuple[StageSpec, str, str]]:
                 if not reference.startswith("@") and (reference, name in REWARD_MODELS) not in seen:
                     seen.add((reference, name in REWARD_MODELS))
                     yield spec, name, reference
+
+
+def check_disk(store: Store, pairs: list[tuple[StageSpec, int]], free: float | None = None) -> None:
+    """See that the disk of the run folder has room for the stages of (stage, seed) pairs that are not finished.
+
+    Args:
+        free: bytes of it that may be used; what is free if not given.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    left = [(spec.name, room_for(store, spec, seed)) for spec, seed in pairs if not _is_finished(store, spec, seed)]
+    meanwhile = sorted(room.meanwhile for _, room in left)[-store.recipe.settings.jobs :]
+    needed = sum(room.kept for _, room in left) + sum(meanwhile)
+    largest = sorted(left, key=lambda one: -sum(one[1]))[:4]
+    what = ", ".join(f"{name} {size(sum(room))}" for name, room in largest if sum(room))
+    if what:
+        check_room(f"what is to be run ({what})", needed, store.root, free)
+
+
+def _is_finished(store: Store, spec: StageSpec, seed: int) -> bool:
+    try:
+        return store.finished(spec, seed) is not None
+    except (ConfigError, FileNotFoundError):
+        return False  # nor is what it reads
 
 
 def check_launch(specs: list[StageSpec], launch: str) -> None:

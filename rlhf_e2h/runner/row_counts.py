@@ -20,6 +20,8 @@ LOSSES = frozenset(
         "too_few",  # samples of problems that have fewer than asked for
         "surplus",  # samples beyond that number
         "unknown_problem",  # of no problem of the prepare stage
+        "test_problem",  # solutions of problems that are in test, and so may not train
+        "validation_problem",  # the same of validation
         "unlabelled",  # the problem has no label that may be read
         "no_level",
         "no_answer",

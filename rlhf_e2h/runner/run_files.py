@@ -17,7 +17,7 @@ DONE = "done.json"
 SETTINGS = "settings.json"
 ERRORS = "error.txt"  # the traceback of what stopped a stage; gone when the stage is run again
 SCRATCH = "_partial"  # what a killed stage left for its own resumption; removed on completion
-_RECORDS = {DONE, SETTINGS, "metrics.jsonl"}
+RECORDS = (DONE, SETTINGS, "metrics.jsonl")  # of a stage about itself; they are no output
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -48,7 +48,7 @@ def hash_tree(folder: Path) -> dict[str, str]:
     files = sorted(f for f in folder.rglob("*") if f.is_file())
     names = {f.relative_to(folder).as_posix(): f for f in files}
     skip = (SCRATCH, "wandb", "tensorboard")
-    return {n: hash_file(f) for n, f in names.items() if n not in _RECORDS and n.split("/")[0] not in skip}
+    return {n: hash_file(f) for n, f in names.items() if n not in RECORDS and n.split("/")[0] not in skip}
 
 
 def hash_data(data: Any) -> str:

@@ -114,6 +114,11 @@ class StageRun:
             if record not in self.labels_read:
                 self.labels_read.append(record)
 
+    def label_scope(self, *references: str) -> str:
+        """none, easy or full: the widest labels that anything among these inputs was made from."""
+        files = {label for reference in references for found in self.inputs[reference] for label in found.labels}
+        return "full" if firewall.SEALED_LABELS in files else "easy" if firewall.EASY_LABELS in files else "none"
+
     def finish(self, **results: Any) -> None:
         """Numbers worth showing in the run's summary and in the report."""
         self.results.update(results)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlhf_e2h.data import firewall
 from rlhf_e2h.runner.config import ConfigError, input_fields, result_settings
+from rlhf_e2h.runner.places import note_places
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
 from rlhf_e2h.runner.run_files import hash_data, hash_file, hash_tree, read_done
 
@@ -62,12 +63,17 @@ class Store:
             for references in input_fields(spec.config).values()
             for reference in references
         }
+        # a path tells about a machine: what is read from it is named by its content
+        names = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
+        return self._identity(spec, seed, inputs, names), inputs
+
+    def _identity(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]], names: dict[str, str]) -> str:
         described = {
             "kind": spec.kind,
             "version": spec.module.VERSION,
             "settings": result_settings(spec.config),
             "inputs": {
-                name: {value: [r.digest for r in inputs[value]] for value in values}
+                name: {names.get(value, value): [r.digest for r in inputs[value]] for value in values}
                 for name, values in input_fields(spec.config).items()
             },
             "scope": firewall.allowed_scope(spec.kind, spec.name),
@@ -75,7 +81,7 @@ class Store:
         }
         if spec.traits.all_seeds:
             described["seeds"] = self.recipe.settings.seeds
-        return hash_data(described)[:12], inputs
+        return hash_data(described)[:12]
 
     def present(self, spec: StageSpec, seed: int) -> StageSpec:
         """The stage without the members of its lists and mappings of inputs that name an optional stage not run yet.
@@ -126,12 +132,35 @@ class Store:
         """The finished folder of a stage under its present settings and inputs, or None."""
         key = (spec.name, stage_seed(spec, seed))
         if key not in self._finished:
-            identity, _ = self.identity(spec, seed)
-            folder = self.folder(spec, identity)
-            if read_done(folder) is None:
+            identity, inputs = self.identity(spec, seed)
+            folder: Path | None = self.folder(spec, identity)
+            if read_done(self.folder(spec, identity)) is None:
+                folder = self._named_by_path(spec, seed, inputs)
+            if folder is None:
                 return None
             self._finished[key] = folder
         return self._finished[key]
+
+    def _named_by_path(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]]) -> Path | None:
+        """The finished folder of an older version, which named inputs by path, here or on another machine."""
+        spec = self.present(spec, seed)
+        outside = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
+        for folder in sorted((self.root / spec.name).glob("*/")) if outside else ():
+            was = {digests[0]: reference for reference, digests in (read_done(folder) or {}).get("inputs", {}).items()}
+            names = {reference: was.get(digest, reference) for reference, digest in outside.items()}
+            if was and self._identity(spec, seed, inputs, names) == folder.name:
+                return folder
+        return None
+
+    def note_places(self) -> None:
+        """Write down where the folders from outside are that the recipe names; see runner/places.py."""
+        found = {}
+        for spec in self.recipe.stages.values():
+            for reference in (value for values in input_fields(spec.config).values() for value in values):
+                if not reference.startswith("@") and _path(reference).is_dir():
+                    resolved = self._external(spec, reference)
+                    found[resolved.digest] = str(resolved.path)
+        note_places(self.root, found)
 
     def _resolve(self, spec: StageSpec, reference: str, seed: int) -> list[Resolved]:
         if not reference.startswith("@"):
@@ -174,6 +203,11 @@ class Store:
         return Resolved(path.resolve(), self._digests[key])
 
 
+def _is_path(reference: str, found: list[Resolved]) -> bool:
+    """Whether an input comes from a path outside the run; else it is a stage's, an asset or a model of the hub."""
+    return not reference.startswith(("@", "asset:")) and found[0].path.is_absolute()
+
+
 def _members(value: dict[str, str] | list[str]) -> list[str]:
     return list(value.values()) if isinstance(value, dict) else value
 
@@ -184,8 +218,7 @@ def external_path(spec: StageSpec, reference: str) -> Path:
     Raises:
         FileNotFoundError: neither; only a setting that names a model takes a hub id.
     """
-    asset = reference.startswith("asset:")
-    path = ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
+    path = _path(reference)
     if path.exists():
         return path
     names = {name for name, values in input_fields(spec.config).items() if reference in values}
@@ -196,6 +229,11 @@ def external_path(spec: StageSpec, reference: str) -> Path:
     if not looks_like_hub_id(reference):
         raise FileNotFoundError(f"{spec.file}: input {reference!r} does not exist; give a path, '@STAGE' or a hub id")
     return path
+
+
+def _path(reference: str) -> Path:
+    asset = reference.startswith("asset:")
+    return ASSETS / reference.removeprefix("asset:") if asset else Path(reference).expanduser()
 
 
 def stage_seed(spec: StageSpec, seed: int) -> int:

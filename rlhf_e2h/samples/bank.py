@@ -12,14 +12,15 @@ import numpy as np
 
 from reward_models.aggregate import aggregate
 from reward_models.score import Scorer
-from rlhf_e2h.coding.pool import answer_pool
 from rlhf_e2h.data.apps import is_tests, program_of
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.rl.rollout import Rollouts, check_filters
 from rlhf_e2h.runner.config import ConfigError, setting
+from rlhf_e2h.samples.answer_pool import answer_pool
 from rlhf_e2h.training import spent
 from rlhf_e2h.training.models import Policy
 

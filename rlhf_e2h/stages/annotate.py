@@ -20,11 +20,12 @@ from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.rl.engines import Engine, EngineSettings, Sampling, open_engine
+from rlhf_e2h.records import GRADED
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import Engine, open_engine
 from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.models import Policy, open_policy
 from rlhf_e2h.training.precision import sampling_dtype

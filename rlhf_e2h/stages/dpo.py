@@ -25,8 +25,8 @@ from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.judged import by_problem, summary
+from rlhf_e2h.samples.round_inputs import open_rounds
 from rlhf_e2h.samples.rounds import Rounds
-from rlhf_e2h.stages.round_inputs import open_rounds
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import dpo_trainer

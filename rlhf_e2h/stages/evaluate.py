@@ -16,10 +16,12 @@ import numpy as np
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.data.firewall import Label, read_problems
+from rlhf_e2h.data.levels import band
 from rlhf_e2h.parallel.blocks import Parts
 from rlhf_e2h.parallel.processes import join
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.rl.engines import EngineSettings
+from rlhf_e2h.records import OUTCOMES
+from rlhf_e2h.rl.engine_settings import EngineSettings
 from rlhf_e2h.runner.config import Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -27,13 +29,14 @@ from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.answers import say_missing_answers
 from rlhf_e2h.samples.bank import Decoding, Row, grade
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
+from rlhf_e2h.samples.evaluation_bank import reranked_bank, voted_bank
+from rlhf_e2h.samples.evaluation_rows import by_level, outcome_rows, readable
+from rlhf_e2h.samples.quality import easy_levels_of
 from rlhf_e2h.samples.unsplit import report_unsplit
-from rlhf_e2h.stages.evaluation_bank import reranked_bank, voted_bank
-from rlhf_e2h.stages.evaluation_rows import by_level, label_scope, outcome_rows, readable
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.models import policy_format
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=140,
     about="score policies and decodings on the test set",
@@ -41,7 +44,6 @@ TRAITS = Traits(
     sealed_labels="evaluation",
     tiny={"draws": 8},
 )
-OUTCOMES = "outcomes.jsonl"
 
 
 @dataclass
@@ -88,9 +90,9 @@ def main(config: Config, run: StageRun) -> None:
         outcomes += voted_bank(config, run, policy, reference, problems, labels)
     write_jsonl(run.out / OUTCOMES, outcomes)
     write_jsonl(run.out / "solutions.jsonl", solutions)
-    hard = [
-        o for o in outcomes if o["policy"] == config.bank_policy and o["decoding"] == "greedy" and o["level"] in (4, 5)
-    ]
+    easy = easy_levels_of(data)
+    bank_greedy = [o for o in outcomes if o["policy"] == config.bank_policy and o["decoding"] == "greedy"]
+    hard = [o for o in bank_greedy if band(o["level"], easy) == "hard"]
     run.finish(
         outcomes=len(outcomes), **({"hard_greedy": float(np.mean([o["correct"] for o in hard]))} if hard else {})
     )
@@ -142,7 +144,7 @@ def _greedy(
     for name, reference in config.policies.items():
         cost[name] = sampled[name].cost()
         run.spend(*cost[name])
-        rows, scope = grade(by_name[name], labels), label_scope(run, reference)
+        rows, scope = grade(by_name[name], labels), run.label_scope(reference)
         say_missing_answers(run, rows, formats[name], name)
         texts = formats[name].of_rows()
         outcomes += outcome_rows(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)

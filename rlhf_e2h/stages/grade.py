@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.records import GRADED, SAMPLES
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.answers import say_missing_answers
 from rlhf_e2h.samples.bank import grade
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of, save_format
 
 VERSION = 2
@@ -25,7 +25,6 @@ TRAITS = Traits(
     runs_model=False,
     sealed_labels="named",
 )
-OUTPUT = "graded.jsonl"
 
 
 @dataclass
@@ -47,7 +46,7 @@ def main(config: Config, run: StageRun) -> None:
         raise ConfigError(
             f"{run.name}: none of the {len(rows)} samples belongs to a problem with {config.labels} labels"
         )
-    write_jsonl(run.out / OUTPUT, graded)
+    write_jsonl(run.out / GRADED, graded)
     text_format = format_of(run.path(config.samples))
     save_format(text_format, run.out)
     say_missing_answers(run, graded, text_format)

@@ -16,6 +16,7 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.prompts import few_shot
 from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.places import name_of
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -65,7 +66,8 @@ def main(config: Config, run: StageRun) -> None:
     end = tokenizer.eos_token if config.between == "eos" else "\n\n"
     prefix = "" if texts.name == "chat" else few_shot(exemplars, end, texts)
     run.use_format(texts, "that of the exemplars")
-    write_json(run.out / CONTEXT_FILE, {"model": str(model), "prefix": prefix, "format": to_dict(texts)})
+    place = name_of(model, run.out, run.run_folder)
+    write_json(run.out / CONTEXT_FILE, {"model": place, "prefix": prefix, "format": to_dict(texts)})
     run.finish(exemplars=len(exemplars), characters=len(texts.template) if texts.name == "chat" else len(prefix))
 
 

@@ -16,12 +16,12 @@ from rlhf_e2h.data.files import Row, iter_hub, iter_rows
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.generations import Finder, Generation, read_generations, read_requests
 from rlhf_e2h.prompts import ANSWER_MARK, SECTIONS, TextFormat
+from rlhf_e2h.records import SAMPLES
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.row_counts import nonzero
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.answers import say_missing_answers
-from rlhf_e2h.stages.sample import OUTPUT
 from rlhf_e2h.text_formats import FormatSettings, build_format, save_format
 from rlhf_e2h.training.models import policy_format
 
@@ -73,7 +73,7 @@ def main(config: Config, run: StageRun) -> None:
     rows, lost = bank_rows(generations, Finder.of(problems), texts, [row["problem_id"] for row in problems], config.n)
     if not rows:
         raise ConfigError(f"{run.name}: {_why_none(generations, lost, len(failed), config)}")
-    write_jsonl(run.out / OUTPUT, rows)
+    write_jsonl(run.out / SAMPLES, rows)
     save_format(texts.of_rows(), run.out)
     say_missing_answers(run, rows, texts)
     if lost["unknown_problem"] > len(generations) / 10:

@@ -21,9 +21,11 @@ from accelerate import Accelerator
 from reward_models.model import freeze_parts
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.levels import choose
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.parallel.sharding import rounded
-from rlhf_e2h.rl.engines import EngineSettings, open_engine
+from rlhf_e2h.rl.engine_settings import EngineSettings
+from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.rl.inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
@@ -37,7 +39,6 @@ from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Row
-from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.lengths import report_unfinished
 from rlhf_e2h.training.mixing import MixtureSettings, build_sampler, weight_metrics

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_e2h.data.levels import EASY, LEVELS
+from rlhf_e2h.records import OUTCOMES
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, compare, default_comparisons, default_gaps
 from rlhf_e2h.report.compute import compute_rows, matches, prices
@@ -28,7 +29,6 @@ from rlhf_e2h.runner.run_files import read_done
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.store import Resolved
 from rlhf_e2h.runner.traits import STAGES, Traits
-from rlhf_e2h.stages.evaluate import OUTCOMES
 from rlhf_e2h.stats.intervals import DRAWS
 
 VERSION = 3

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.parallel.processes import join
+from rlhf_e2h.records import SAMPLES, scored_file
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank_work import score_bank
 from rlhf_e2h.samples.unsplit import report_unsplit
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.text_formats import format_of
 
 VERSION = 2
@@ -34,10 +34,6 @@ class Config:
     data: Input  # output of a prepare stage
     reward_models: NamedInputs  # name in the tables -> reward model
     max_tokens_per_batch: int = setting(16384, affects_result=False)
-
-
-def scored_file(name: str) -> str:
-    return f"scored_{name}.jsonl"
 
 
 def main(config: Config, run: StageRun) -> None:

@@ -18,11 +18,11 @@ from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.judged import by_problem, summary, vote
+from rlhf_e2h.samples.round_inputs import open_rounds
 from rlhf_e2h.samples.rounds import Rounds
-from rlhf_e2h.stages.round_inputs import open_rounds
-from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import LoraSettings, open_policy
 
 VERSION = 2

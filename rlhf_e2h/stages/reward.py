@@ -27,16 +27,13 @@ from rlhf_e2h.runner.row_counts import nonzero
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.studies.cartography.measures import REGIONS, regions
-from rlhf_e2h.studies.cartography.wrong_labels import flips
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training import spent
 from rlhf_e2h.training.chance import at_chance
-from rlhf_e2h.training.dynamics import read_td_metrics
-from rlhf_e2h.training.items import FLIPS, Item, RewardDynamics, reward_items, with_flips
+from rlhf_e2h.training.items import FLIPS, RewardDynamics, flips, reward_items, with_flips
 from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.training.models import policy_format
-from rlhf_e2h.training.reward_records import gather, thinned
+from rlhf_e2h.training.reward_records import at_most, gather, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
 VERSION = 3
@@ -70,13 +67,13 @@ class Config:
     balance_outcomes: bool = field(default=False, metadata={"added": True})
     # PRM, OPRM: train on at most so many faultless solutions for each one with a wrong step; a random choice
     faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
+    # at most N records in all, at random, the held-out ones among them
+    limit: int | None = field(default=None, metadata={"added": True})
     held_out: float = 0.1  # share of problems whose records are kept for validation
     # log training dynamics for `e2h map`: one more reading of the data each epoch
     dynamics: bool = field(default=False, metadata={"added": True})
-    # share of training labels turned round at random, to study wrong labels
+    # label noise: share of training labels flipped at random; a flip stage chooses them by a data map
     flip_labels: float = field(default=0.0, metadata={"added": True})
-    # output of a map stage: flip only what is easy to learn there
-    flip_among: Input | None = field(default=None, metadata={"added": True})
     # skills of each batch in the place of batches of similar length; not with weights that follow losses
     mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
@@ -115,11 +112,12 @@ def main(config: Config, run: StageRun) -> None:
     levels = {p["problem"]: {"level": p["level"]} for p in rows if p.get("level")}
     found = gather(config, run, problems, texts)
     records = [
-        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {})) for record in found.records
+        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {}))
+        for record in at_most(found.records, config.limit, run.seed)
     ]
-    kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
-    training = [record for record in records if record.problem not in kept_out]
-    validation = [record for record in records if record.problem in kept_out]
+    # by its text whoever a problem comes from: records may have others than `data`
+    training = [record for record in records if not _held_out(record.problem, config.held_out)]
+    validation = [record for record in records if _held_out(record.problem, config.held_out)]
     if config.faultless_per_faulty is not None:
         training = thinned(training, config.faultless_per_faulty, run.seed)
     by_text = {p["problem"]: p for p in rows}
@@ -137,7 +135,9 @@ def main(config: Config, run: StageRun) -> None:
     )
     settings = dataclasses.replace(config.training, seed=run.seed)
     if config.flip_labels:
-        training = _flipped(config, run, training, items)
+        chosen = flips(range(len(items)), config.flip_labels, len(items), run.seed)
+        write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
+        training = with_flips(training, items, chosen)
         items = reward_items(training, config.kind, by_text)
     dynamics = RewardDynamics(run, training, items) if config.dynamics else None
     with run.progress(1, f"training {config.kind}", "steps") as bar:
@@ -194,17 +194,6 @@ class _Order:
 
     def weights(self, step: int) -> dict[str, float]:
         return weight_metrics(self.sampler, max(0, step - 1)) if self.sampler else {}
-
-
-def _flipped(config: Config, run: StageRun, training: list[Stepwise], items: list[Item]) -> list[Stepwise]:
-    candidates = list(range(len(items)))
-    if config.flip_among:
-        guids, values = read_td_metrics(run.path(config.flip_among))
-        found = dict(zip(guids, regions(values["confidence"], values["variability"]), strict=True))
-        candidates = [index for index, item in enumerate(items) if found.get(item.guid) == REGIONS[0]]
-    chosen = flips(candidates, config.flip_labels, len(items), run.seed + bool(config.flip_among))
-    write_jsonl(run.out / FLIPS, ({"guid": items[index].guid} for index in chosen))
-    return with_flips(training, items, chosen)
 
 
 def _losses(result: Mapping[str, Any], metrics: Mapping[str, Any], limit: int) -> Iterator[str]:

@@ -6,11 +6,13 @@ A killed stage resumes with the problems whose solutions are not saved yet: at m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.levels import choose
 from rlhf_e2h.parallel.processes import join
+from rlhf_e2h.records import SAMPLES
 from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -26,7 +28,6 @@ TRAITS = Traits(
     about="sample solutions from a policy",
     distributed=True,
 )
-OUTPUT = "samples.jsonl"
 
 
 @dataclass
@@ -65,26 +66,8 @@ def main(config: Config, run: StageRun) -> None:
     if run.is_main:
         parts.spend(run.spend)
         rows = list(parts.rows())
-        write_jsonl(run.out / OUTPUT, rows)
+        write_jsonl(run.out / SAMPLES, rows)
         save_format(texts.of_rows(), run.out)
         say_missing_answers(run, rows, texts)
         finished = sum(row["finished"] for row in rows) / len(rows)
         run.finish(problems=len(problems), solutions=len(rows), finished=finished)
-
-
-def choose(problems: list[dict[str, Any]], levels: list[int] | None, limit: int | None) -> list[dict[str, Any]]:
-    """Problems of the wanted levels; a limit is filled level by level in turn, so that each keeps its share of it."""
-    wanted = [p for p in problems if levels is None or p["level"] in levels]
-    if limit is None or limit >= len(wanted):
-        return wanted
-    by_level: dict[Any, list[dict[str, Any]]] = {}
-    for problem in wanted:
-        by_level.setdefault(problem["level"], []).append(problem)
-    queues = [list(reversed(group)) for group in by_level.values()]
-    taken: list[dict[str, Any]] = []
-    while len(taken) < limit:
-        for queue in queues:
-            if queue and len(taken) < limit:
-                taken.append(queue.pop())
-    order = {p["problem_id"]: i for i, p in enumerate(wanted)}
-    return sorted(taken, key=lambda p: order[p["problem_id"]])

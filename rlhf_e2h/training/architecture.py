@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reward_models.peft_folder import adapter_base, is_adapter
 from rlhf_e2h.runner.config import ConfigError
+
+if TYPE_CHECKING:
+    from rlhf_e2h.runner.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,40 @@ def read_architecture(path: str | Path) -> Architecture:
         raise ConfigError(
             f"the config.json of {name!r} cannot be read ({reason}); give a model folder, for example base=PATH"
         ) from None
+
+
+def model_of(recipe: Recipe, reference: str) -> Architecture:
+    """The architecture behind a reference: that of the model that its chain of stages starts from."""
+    if reference.startswith("@"):
+        spec = recipe.stages[reference[1:].split("/")[0]]
+        if spec.kind == "pretrain" and not spec.config.start:
+            return _new_model(spec.config)
+        for name in ("policy", "base", "start"):
+            if getattr(spec.config, name, None):
+                return model_of(recipe, getattr(spec.config, name))
+        raise ConfigError(f"{spec.name}: a {spec.kind} stage gives no model; check who reads '@{spec.name}'")
+    if reference.startswith("asset:"):
+        from rlhf_e2h.runner.store import ASSETS
+
+        return read_architecture(ASSETS / reference.removeprefix("asset:"))
+    return read_architecture(reference)
+
+
+def _new_model(config: Any) -> Architecture:
+    from transformers import LlamaConfig
+
+    from rlhf_e2h.data.tokenizers import BUILDERS
+
+    shape = config.shape
+    return of_config(
+        "new Llama",
+        LlamaConfig(
+            vocab_size=len(BUILDERS[config.tokenizer]()),
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            intermediate_size=shape.intermediate,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            tie_word_embeddings=True,
+        ),
+    )

@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from transformers import TrainerCallback
 
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
@@ -69,8 +71,23 @@ def reward_items(records: Sequence[Stepwise], kind: str, problems: Mapping[str, 
     return items
 
 
+def flips(candidates: ArrayLike, share: float, n: int, seed: int) -> list[int]:
+    """Which labels to flip: round(share * n) of the candidate indices, at random, in ascending order.
+
+    Raises:
+        ValueError: share outside (0, 1), or fewer candidates than flips.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; it must lie between 0 and 1, usually .01 to .1")
+    candidates = np.asarray(candidates, dtype=np.int64)
+    count = max(1, round(share * n))
+    if count > len(candidates):
+        raise ValueError(f"{count} labels are to be flipped but only {len(candidates)} are candidates; lower share")
+    return sorted(np.random.default_rng(seed).choice(candidates, size=count, replace=False).tolist())
+
+
 def with_flips(records: Sequence[Stepwise], items: Sequence[Item], chosen: Collection[int]) -> list[Stepwise]:
-    """The records with the labels of the chosen items turned round."""
+    """The records with the labels of the chosen items flipped."""
     flipped = {items[index].guid for index in chosen}
     changed = []
     for name, record in zip(record_ids(records), records, strict=True):

@@ -14,13 +14,14 @@ from reward_models.records import BadRecord
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.coding.compare import same_output, same_result
 from rlhf_e2h.coding.measure import expected_best_of_n
-from rlhf_e2h.coding.pool import ProgramPool, answer_pool, run_tests
+from rlhf_e2h.coding.pool import ProgramPool, run_tests
 from rlhf_e2h.coding.sandbox import SandboxUnavailable, run_program
 from rlhf_e2h.data.apps import Tests, is_tests, iter_apps, read_apps
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.runner.store import ASSETS
+from rlhf_e2h.samples.answer_pool import answer_pool
 
 SUMS = Tests(("1 2\n", "3 4\n", "5 5\n", "0 0\n"), ("3\n", "7\n", "10\n", "0\n"))
 

@@ -142,8 +142,8 @@ def test_a_reward_model_reads_them(tokenizer: PreTrainedTokenizerFast, prompt_id
 
 
 def test_vllm_is_asked_for_them(tokenizer: PreTrainedTokenizerFast, prompt_ids: list[int]) -> None:
+    from rlhf_e2h.rl.engine_settings import Sampling
     from rlhf_e2h.rl.engine_vllm import VLLMServer
-    from rlhf_e2h.rl.engines import Sampling
 
     asked = []
 

@@ -17,8 +17,9 @@ from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.tracking import Tracker
-from rlhf_e2h.stages.sft import Config, _solutions, finetune
+from rlhf_e2h.stages.sft import Config, _solutions
 from rlhf_e2h.training.arguments import TrainingSettings, trainer_arguments
+from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import LoraSettings
 
 PAPER = {"schedule": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.01}, "freeze_embeddings": True}

@@ -27,6 +27,9 @@ def folder(tmp_path):
     for name, settings in STAGES.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     shutil.copytree(ASSETS / "base", tmp_path / "policy")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf/q4.gguf").write_bytes(b"GGUF")
     return tmp_path
 
 
@@ -37,6 +40,9 @@ def folder(tmp_path):
             ["ppo.policy={folder}/policy", "ppo.format=chat"],
             "ppo: .*/policy: format chat, but its tokenizer has no chat template",
         ),
+        (["ppo.policy={folder}/gguf"], r"/gguf: holds GGUF weights only \(q4.gguf\), .* convert them"),
+        (["ppo.policy={folder}/gguf/q4.gguf"], r"/gguf: holds GGUF weights only \(q4.gguf\), .* convert them"),
+        (["ppo.policy={folder}/empty"], r"/empty: no model here \(config.json is missing\)"),
         (["ppo.reward_model=/none/prm"], "'/none/prm' does not exist; give a path"),
         (
             ["ppo.outcome_model={folder}/policy"],

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,12 +55,40 @@ def test_micro_batch_and_paths_do_not_change_the_identity(recipe, runs, tmp_path
     run_recipe(load_recipe(recipe, [runs]))
     elsewhere = f"runs={tmp_path / 'elsewhere'}"
     run_recipe(load_recipe(recipe, [elsewhere]))
-    # the in-context policy names its model by path, so what reads it differs by content; nothing else may
-    same = ("pretrain", "prepare", "icl")
     first, second = _identities(recipe, [runs]), _identities(recipe, [elsewhere])
-    assert [first[name] for name in same] == [second[name] for name in same]
+    assert first == second and "input unfinished" not in first.values()
     changed = _identities(recipe, [runs, "pretrain.training.micro_batch_size=2"])
     assert changed["pretrain"] == first["pretrain"]
+
+
+def test_a_model_from_outside_is_known_by_its_content(recipe, runs, tmp_path):
+    run_recipe(load_recipe(recipe, [runs]), only="pretrain")
+    made = next(Path(runs[5:], "pretrain").iterdir())
+    (recipe / "2_icl.yaml").write_text('stage: icl\npolicy: ${base}\ndata: "@prepare"\nshots: 1\n')
+    (recipe / "recipe.yaml").write_text("name: small\nvariables: {base: none}\n")
+    here, there = tmp_path / "here", tmp_path / "models" / "there"
+    shutil.copytree(made, here)
+    run_recipe(load_recipe(recipe, [runs, f"base={here}"]))
+    first = _identities(recipe, [runs, f"base={here}"])
+    there.parent.mkdir()
+    here.rename(there)
+    assert _identities(recipe, [runs, f"base={there}"]) == first
+    shutil.rmtree(Path(runs[5:], "sample"))
+    run_recipe(load_recipe(recipe, [runs, f"base={there}"]))  # its policy still names the first place
+    assert _identities(recipe, [runs, f"base={there}"]) == first
+    # a folder of the time when identities held paths, from a third place
+    loaded = load_recipe(recipe, [runs, f"base={there}"])
+    store, icl = Store(loaded), loaded.stages["icl"]
+    _, inputs = store.identity(icl, 0)
+    old = store._identity(icl, 0, inputs, {str(there): str(here)})
+    assert old != first["icl"]
+    done = json.loads((store.root / "icl" / first["icl"] / "done.json").read_text())
+    assert str(here) in done["inputs"]
+    (store.root / "icl" / first["icl"]).rename(store.root / "icl" / old)
+    assert _identities(recipe, [runs, f"base={there}"])["icl"] == first["icl"]
+    assert Store(loaded).finished(icl, 0) == store.root / "icl" / old
+    (there / "config.json").write_text((there / "config.json").read_text() + "\n")
+    assert Store(loaded).finished(icl, 0) is None
 
 
 def test_changed_input_content_changes_the_identity(recipe, runs):

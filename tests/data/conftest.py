@@ -29,7 +29,7 @@ def jsonl(tmp_path: Path) -> Callable[[str, Iterable[Any]], Path]:
 
 @pytest.fixture
 def run_prepare(tmp_path: Path) -> Callable[..., Path]:
-    """Runs the stage's own main with settings as keywords; returns its output folder."""
+    """Runs the stage's own main with settings as keywords; returns its output folder, and keeps its `results`."""
 
     def run(out: str = "out", **settings: Any) -> Path:
         config = prepare.Config(**settings)
@@ -44,7 +44,9 @@ def run_prepare(tmp_path: Path) -> Callable[..., Path]:
         inputs = {str(value): [Resolved(Path(value), "")] for value in named}
         tracker = Tracker(folder)
         try:
-            prepare.main(config, StageRun("prepare", "prepare", folder, 0, tmp_path, tracker, inputs))
+            stage = StageRun("prepare", "prepare", folder, 0, tmp_path, tracker, inputs)
+            prepare.main(config, stage)
+            run.results = stage.results  # type: ignore[attr-defined]
         finally:
             tracker.close()
         return folder

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import torch
 
 from rlhf_e2h.parallel.processes import is_main, leave, release_memory
-from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama
 
 SHAPE = ModelShape(hidden=64, layers=3, intermediate=128, heads=4, max_positions=256)

@@ -13,8 +13,8 @@ import pytest
 from commands import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-HOW_TO = ("from_other_libraries", "own_data", "own_model", "own_reward", "rerank", "resume", "multi_node", "dashboards",
-          "ppo_diverges")  # fmt: skip
+HOW_TO = ("from_other_libraries", "own_data", "own_model", "own_reward", "rerank", "resume", "pack_and_audit",
+          "multi_node", "dashboards", "ppo_diverges")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import grpo as grpo_stage
-from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.training.arguments import TrainingSettings, fit
+from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama, save_policy, with_lora
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)

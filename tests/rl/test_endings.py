@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_e2h.rl.endings import StopStrings, end_tokens, token_limit
+from rlhf_e2h.rl.engine_settings import Sampling
 from rlhf_e2h.rl.engine_vllm import sampling_options
-from rlhf_e2h.rl.engines import Sampling
 from rlhf_e2h.rl.rollout import collect, generate
 from rlhf_e2h.rl.value_model import value_from_reward_model
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy

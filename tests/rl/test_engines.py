@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, engine_dtype, open_engine, plain_weights, weight_groups
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling, engine_dtype, plain_weights, weight_groups
+from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama, with_lora
 
 PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]

@@ -15,7 +15,7 @@ from reward_models.settings import TrainSettings
 from rlhf_e2h.parallel.sharding import divide
 from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch
 from rlhf_e2h.rl.adapter_switch import Active, adapted_layers, checkpoint_gradients
-from rlhf_e2h.rl.engines import plain_weights
+from rlhf_e2h.rl.engine_settings import plain_weights
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from rlhf_e2h.rl import engine_vllm
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,8 @@ IN_PROCESS = """
 import json, sys
 from dataclasses import asdict
 from rlhf_e2h.training.models import load_policy
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import open_engine
 
 folder, other, prompts, samplings = json.loads(sys.argv[1])
 model, tokenizer = load_policy(folder)
@@ -65,7 +67,8 @@ from dataclasses import asdict
 from rlhf_e2h.training.models import load_policy
 from rlhf_e2h.parallel.processes import join, leave
 from rlhf_e2h.parallel.gathering import gather_json
-from rlhf_e2h.rl.engines import EngineSettings, Sampling, open_engine
+from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
+from rlhf_e2h.rl.engines import open_engine
 
 folder, prompts, sampling = json.loads(sys.argv[1])
 place = join()

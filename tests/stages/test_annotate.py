@@ -6,7 +6,7 @@ from reward_models.labels import Outcome
 from reward_models.records import read_jsonl, read_stepwise
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import FirewallError
-from rlhf_e2h.rl.engines import Sampling
+from rlhf_e2h.rl.engine_settings import Sampling
 from rlhf_e2h.rl.rollout import Rollouts
 from rlhf_e2h.runner.pipeline import run_recipe
 from rlhf_e2h.runner.recipe import load_recipe

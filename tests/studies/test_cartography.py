@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from rlhf_e2h.studies.cartography import measures as cartography
-from rlhf_e2h.studies.cartography.wrong_labels import detect, f1, flips, with_prior
-from rlhf_e2h.training.dynamics import read_dynamics, read_td_metrics, write_epoch, write_td_metrics
+from rlhf_e2h.studies.cartography.dynamics import read_dynamics, read_td_metrics, write_td_metrics
+from rlhf_e2h.studies.cartography.wrong_labels import detect, f1, with_prior
+from rlhf_e2h.training.dynamics import write_epoch
+from rlhf_e2h.training.items import flips
 
 
 def test_golden_confidence_variability_and_closeness():

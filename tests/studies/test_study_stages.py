@@ -25,14 +25,15 @@ STAGES = {
     "1_prepare": {"stage": "prepare", "source": "procedural", "train_per_level": [12] * 5, "test_per_level": [2] * 5},
     "2_prm": {**PRM, "reference_solutions": True, "flip_labels": 0.1},
     "3_map": {"stage": "map", "dynamics": "@prm", "other": "@map_sft"},
-    "4_injected": {**PRM, "records": "@prm/records.jsonl", "flip_labels": 0.05, "flip_among": "@map"},
+    "4_flip": {"stage": "flip", "run": "@prm", "share": 0.05, "among": "@map"},
+    "4_injected": {**PRM, "records": "@flip/records.jsonl"},
     "4_select": {"stage": "select", "map": "@map", "run": "@prm", "fraction": 0.5, "easy_share": 0.2},
     "5_map_injected": {"stage": "map", "dynamics": "@injected"},
     "6_mislabel": {
         "stage": "mislabel",
         "map": "@map",
         "injected": "@map_injected",
-        "flips": "@injected",
+        "flips": "@flip",
         "items": "@prm",
         "truth": "@prm",
     },
@@ -139,7 +140,7 @@ def test_selection_keeps_half_and_what_is_held_out(study):
 
 
 def test_injected_flips_come_on_top_of_planted_ones_and_are_easy(study):
-    injected = {row["guid"] for row in read_jsonl(study["injected"] / "flips.jsonl")}
+    injected = {row["guid"] for row in read_jsonl(study["flip"] / "flips.jsonl")}
     regions = {row["guid"]: row["region"] for row in read_jsonl(study["map"] / "regions.jsonl")}
     assert injected
     assert {regions[guid] for guid in injected} == {"easy-to-learn"}

@@ -18,13 +18,13 @@ from reward_models.records import read_jsonl, write_jsonl
 from reward_models.score import Scorer
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
+from rlhf_e2h.records import GRADED
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import MARKER, SERIES, new_figure
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Row, aggregate_steps, as_matrix, score
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stats.auc import auc_kernel, bootstrap_aucs
 from rlhf_e2h.stats.intervals import Interval, bootstrap_mean, interval_from_draws, paired_difference
 from rlhf_e2h.text_formats import format_of

@@ -21,7 +21,13 @@ from rlhf_e2h.runner.config import Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.studies.cartography import measures as cartography
-from rlhf_e2h.training.dynamics import TD_METRICS, read_dynamics, read_td_metrics, write_td_metrics
+from rlhf_e2h.studies.cartography.dynamics import (
+    REGIONS_FILE,
+    TD_METRICS,
+    read_dynamics,
+    read_td_metrics,
+    write_td_metrics,
+)
 from rlhf_e2h.training.items import read_items
 
 VERSION = 1
@@ -29,7 +35,6 @@ TRAITS = Traits(
     order=160,
     about="draw the data map of a training run: what is easy, ambiguous and hard to learn",
 )
-REGIONS_FILE = "regions.jsonl"
 COLUMNS = ("level", "items", *cartography.REGIONS, "confidence", "variability", "always_right")
 Row = dict[str, Any]
 

@@ -1,5 +1,5 @@
 """Find suspect labels by noise injection. Reads two maps of the same items: one of the labels as they are, one of a run
-in which some easy-to-learn labels were flipped on purpose (`flip_labels` and `flip_among` of a reward stage).
+in which some easy-to-learn labels were flipped on purpose (a flip stage).
 
 Writes suspects.jsonl, the most suspect first, and a section for the report. With `truth` (labels that were planted
 wrongly) it says how many were found.
@@ -19,8 +19,8 @@ from rlhf_e2h.report.svg import LIGHT, new_figure
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.studies.cartography.dynamics import read_td_metrics
 from rlhf_e2h.studies.cartography.wrong_labels import detect, f1
-from rlhf_e2h.training.dynamics import read_td_metrics
 from rlhf_e2h.training.items import FLIPS, Item, read_items
 
 VERSION = 1
@@ -39,9 +39,9 @@ class Config:
 
     map: Input  # output of a map stage: the labels to search
     injected: Input  # output of a map stage on the run with injected flips
-    flips: Input  # that run, which wrote flips.jsonl
+    flips: Input  # the flip stage whose records that run was trained on
     items: Input | None = None  # the run that was mapped: adds text, label and level to the suspects
-    truth: Input | None = None  # a run that wrote flips.jsonl: the labels that are known to be wrong
+    truth: Input | None = None  # a stage that wrote flips.jsonl: the labels that are known to be wrong
     threshold: float = 0.5  # least probability of a wrong label
     balanced: bool = False  # leave the prior of a wrong label at one half, as the paper does
 
@@ -85,7 +85,7 @@ def _flipped(run: StageRun, reference: str) -> set[str]:
     path = run.path(reference)
     path = path / FLIPS if path.is_dir() else path
     if not path.is_file():
-        raise ConfigError(f"{run.name}: {path} is missing; train that run with `flip_labels` above 0")
+        raise ConfigError(f"{run.name}: {path} is missing; give a flip stage, or a reward stage with `flip_labels`")
     return {row["guid"] for row in read_jsonl(path, required=("guid",))}
 
 

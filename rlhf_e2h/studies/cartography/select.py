@@ -15,8 +15,8 @@ from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.studies.cartography.dynamics import read_td_metrics
 from rlhf_e2h.studies.cartography.measures import METRICS, Ends, select, share_of
-from rlhf_e2h.training.dynamics import read_td_metrics
 from rlhf_e2h.training.items import RECORDS, Item, read_items
 
 VERSION = 1

@@ -29,21 +29,6 @@ class Suspects:
     prior: float
 
 
-def flips(candidates: ArrayLike, share: float, n: int, seed: int) -> list[int]:
-    """Which labels to flip: round(share * n) of the candidate indices, at random, in ascending order.
-
-    Raises:
-        ValueError: share outside (0, 1), or fewer candidates than flips.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; it must lie between 0 and 1, usually .01 to .1")
-    candidates = np.asarray(candidates, dtype=np.int64)
-    count = max(1, round(share * n))
-    if count > len(candidates):
-        raise ValueError(f"{count} labels are to be flipped but only {len(candidates)} are candidates; lower share")
-    return sorted(np.random.default_rng(seed).choice(candidates, size=count, replace=False).tolist())
-
-
 def detect(
     injected_features_NF: ArrayLike,
     flipped_N: ArrayLike,

@@ -23,11 +23,11 @@ from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Decoding, sample
-from rlhf_e2h.stages.sft import finetune
 from rlhf_e2h.studies.probes import fit_logistic
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings, fit_soft, predict
 from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import LoraSettings, Policy, open_policy, save_policy
 
 Row = dict[str, Any]

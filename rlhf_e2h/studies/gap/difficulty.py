@@ -14,17 +14,17 @@ import numpy as np
 from reward_models.model import pick_device
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.records import GRADED
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies.drawings import heat_map
 from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.gap import difficulty_measures as difficulty
 from rlhf_e2h.studies.gap import mdl
-from rlhf_e2h.studies.gap.gap import MEASURES
+from rlhf_e2h.studies.gap.difficulty_measures import MEASURES
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.models import Policy, open_policy
 

@@ -14,6 +14,8 @@ from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.studies.gap.slices import groups_of
 
+MEASURES = "difficulty.jsonl"  # what a difficulty stage writes: a problem a row
+
 Row = dict[str, Any]
 COUNTS = ("question_num_words", "answer_num_chars", "answer_num_words", "reasoning_num_words", "num_steps")
 LIKELIHOODS = ("question_nll", "reasoning_nll", "answer_nll")

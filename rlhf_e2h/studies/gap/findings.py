@@ -16,18 +16,18 @@ import numpy as np
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.records import GRADED
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.progress import console
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.studies import drawings
 from rlhf_e2h.studies.gap import results as gap_results
-from rlhf_e2h.studies.gap.gap import ITEMS
+from rlhf_e2h.studies.gap.results import ITEMS
 from rlhf_e2h.studies.weak_to_strong import results as weak_results
-from rlhf_e2h.studies.weak_to_strong.weak_to_strong import SCORES
+from rlhf_e2h.studies.weak_to_strong.results import SCORES
 
 VERSION = 1
 TRAITS = Traits(

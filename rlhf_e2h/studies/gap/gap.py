@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.records import GRADED
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import grade
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
 from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.gap import arms, slices
+from rlhf_e2h.studies.gap.difficulty_measures import MEASURES
+from rlhf_e2h.studies.gap.results import ITEMS
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.arguments import TrainingSettings
@@ -35,8 +37,6 @@ TRAITS = Traits(
     about="train on none, easy, medium, hard and all problems at equal n, by several methods",
     trains=True,
 )
-ITEMS = "items.jsonl"
-MEASURES = "difficulty.jsonl"  # what a difficulty stage writes
 Row = dict[str, Any]
 Method = Literal["icl", "sft", "probe", "rm"]
 

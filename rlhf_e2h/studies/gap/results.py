@@ -13,6 +13,8 @@ from rlhf_e2h.stats.gaps import sgr
 from rlhf_e2h.stats.intervals import DRAWS, bootstrap_mean, paired_difference
 from rlhf_e2h.studies.gap.slices import cost_of
 
+ITEMS = "items.jsonl"  # what a gap stage writes: a row each method and problem
+
 COLUMNS = (
     "method", "train_on", "test_on", "n", "noise", "accuracy", "low", "high", "over_none", "over_none_low",
     "over_none_high", "problems", "seeds", "null_because",

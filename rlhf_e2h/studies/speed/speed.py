@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import Label, read_problems
+from rlhf_e2h.data.levels import choose
 from rlhf_e2h.data.solution_formats import Format, read_answer
 from rlhf_e2h.report.results import write_csv
 from rlhf_e2h.report.section import add_section
@@ -26,7 +27,6 @@ from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row, sample
-from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.stats.intervals import paired_difference
 from rlhf_e2h.studies.speed import measures as speed
 from rlhf_e2h.training.mixing import Skill, skill_of

@@ -14,6 +14,8 @@ from rlhf_e2h.stats.gaps import GapRatio, ratio_from_draws
 from rlhf_e2h.stats.intervals import DRAWS, bootstrap_mean, bootstrap_means, interval_from_draws
 from rlhf_e2h.stats.paired_tests import paired_tests
 
+SCORES = "scores.jsonl"  # what a weak_to_strong stage writes
+
 WEAK, CEILING = "weak", "ceiling"
 COLUMNS = (
     "method", "test_on", "metric", "value", "low", "high", "pgr", "pgr_low", "pgr_high", "pgr_null_because",

@@ -26,14 +26,14 @@ from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import TextFormat
+from rlhf_e2h.records import GRADED, SAMPLES
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.stages.grade import OUTPUT as GRADED
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
 from rlhf_e2h.studies.features import token_features
 from rlhf_e2h.studies.weak_to_strong.probe_labels import ProbeSettings, probe_predictions, probed
+from rlhf_e2h.studies.weak_to_strong.results import SCORES
 from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
 from rlhf_e2h.text_formats import format_of
@@ -44,7 +44,6 @@ TRAITS = Traits(
     about="train students on a weak supervisor's soft labels of hard problems",
     trains=True,
 )
-SCORES = "scores.jsonl"
 PREDICTIONS = "predictions.jsonl"
 Row = dict[str, Any]
 

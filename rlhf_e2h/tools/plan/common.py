@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
 from rlhf_e2h.tools.plan import data
 from rlhf_e2h.tools.plan.activations import LOGITS_TILE, logit_bytes
 from rlhf_e2h.tools.plan.data import Numbers
 from rlhf_e2h.tools.plan.memory import SCORING, Form, Trained
 from rlhf_e2h.tools.plan.phases import Decoding, Phase, Update, checkpoint, rollout, training, vllm_engine
-from rlhf_e2h.training.architecture import Architecture, read_architecture
+from rlhf_e2h.training.architecture import Architecture, model_of
 from rlhf_e2h.training.flops import forward_flops
 
 Phases = list[Phase]
@@ -34,44 +33,6 @@ class StagePlan:
     phases: Callable[[Form, float], Phases] = lambda form, memory: []
     trains: bool = False  # started on many processes by `--launch`
     assumed: list[str] = field(default_factory=list)
-
-
-def model_of(recipe: Recipe, reference: str) -> Architecture:
-    """The architecture behind a reference: that of the model that its chain of stages starts from."""
-    if reference.startswith("@"):
-        spec = recipe.stages[reference[1:].split("/")[0]]
-        if spec.kind == "pretrain" and not spec.config.start:
-            return _new_model(spec.config)
-        for name in ("policy", "base", "start"):
-            if getattr(spec.config, name, None):
-                return model_of(recipe, getattr(spec.config, name))
-        raise ConfigError(f"{spec.name}: a {spec.kind} stage gives no model; check who reads '@{spec.name}'")
-    if reference.startswith("asset:"):
-        from rlhf_e2h.runner.store import ASSETS
-
-        return read_architecture(ASSETS / reference.removeprefix("asset:"))
-    return read_architecture(reference)
-
-
-def _new_model(config: Any) -> Architecture:
-    from transformers import LlamaConfig
-
-    from rlhf_e2h.data.tokenizers import BUILDERS
-    from rlhf_e2h.training.architecture import of_config
-
-    shape = config.shape
-    return of_config(
-        "new Llama",
-        LlamaConfig(
-            vocab_size=len(BUILDERS[config.tokenizer]()),
-            hidden_size=shape.hidden,
-            num_hidden_layers=shape.layers,
-            intermediate_size=shape.intermediate,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            tie_word_embeddings=True,
-        ),
-    )
 
 
 def adapters_of(model: Architecture, lora: Any) -> int:

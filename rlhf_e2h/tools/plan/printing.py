@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_e2h.runner.disk import size
 from rlhf_e2h.runner.traits import STAGES
 
 
@@ -110,14 +111,6 @@ def _warning(stage: dict[str, Any], usable: float) -> str:
         f"[red]{stage['name']}: needs {size(memory['total'])} at least ({name}, {memory['phase']}), {size(usable)} are "
         f"there; most of it is {largest}: {stage['advice']}[/red]"
     )
-
-
-def size(value: float) -> str:
-    """Bytes with a unit: 1.5 GB."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e3:.0f} kB"
 
 
 def count(value: float) -> str:

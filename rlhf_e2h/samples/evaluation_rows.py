@@ -6,16 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlhf_e2h.data.firewall import EASY_LABELS, SEALED_LABELS, Label
+from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Row
-
-
-def label_scope(run: StageRun, *references: str) -> str:
-    """none, easy or full: the widest labels that anything among the inputs was made from."""
-    files = {label for reference in references for resolved in run.inputs[reference] for label in resolved.labels}
-    return "full" if SEALED_LABELS in files else "easy" if EASY_LABELS in files else "none"
 
 
 def outcome_rows(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from transformers import AutoConfig
 
 from reward_models.contract import StepContract
-from reward_models.evaluation import compare
-from reward_models.intervals import intervals
 from reward_models.records import Stepwise, read_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import curve
@@ -19,16 +17,29 @@ from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.prompts import TextFormat
+from rlhf_e2h.records import SAMPLES, scored_file
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Row, aggregate_steps, as_matrix, grade
-from rlhf_e2h.stages.evaluation_rows import label_scope, outcome_rows, readable
-from rlhf_e2h.stages.rerank import scored_file
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
+from rlhf_e2h.samples.evaluation_rows import outcome_rows, readable
+from rlhf_e2h.samples.quality import easy_levels_of, quality_by_group
 from rlhf_e2h.text_formats import format_of
 
-if TYPE_CHECKING:
-    from rlhf_e2h.stages.evaluate import Config
+
+class Config(Protocol):
+    """The settings of an `evaluate` stage that are about banks."""
+
+    data: str
+    samples: str | None
+    bank_policy: str
+    rerank: str | None
+    reward_models: dict[str, str]
+    judge: str | None
+    sizes: list[int] | None
+    draws: int
+    best_of_n: str
+    weighted_vote: str
+    step_labels: Any
 
 
 def voted_bank(
@@ -38,7 +49,7 @@ def voted_bank(
     rows = grade(read_jsonl(run.path(reference) / SAMPLES), labels, progress=run.is_main)
     ids, classes_PK, correct_PK = _matrices(rows)
     curves = curve(classes_PK, correct_PK, **_draws(config, run))
-    return list(_curve_rows(policy, curves, None, label_scope(run, reference), ids, problems))
+    return list(_curve_rows(policy, curves, None, run.label_scope(reference), ids, problems))
 
 
 def _matrices(rows: Sequence[Row]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -56,7 +67,7 @@ def reranked_bank(
     rows, policy = grade(read_jsonl(samples / SAMPLES), labels, progress=run.is_main), config.bank_policy
     text_format = format_of(samples)
     ids, classes_PK, correct_PK = _matrices(rows)
-    scope = label_scope(run, str(config.samples))
+    scope = run.label_scope(str(config.samples))
     curves = curve(classes_PK, correct_PK, **_draws(config, run))
     outcomes = list(_curve_rows(policy, curves, None, scope, ids, problems))
     quality: dict[str, Any] = {}
@@ -71,8 +82,8 @@ def reranked_bank(
             best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
-        outcomes += _curve_rows(policy, wanted, name, label_scope(run, str(config.samples), reference), ids, problems)
-        quality[name] = _quality(config, kind, scored, rows, problems, text_format)
+        outcomes += _curve_rows(policy, wanted, name, run.label_scope(str(config.samples), reference), ids, problems)
+        quality[name] = _quality(config, run, kind, scored, rows, problems, text_format)
         if name == config.judge:
             both = [truth | row for truth, row in zip(rows, scored, strict=True)]
             shown = readable(both, problems, labels, policy, text_format)
@@ -102,6 +113,7 @@ def _curve_rows(
 
 def _quality(
     config: Config,
+    run: StageRun,
     kind: str,
     scored: Sequence[Row],
     graded: Sequence[Row],
@@ -117,13 +129,5 @@ def _quality(
         records.append(Stepwise(problem["problem"], steps, list(labels) if labels else None, int(truth["correct"])))
         scores.append(StepScores(steps=row["step_scores"], score=row["score"]))
         levels.append(problem["level"])
-    by_level = {str(level): (level,) for level in range(1, 6)}
-    groups = {"easy": (1, 2, 3), "hard": (4, 5), "all": (1, 2, 3, 4, 5), **by_level}
-    found = {}
-    for group, members in groups.items():
-        chosen = [i for i, level in enumerate(levels) if level in members]
-        if chosen:
-            part = [records[i] for i in chosen], [scores[i] for i in chosen], kind
-            ends = intervals(*part, [scored[i]["problem_id"] for i in chosen])
-            found[group] = compare(*part) | {"intervals": ends}
-    return found
+    ids = [row["problem_id"] for row in scored]
+    return quality_by_group(records, scores, kind, ids, levels, easy_levels_of(run.path(config.data)))

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import Label, read_problems
+from rlhf_e2h.data.levels import choose
+from rlhf_e2h.records import SAMPLES
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.run_files import SETTINGS, read_done
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Decoding, Row
 from rlhf_e2h.samples.judged import Judges, by_problem
 from rlhf_e2h.samples.rounds import Rounds
-from rlhf_e2h.stages.sample import OUTPUT as SAMPLES
-from rlhf_e2h.stages.sample import choose
 from rlhf_e2h.text_formats import FormatSettings, format_of
 
 
