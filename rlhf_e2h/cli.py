@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         if kind == "report":
             stage.add_argument("--paper", nargs="*", metavar="RUN", help="finished runs beside the paper's tables")
             stage.add_argument("--out", metavar="FOLDER", help="with --paper: where paper.html and paper.csv go")
-            stage.add_argument("--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k or 34b-metamath")
+            stage.add_argument(
+                "--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k, 34b-metamath, 7b-apps or 34b-apps"
+            )
     from rlhf_e2h.checker import command as check
 
     about = "compare answers with the symbolic checker"
