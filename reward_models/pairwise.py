@@ -1,6 +1,6 @@
 """The pairwise alternative: a Bradley-Terry reward model on TRL's RewardTrainer, -log sigmoid(r_chosen - r_rejected).
 
-(The paper's released code has this loss with its sign turned round; the test trains a model and looks.)
+(The paper's released code has this loss with its sign flipped; the test trains a model and looks.)
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ _RUN_HELP = """\
 Run every stage of a recipe that is not finished under its present settings.
 
 A stage is finished if its settings, the content of its inputs, its seed and its
-code version are what they were; then it is not run again. A killed run goes on
+code version are what they were; then it is not run again. A killed run resumes
 where it can: start the same command again.
 """
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        print("\nstopped; start the same command again to go on", file=sys.stderr)
+        print("\nstopped; start the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:
         return _say(error)

@@ -1,4 +1,4 @@
-"""What goes on beside PPO training: metrics, dumps, easy-validation accuracy, the best weights, early stop."""
+"""What happens beside PPO training: metrics, dumps, easy-validation accuracy, the best weights, early stop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Validation:
 
 
 class Watcher:
-    """What goes on beside training: metrics, dumps, evaluation, the best weights, early stopping.
+    """What happens beside training: metrics, dumps, evaluation, the best weights, early stopping.
 
     Its notes are in the stage's scratch folder, so that a resumed run logs what it had logged before.
     """

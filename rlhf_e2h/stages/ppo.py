@@ -4,7 +4,7 @@ Easy problems may also be rewarded by the checker (`outcome: easy`); hard ones g
 `outcome: full`, allowed in stages named `full` or `dagger`, the checker rewards all levels: a baseline.
 
 Reads a policy, a `prepare` stage and reward models; writes a model folder, metrics.jsonl and rollouts.jsonl. A killed
-stage goes on from its last checkpoint.
+stage resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Config:
     outcome_model_scale: float = 1.0
     outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts
+    problems: int | None = None  # at most N prompts
     # skills of each step's prompts, the weights logged; not with weights that follow losses (doremi, skill_it)
     mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
