@@ -63,7 +63,7 @@ def model_card(report: Mapping[str, Any]) -> str:
     return _CARD.format(
         kind=report["kind"],
         title=_TITLES[report["kind"]],
-        base=report["base"].rstrip("/").rpartition("/")[2],  # a name, not a path of somebody's machine
+        base=_name(report["base"]),
         used=report["used"],
         trained_tokens=report["trained_tokens"],
         left_out=left_out,
@@ -77,6 +77,43 @@ def model_card(report: Mapping[str, Any]) -> str:
         closing="" if contract["joining"] == "steps" else "text = text[: ends[-1]]\n",
         metrics="\n".join(lines) or "| none | |",
     )
+
+
+_PAIRWISE = """---
+library_name: transformers
+tags: [reward-model, pairwise]
+---
+# Pairwise reward model
+
+Trained with `reward_models` from `{base}` on {used} pairs of a chosen and a rejected solution (left out: {too_long} too
+long). Loss: Bradley-Terry, `-log sigmoid(r_chosen - r_rejected)`, {epochs} epochs, learning rate {learning_rate}.
+
+The reward is the one logit at the last token of the solution. `Scorer` gives its sigmoid: scores order solutions of one
+problem, and are not probabilities of being right. The prompt stands in `config.json` under `step_contract`.
+
+```python
+from reward_models import Scorer
+scorer = Scorer.from_pretrained("PATH")
+scorer.score("What is 2 + 3?", [["2 + 3 = 5", "# Answer\\n\\n5"]])
+```
+"""
+
+
+def pairwise_card(report: Mapping[str, Any]) -> str:
+    """Markdown of the card from the report that `train_pairwise` writes."""
+    settings = report["settings"]
+    return _PAIRWISE.format(
+        base=_name(report["base"]),
+        used=report["pairs"] - report["too_long"],
+        too_long=report["too_long"],
+        epochs=settings["epochs"],
+        learning_rate=settings["learning_rate"],
+    )
+
+
+def _name(base: str) -> str:
+    """A name, not a path of somebody's machine."""
+    return base.rstrip("/").rpartition("/")[2]
 
 
 def _counts(found: Mapping[str, int]) -> str:

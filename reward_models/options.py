@@ -13,7 +13,7 @@ TRAIN_HELP = """Train a reward model from JSON Lines of records:
 `labels` has 0, 1 or null for each step (PRM), `outcome` 0, 1 or null for the final answer (ORM); an OPRM uses both.
 Other formats (PRM800K, Math-Shepherd, ProcessBench, TRL's stepwise and KTO rows, `messages` with a label, RLHFlow,
 OpenRLHF, graded samples) are recognised by their fields; rows that cannot be read are listed as file:line: reason.
-With --kind pairwise, rows of `chosen` and `rejected` train a Bradley-Terry model, a plain sequence classifier.
+With --kind pairwise, rows of `chosen` and `rejected` train a Bradley-Terry model.
 
 Settings are KEY=VALUE; reward_models/settings.py lists them with their defaults.
 

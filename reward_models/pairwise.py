@@ -1,12 +1,14 @@
 """The pairwise alternative: a Bradley-Terry reward model on TRL's RewardTrainer, -log sigmoid(r_chosen - r_rejected).
 
-(The paper's released code has this loss with its sign flipped; the test trains a model and looks.)
+Texts are encoded as `Scorer` encodes them and the reward is read where it reads an outcome, so the result is an ORM to
+everything else here. (The paper's released code has this loss with its sign flipped; the test trains and looks.)
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from transformers import AutoConfig, AutoModelForSequenceClassification, PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
+from reward_models.card import pairwise_card
 from reward_models.contract import StepContract
+from reward_models.encode import encode
 from reward_models.lengths import losses
-from reward_models.model import load_tokenizer, quiet
+from reward_models.model import HEAD_NAMES, load_tokenizer, new_model, quiet
 from reward_models.pairs import Pair
 from reward_models.peft_folder import merging_base
+from reward_models.readout import split_steps
 
 __all__ = ["Pair", "bradley_terry_loss", "train_pairwise"]
 
@@ -47,38 +52,64 @@ def train_pairwise(
     max_length: int = 1024,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train and save a sequence classifier whose one logit is the reward; returns the Trainer's last figures,
-    the number of `pairs`, and how many of them were `too_long`.
+    """Train an outcome reward model from pairs and save it as `train` saves one: step contract, training.json, card.
 
-    Problem and solution are joined by the contract's template (default: the paper's). The result is a plain
-    `AutoModelForSequenceClassification` with the contract in its config. TRL ends every training text with EOS and the
-    reward is read there, so put EOS behind texts that you score.
+    Returns the Trainer's last figures, the number of `pairs`, and how many of them were `too_long`. `Scorer` gives
+    sigmoid(reward): it orders solutions of one problem, and is not a probability of being right. Plain
+    `AutoModelForSequenceClassification` opens the result, too; it reads the reward at the last token, without EOS.
 
     Raises:
-        ValueError: no pair, a pair of equal solutions, which teaches nothing, or most pairs longer than `max_length`.
+        ValueError: no pair, a pair of equal solutions, which teaches nothing, most pairs longer than `max_length`, or
+            a contract of a model of steps.
     """
     equal = next((pair for pair in pairs if pair.chosen == pair.rejected), None)
     if not pairs or equal is not None:
         raise ValueError(f"{len(pairs)} pairs, equal solutions in {equal}; give pairs of different solutions")
     contract = contract or StepContract("orm")
+    if contract.aggregation != "last" or contract.readout != "step_end":
+        raise ValueError(
+            f"the contract is of kind {contract.kind!r} with aggregation {contract.aggregation!r} and readout "
+            f"{contract.readout!r}; pairs compare whole solutions, so give StepContract('orm')"
+        )
     tokenizer = load_tokenizer(base)
+    rows = {"chosen_ids": _ids(tokenizer, contract, [(pair.problem, pair.chosen) for pair in pairs])}
+    rows["rejected_ids"] = _ids(tokenizer, contract, [(pair.problem, pair.rejected) for pair in pairs])
+    settings = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+    settings |= {"max_length": max_length, "seed": seed}
+    model, metrics, used = _train(base, tokenizer, rows, Path(out), settings)
+    _save(model, base, contract, out)
+    tokenizer.save_pretrained(out)
+    result = {**metrics, "pairs": len(pairs), "too_long": len(pairs) - used}
+    report = {**result, "kind": "pairwise", "base": str(base), "contract": contract.to_dict(), "settings": settings}
+    (Path(out) / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (Path(out) / "README.md").write_text(pairwise_card(report), encoding="utf-8")
+    return result
+
+
+def _ids(tokenizer: Any, contract: StepContract, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
+    """Token ids of (problem, solution) up to the one at which the outcome is read."""
+    solutions = [split_steps(contract, solution) for _, solution in texts]
+    rows = encode(tokenizer, contract, [problem for problem, _ in texts], solutions)
+    return [row.ids[: row.positions[-1] + 1] for row in rows]
+
+
+def _train(
+    base: str | Path, tokenizer: Any, rows: Mapping[str, Any], out: Path, settings: Mapping[str, Any]
+) -> tuple[Any, dict[str, float], int]:
+    """A trained sequence classifier, the Trainer's figures, and how many pairs were short enough."""
     config = AutoConfig.from_pretrained(base)
     config.num_labels, config.pad_token_id, config.use_cache = 1, tokenizer.pad_token_id, False
-    contract.write_to(config)
-    torch.manual_seed(seed)
+    torch.manual_seed(settings["seed"])
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
     torch.nn.init.zeros_(model.score.weight)
-    rows = [
-        {"prompt": contract.prompt(pair.problem), "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs
-    ]
     arguments = RewardConfig(
-        output_dir=str(Path(out) / "trainer"),
-        learning_rate=learning_rate,
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        max_length=max_length,
-        seed=seed,
+        output_dir=str(out / "trainer"),
+        learning_rate=settings["learning_rate"],
+        num_train_epochs=settings["epochs"],
+        per_device_train_batch_size=settings["batch_size"],
+        max_length=settings["max_length"],
+        seed=settings["seed"],
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -87,16 +118,28 @@ def train_pairwise(
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
     )
+    data = Dataset.from_dict(dict(rows))
     disable_progress_bars()
     with quiet():
-        trainer = RewardTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        trainer = RewardTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
         trainer.remove_callback(PrinterCallback)
         kept: Any = trainer.train_dataset
-        too_long = len(pairs) - len(kept)  # TRL leaves out pairs with a text beyond max_length
-        if found := losses(len(pairs), too_long, 0, "pairs (too_long)", f"max_length {max_length}"):
+        used = len(kept)  # TRL leaves out pairs with a text beyond max_length
+        limit = f"max_length {settings['max_length']}"
+        if found := losses(len(data), len(data) - used, 0, "pairs (too_long)", limit):
             log.warning("%s", found)
         result = trainer.train()
-        model.save_pretrained(out)
     enable_progress_bars()
-    tokenizer.save_pretrained(out)
-    return {**result.metrics, "pairs": len(pairs), "too_long": too_long}
+    return model, result.metrics, used
+
+
+def _save(model: Any, base: str | Path, contract: StepContract, out: str | Path) -> None:
+    """The same weights as the token classifier that `Scorer` opens; its head has a bias, which stays zero."""
+    saved = new_model(base, contract)
+    saved.config.pad_token_id = model.config.pad_token_id
+    found = saved.load_state_dict(model.state_dict(), strict=False)
+    lost = [name for name in found.missing_keys if name.split(".")[0] not in HEAD_NAMES]
+    if lost or found.unexpected_keys:
+        raise ValueError(f"{type(saved).__name__} cannot hold the trained weights: {lost + found.unexpected_keys}")
+    with quiet():
+        saved.save_pretrained(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +62,17 @@ def restore_frozen(model: Any) -> torch.dtype | None:
             found = source.get(plain, parameter.data)
             parameter.data = found.to(parameter.device, torch.float32)
     return torch.bfloat16 if how == "exactly" else None
+
+
+def stored_half(base: str | Path) -> torch.dtype | None:
+    """The half precision in which a base's files are; None for float32, or where no configuration says it."""
+    from transformers import AutoConfig
+
+    try:
+        dtype = AutoConfig.from_pretrained(str(base)).get_text_config().dtype
+    except (OSError, ValueError):  # no such folder any more, or the hub cannot be asked
+        return None
+    return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
 def _convert_inputs(model: Any, on: bool) -> None:

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.contract import StepContract
 from reward_models.model import HEAD_NAMES, freeze, new_model, quiet
-from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16
+from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
 
@@ -69,7 +69,7 @@ def save_model(
         state = get_peft_model_state_dict(adapted)
         adapted = _with_lora(new_model(base, contract), settings)
         set_peft_model_state_dict(adapted, state)
-    came_in = restore_frozen(adapted)
+    came_in = restore_frozen(adapted) or stored_half(base)
     if trainer.accelerator.is_main_process:
         save_adapter(adapted, out, base)
     merged = adapted.merge_and_unload()

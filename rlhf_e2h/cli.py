@@ -7,7 +7,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, cast
 
 from rlhf_e2h import __version__
 from rlhf_e2h.runner.config import StageError
@@ -32,8 +31,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = 14
 
 
-def parser(list_stages: bool = False) -> argparse.ArgumentParser:
-    """The command line; the help of all lists stages by name alone, so that it fits a screen."""
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help lists stages by name alone, so that it fits a screen."""
     top = argparse.ArgumentParser(
         prog="e2h",
         usage="e2h COMMAND ...   (e2h COMMAND --help, e2h --version)",
@@ -71,7 +70,6 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
             kind,
             prog=f"e2h {kind}",
             aliases=[kind.replace("_", "-")] if "_" in kind else [],
-            **cast(Any, {"help": about} if list_stages else {}),
             description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"Settings of this stage: `e2h {kind} --settings`.",
         )
@@ -114,6 +112,7 @@ def parser(list_stages: bool = False) -> argparse.ArgumentParser:
     about = 'complete words in the shell: eval "$(e2h completion bash)"'
     completion = commands.add_parser("completion", prog="e2h completion", help=about)
     completion.add_argument("shell", choices=["bash", "zsh"])
+    commands.add_parser("complete").add_argument("line")  # asked by the shell; no help, so that it is not listed
     return top
 
 
@@ -171,9 +170,14 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         return check.run(args)
     if args.command == "completion":
-        import shtab
+        from rlhf_e2h.tools.completion import SCRIPTS
 
-        print(shtab.complete(parser(list_stages=True), args.shell))
+        print(SCRIPTS[args.shell], end="")
+        return 0
+    if args.command == "complete":
+        from rlhf_e2h.tools.completion import candidates
+
+        print("\n".join(candidates(args.line, parser())))
         return 0
     if args.command in ("copy", "init"):
         from rlhf_e2h.tools import own_recipe

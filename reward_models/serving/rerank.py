@@ -21,8 +21,8 @@ from reward_models.serving.request import (
 )
 
 
-def rerank(body: Body, contract: StepContract, model: str) -> Request:
-    """Cohere, Jina, vLLM and, with `texts`, Text Embeddings Inference."""
+def rerank(body: Body, contract: StepContract, model: str, plain: bool = False) -> Request:
+    """Cohere, Jina, vLLM and, with `texts`, Text Embeddings Inference; `plain` returns documents as texts."""
     if "texts" in body:
         return _tei(body, contract)
     query, documents = text_of(body, "query"), documents_of(body, "documents")
@@ -34,7 +34,7 @@ def rerank(body: Body, contract: StepContract, model: str) -> Request:
         for index in _best_first(scores)[:top]:
             entry: dict[str, Any] = {"index": index, "relevance_score": number(scores[index].score)}
             if with_text:
-                entry["document"] = {"text": documents[index]}
+                entry["document"] = documents[index] if plain else {"text": documents[index]}
             results.append({**entry, "step_scores": scores[index].steps})
         return {"id": new_id("rerank"), "model": model, "results": results, "usage": usage(scores)}
 

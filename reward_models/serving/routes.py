@@ -24,12 +24,15 @@ from reward_models.serving.score import classify, get_reward, pooling, predict, 
 Route = Callable[[Body], Request]
 # Cohere's clients add their version to the base address, which may end in /v1 already
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/v1/rerank", "/v1/v2/rerank")
+INFINITY_PATHS = ("/infinity/rerank", "/infinity/v1/rerank")
 
 
 def routes(contract: StepContract, model: str, special: Sequence[str]) -> Mapping[str, Route]:
     """Paths with what reads their bodies; `special` are token texts that clients leave at the ends of whole texts."""
     return {
         **dict.fromkeys(RERANK_PATHS, lambda body: rerank(body, contract, model)),
+        # the same request as to vLLM and another answer, so that only the address can tell which is meant
+        **dict.fromkeys(INFINITY_PATHS, lambda body: rerank(body, contract, model, plain=True)),
         **dict.fromkeys(("/score", "/v1/score"), lambda body: score(body, contract, model)),
         **dict.fromkeys(("/classify", "/v1/classify"), lambda body: classify(body, contract, model, special)),
         **dict.fromkeys(("/pooling", "/v1/pooling"), lambda body: pooling(body, contract, model, special)),

@@ -62,8 +62,7 @@ class _Work:
         said = f"{self.description} {self.completed:,.0f}/{self.total:,.0f} {self.unit}"
         rate = self.rate(now)
         if rate:
-            speed = f"{rate:,.1f} {self.unit}/s" if rate >= 1 else f"{1 / rate:,.1f} s for each"
-            said += f", {speed}, {clock(max(0.0, self.total - self.completed) / rate)} left"
+            said += f", {speed(rate, self.unit)}, {clock(max(0.0, self.total - self.completed) / rate)} left"
         return said
 
 
@@ -177,12 +176,17 @@ def send_progress(send: Send) -> None:
     _send = send
 
 
+def speed(rate: float, unit: str) -> str:
+    """`2.5 steps/s`, and `4.0 s/step` for what takes longer than a second."""
+    return f"{rate:,.1f} {unit}/s" if rate >= 1 else f"{1 / rate:,.1f} s/{unit.removesuffix('s')}"
+
+
 class _Rate(ProgressColumn):
     """Items a second, in the unit of the task."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "", style="dim")
+        rate = task.finished_speed or task.speed
+        return Text(speed(rate, task.fields["unit"]) if rate else "", style="dim")
 
 
 def stage_bars() -> Progress:

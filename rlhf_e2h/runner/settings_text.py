@@ -88,6 +88,22 @@ def settings_text(kind: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def setting_names(module: str, name: str = "Config") -> list[str]:
+    """The settings of a class by name, those below a setting as `engine.name`."""
+    found = _find(module, name)
+    assert found is not None and isinstance(found[1], ast.ClassDef), f"{module} has no class {name}"
+    return list(_names(_Group(found[0], found[1]), ""))
+
+
+def _names(group: _Group, before: str) -> Iterator[str]:
+    for module, name, node in _fields(group.module, group.definition):
+        default = group.given.get(name, _default(module, node.value))
+        if isinstance(default, _Group):
+            yield from _names(default, f"{before}{name}.")
+        else:
+            yield before + name
+
+
 def _fields(module: str, definition: ast.ClassDef) -> Iterator[tuple[str, str, ast.AnnAssign]]:
     """(module, name, definition) of the settings of a class, those of its bases first."""
     for base in definition.bases:

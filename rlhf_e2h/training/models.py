@@ -15,13 +15,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
 from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
-from reward_models.precision import restore_frozen
+from reward_models.precision import restore_frozen, stored_half
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
 from rlhf_e2h.rl.endings import note_end_tokens
 from rlhf_e2h.runner.places import place_of
 from rlhf_e2h.text_formats import FormatSettings, choose_format, from_dict, save_format
+from rlhf_e2h.training.policy_card import policy_card, trained_template
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -222,16 +223,22 @@ def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[
 def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFormat | None = None) -> None:
     """Save as safetensors: a plain model, with its text format. A LoRA adapter is merged and kept in `adapter/`."""
     forget_adapter(out)
+    base = str(model.config.name_or_path)
     if hasattr(model, "merge_and_unload"):
-        came_in = restore_frozen(model)  # merged in float32, stored in the precision that the base was stored in
+        came_in = restore_frozen(model) or stored_half(base)
         save_adapter(model, out)
-        model = model.merge_and_unload()
+        model = model.merge_and_unload()  # merged in float32, stored in the precision that the base was stored in
         if came_in is not None:
             model = model.to(came_in)
     model.save_pretrained(out)
+    if text_format is None:
+        tokenizer.save_pretrained(out)
+        return
+    own, tokenizer.chat_template = tokenizer.chat_template, trained_template(text_format, tokenizer)
     tokenizer.save_pretrained(out)
-    if text_format is not None:
-        save_format(text_format, out)
+    (out / "README.md").write_text(policy_card(text_format, tokenizer, base), encoding="utf-8")
+    tokenizer.chat_template = own
+    save_format(text_format, out)
 
 
 def with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:

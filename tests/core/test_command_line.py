@@ -1,7 +1,9 @@
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -93,8 +95,9 @@ def test_settings_are_yaml_with_the_defaults_of_the_code(kind, capsys):
 def test_help_and_settings_load_no_heavy_library():
     code = (
         "import sys\nfrom rlhf_e2h.cli import main\n"
-        "for words in ('--help', 'check --help', 'plan --help', 'completion bash', 'ppo --settings'):\n"
-        "    try: main(words.split())\n"
+        "lines = ('--help', 'check --help', 'plan --help', 'completion bash', 'ppo --settings')\n"
+        "for words in (*lines, ['complete', 'e2h run quickstart ']):\n"
+        "    try: main(words.split() if isinstance(words, str) else words)\n"
         "    except SystemExit: pass\n"
         "print('loaded', [m for m in ('torch', 'transformers', 'sympy', 'numpy') if m in sys.modules])\n"
     )
@@ -106,3 +109,34 @@ def test_a_bare_run_lists_the_recipes(capsys):
     assert main(["run"]) == 2
     shown = capsys.readouterr().out
     assert "quickstart" in shown and "qwen2.5-math-7b" in shown and "e2h init" in shown
+
+
+def completed(line):
+    """What bash offers at the end of a line, by the script that `e2h completion bash` prints."""
+    script = 'eval "$(e2h completion bash)"; COMP_LINE="$1"; COMP_POINT=${#1}; _e2h; printf "%s\\n" "${COMPREPLY[@]}"'
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", line], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "some", "none"),
+    [
+        ("e2h ", {"run", "ppo", "doctor"}, {"complete"}),
+        ("e2h run ", {"quickstart", "math-smoke"}, {"ppo"}),
+        ("e2h run quickstart --only ", {"prm", "sft_easy"}, {"recipe"}),
+        ("e2h run quickstart --launch zero", {"zero2.yaml", "zero3.yaml"}, {"ddp.yaml"}),
+        ("e2h run quickstart sft_easy.", {"sft_easy.training.epochs=", "sft_easy.lora.rank="}, {"seeds="}),
+        ("e2h run quickstart s", {"seeds=", "sft_easy.training.epochs="}, {"runs="}),
+        ("e2h ppo my.yaml engine.n", {"engine.name="}, {"data="}),
+        ("e2h report --p", {"--paper"}, {"--out"}),
+        ("e2h plan --", {"--gpus"}, {"--locked"}),
+        ("e2h run recipes/", set(), {"quickstart"}),  # the shell goes on with files
+    ],
+)
+def test_the_shell_completes(line, some, none):
+    found = set(completed(line))
+    assert some <= found and not none & found
+    assert all(word.startswith(line.rpartition(" ")[2]) for word in found)

@@ -53,7 +53,7 @@ def test_a_saved_model_has_the_precision_of_its_base_and_its_adapter_still_fits_
     save_policy(model, tokenizer, tmp_path / "held")
     plain, held = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "held"))
     stored = stored_dtype(folder)
-    assert stored_dtype(tmp_path / "held") == stored
+    assert stored_dtype(tmp_path / "held") == stored_dtype(tmp_path / "plain") == stored
     for name, weight in plain.items():
         expected = weight.to(torch.bfloat16) if stored == "bfloat16" else weight
         assert torch.equal(held[name], expected), name

@@ -24,7 +24,7 @@ def test_a_resumed_stage_does_not_count_what_was_done_before():
     work = _Work("ppo", 200, "steps", started=0.0)
     work.sign(101, now=60.0)
     work.sign(102, now=120.0)
-    assert work.text(120.0) == "ppo 102/200 steps, 60.0 s for each, 98 min 0 s left"
+    assert work.text(120.0) == "ppo 102/200 steps, 60.0 s/step, 98 min 0 s left"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_first_step_of_slow_work_is_said_at_once(tmp_path, monkeypatch):
         pulse.sign(work, 1)
         pulse.sign(work, 2)
     (line,) = (tmp_path / "progress.log").read_text().splitlines()
-    assert line.endswith("ppo: ppo 1/20 steps, 500.0 s for each, 2 h 38 min left")
+    assert line.endswith("ppo: ppo 1/20 steps, 500.0 s/step, 2 h 38 min left")
 
 
 def test_a_total_that_is_known_late(tmp_path):

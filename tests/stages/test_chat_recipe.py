@@ -86,6 +86,15 @@ def test_answers_are_found_and_graded(runs: Path) -> None:
     assert not json.loads((output(runs, "graded") / "done.json").read_text()).get("warnings")
 
 
+def test_reranking_counts_what_the_reward_model_read(runs: Path) -> None:
+    """A count of characters bounds that of tokens from above, one of steps from below."""
+    rows = read_jsonl(output(runs, "scored") / "scored_prm.jsonl")
+    done = json.loads((output(runs, "scored") / "done.json").read_text())
+    steps = sum(len(row["step_scores"]) for row in rows)
+    assert steps < done["tokens"] < sum(len(row["text"]) + len(PROMPT) + 200 for row in rows)
+    assert done["flops"] > 2 * 500_000 * done["tokens"]  # of the base's 0.87 million weights most are in its layers
+
+
 def test_done_says_which_format_and_why(runs: Path) -> None:
     notes = json.loads((output(runs, "sft") / "done.json").read_text())["notes"]
     assert notes["format"] == "chat: set by `format`"
