@@ -29,6 +29,7 @@ from rlhf_e2h.parallel.blocks import Parts
 from rlhf_e2h.parallel.processes import join
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.records import OUTCOMES, SAMPLES, scored_file
+from rlhf_e2h.report.solutions import readable_rows
 from rlhf_e2h.rl.engine_settings import EngineSettings
 from rlhf_e2h.runner.config import Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
@@ -150,7 +151,7 @@ def _greedy(
         texts = formats[name].of_rows()
         outcomes += _outcomes(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
         if config.judge:
-            solutions += _readable(rows, problems, labels, name, texts)
+            solutions += readable_rows(rows, problems, labels, name, texts)
         by_policy[name] = _by_level(rows, problems, texts)
     run.finish(problems=len(problems), greedy_cost=cost)
     write_json(run.out / "policies.json", {"judge": config.judge, "policies": by_policy})
@@ -223,7 +224,7 @@ def _bank(
         quality[name] = _quality(config, kind, scored, rows, problems, text_format)
         if name == config.judge:
             both = [truth | row for truth, row in zip(rows, scored, strict=True)]
-            shown = _readable(both, problems, labels, config.bank_policy, text_format)
+            shown = readable_rows(both, problems, labels, config.bank_policy, text_format)
     write_json(run.out / "quality.json", quality)
     return outcomes, shown
 
@@ -275,32 +276,3 @@ def _quality(
             ends = intervals(*part, [scored[i]["problem_id"] for i in chosen])
             found[group] = compare(*part) | {"intervals": ends}
     return found
-
-
-def _readable(
-    rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str, text_format: TextFormat
-) -> list[Row]:
-    """Up to two right and two wrong solutions of each level, one a problem, with the score of each step."""
-    shown: list[Row] = []
-    found: dict[tuple[int | None, bool], set[str]] = {}
-    for row in rows:
-        problem = problems[row["problem_id"]]
-        taken = found.setdefault((problem["level"], row["correct"]), set())
-        if len(taken) < 2 and row["problem_id"] not in taken:
-            taken.add(row["problem_id"])
-            shown.append(
-                {
-                    "policy": policy,
-                    "problem_id": row["problem_id"],
-                    "level": problem["level"],
-                    "problem": problem["problem"],
-                    "steps": text_format.split_steps(row["text"]),
-                    "step_scores": row["step_scores"],
-                    "score": row["score"],
-                    "reward_model": row["reward_model"],
-                    "answer": row["answer"],
-                    "gold": labels[row["problem_id"]].answer,
-                    "correct": row["correct"],
-                }
-            )
-    return shown
