@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
@@ -14,12 +14,12 @@ _CALCULATION = re.compile(r"<<[^<>]*>>")
 _ANSWER = re.compile(r"\n?\s*####\s*(.+?)\s*$", re.DOTALL)
 
 
-def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake, by_steps: bool = False) -> Iterator[Example]:
+def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake, step_levels: Sequence[int] = ()) -> Iterator[Example]:
     """Examples from GSM8K rows, in the original files (the solution is called `answer`) or with a `solution` field.
 
     Calculator notes (`<<48/2=24>>`) and thousands commas in answers go. GSM8K has no levels:
-    `by_steps` gives each problem that of `level_of_steps`, `intake.default_level` gives all the same (the paper counts
-    GSM8K as easy: 1), otherwise its rule for unknown levels applies.
+    `step_levels` gives each problem that of `level_of_steps`, `intake.default_level` gives all the same (the paper
+    counts GSM8K as easy: 1), otherwise its rule for unknown levels applies.
 
     Raises:
         BadRecord: a field is missing or empty, or a flaw that `intake` does not let pass.
@@ -27,7 +27,9 @@ def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake, by_steps: bool 
     for index, row in enumerate(rows):
         problem, text = row.text("question", "problem"), row.text("solution", "answer")
         solution, answer = split_answer(text)
-        level = level_of_steps(solution) if by_steps else intake.level(row.fields.get("level"), row.where)
+        level = (
+            level_of_steps(solution, step_levels) if step_levels else intake.level(row.fields.get("level"), row.where)
+        )
         if level is None and not intake.passes(
             NO_LEVEL, row.where, "GSM8K rows have no level (default_level gives one)"
         ):
@@ -39,10 +41,13 @@ def read_gsm8k(rows: Iterable[Row], origin: str, intake: Intake, by_steps: bool 
             yield Example(problem_id, problem, level, "GSM8K", answer, solution, "gsm8k", origin)
 
 
-def level_of_steps(solution: str) -> int:
-    """1 to 5 for at most 2, 3, 4, 5, and more steps; a line is a step. Hase et al. 2024 measure hardness so."""
+def level_of_steps(solution: str, most: Sequence[int]) -> int:
+    """1 to 5 by the number of steps, of which a line is one; `most` are those of levels 1 to 4.
+
+    Hase et al. 2024 (arXiv 2401.06751) measure the hardness of GSM8K so.
+    """
     steps = sum(bool(line.strip()) for line in solution.splitlines())
-    return min(5, max(1, steps - 1))
+    return 1 + sum(steps > bound for bound in most)
 
 
 def split_answer(text: str) -> tuple[str, str]:

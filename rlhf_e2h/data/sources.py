@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_e2h.data.apps import read_apps
@@ -24,8 +24,10 @@ class Sides:
     math500: set[str] = field(default_factory=set)
 
 
-def read_sides(source: str, rows_of: Callable[[str], Iterable[Row]], intake: Intake, by_steps: bool = False) -> Sides:
-    """Read both sides; `rows_of` gives the rows of "train" and "test". `by_steps`: see `read_gsm8k`.
+def read_sides(
+    source: str, rows_of: Callable[[str], Iterable[Row]], intake: Intake, step_levels: Sequence[int] = ()
+) -> Sides:
+    """Read both sides; `rows_of` gives the rows of "train" and "test". `step_levels`: see `read_gsm8k`.
 
     Raises:
         BadRecord: a row cannot be used.
@@ -34,7 +36,7 @@ def read_sides(source: str, rows_of: Callable[[str], Iterable[Row]], intake: Int
     for origin, side in (("train", sides.train), ("test", sides.test)):
         rows = _marking(rows_of(origin), sides.math500)
         if source == "gsm8k":
-            side += read_gsm8k(rows, origin, intake, by_steps)
+            side += read_gsm8k(rows, origin, intake, step_levels)
         elif source == "apps":
             side += read_apps(rows, origin, intake)
         else:

@@ -17,14 +17,13 @@ import numpy as np
 from transformers import AutoConfig
 
 from reward_models.contract import StepContract
-from reward_models.evaluation import compare
-from reward_models.intervals import intervals
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import curve
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import Label, read_problems
+from rlhf_e2h.data.levels import band
 from rlhf_e2h.parallel.blocks import Parts
 from rlhf_e2h.parallel.processes import join
 from rlhf_e2h.prompts import TextFormat
@@ -38,11 +37,12 @@ from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.answers import say_missing_answers
 from rlhf_e2h.samples.bank import Decoding, Row, aggregate_steps, as_matrix, grade
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
+from rlhf_e2h.samples.quality import easy_levels_of, quality_by_group
 from rlhf_e2h.samples.unsplit import report_unsplit
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.models import policy_format
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=140,
     about="score policies and decodings on the test set",
@@ -92,9 +92,9 @@ def main(config: Config, run: StageRun) -> None:
         solutions += shown
     write_jsonl(run.out / OUTCOMES, outcomes)
     write_jsonl(run.out / "solutions.jsonl", solutions)
-    hard = [
-        o for o in outcomes if o["policy"] == config.bank_policy and o["decoding"] == "greedy" and o["level"] in (4, 5)
-    ]
+    easy = easy_levels_of(data)
+    bank_greedy = [o for o in outcomes if o["policy"] == config.bank_policy and o["decoding"] == "greedy"]
+    hard = [o for o in bank_greedy if band(o["level"], easy) == "hard"]
     run.finish(
         outcomes=len(outcomes), **({"hard_greedy": float(np.mean([o["correct"] for o in hard]))} if hard else {})
     )
@@ -221,7 +221,7 @@ def _bank(
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
         outcomes += _curve_rows(config, wanted, name, run.label_scope(str(config.samples), reference), ids, problems)
-        quality[name] = _quality(config, kind, scored, rows, problems, text_format)
+        quality[name] = _quality(config, run, kind, scored, rows, problems, text_format)
         if name == config.judge:
             both = [truth | row for truth, row in zip(rows, scored, strict=True)]
             shown = readable_rows(both, problems, labels, config.bank_policy, text_format)
@@ -251,6 +251,7 @@ def _curve_rows(
 
 def _quality(
     config: Config,
+    run: StageRun,
     kind: str,
     scored: Sequence[Row],
     graded: Sequence[Row],
@@ -266,13 +267,5 @@ def _quality(
         records.append(Stepwise(problem["problem"], steps, list(labels) if labels else None, int(truth["correct"])))
         scores.append(StepScores(steps=row["step_scores"], score=row["score"]))
         levels.append(problem["level"])
-    by_level = {str(level): (level,) for level in range(1, 6)}
-    groups = {"easy": (1, 2, 3), "hard": (4, 5), "all": (1, 2, 3, 4, 5), **by_level}
-    found = {}
-    for group, members in groups.items():
-        chosen = [i for i, level in enumerate(levels) if level in members]
-        if chosen:
-            part = [records[i] for i in chosen], [scores[i] for i in chosen], kind
-            ends = intervals(*part, [scored[i]["problem_id"] for i in chosen])
-            found[group] = compare(*part) | {"intervals": ends}
-    return found
+    ids = [row["problem_id"] for row in scored]
+    return quality_by_group(records, scores, kind, ids, levels, easy_levels_of(run.path(config.data)))

@@ -48,7 +48,7 @@ from rlhf_e2h.data.splitting import (
     without_near_duplicates,
 )
 from rlhf_e2h.data.steps import solution_text
-from rlhf_e2h.runner.config import Input, Inputs, setting
+from rlhf_e2h.runner.config import Input, Inputs
 from rlhf_e2h.runner.row_counts import nonzero
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -96,8 +96,9 @@ class Config:
     no_answer: Literal["error", "drop"] = "error"  # rows whose solution has no answer
     duplicate_id: Literal["error", "drop"] = "error"
     default_level: int = 0  # level of rows that have none, for sources without levels; 0: none
-    # GSM8K, which has no levels: one from the number of steps of the solution, 1 to 5 for at most 2, 3, 4, 5, and more
-    level_by_steps: bool = setting(False, added=True)
+    # GSM8K has no levels: this makes them from the number of steps of the solution. Most steps of levels 1 to 4:
+    # [2, 3, 4, 5] gives level 5 to more than 5, [1, 2, 2, 3] level 2 to 2 steps and level 4 to 3
+    step_levels: list[int] = field(default_factory=list, metadata={"added": True})
     max_chars: int = 0  # leave out train and validation problems whose text or solution is longer; never test problems
     near_duplicates: Literal["report", "drop", "ignore"] = "report"  # train problems that resemble a test problem
     near_duplicate_threshold: float = 0.8  # Jaccard similarity of 3-token shingles from which two texts count as near
@@ -128,8 +129,10 @@ class Config:
         self._check_source()
 
     def _check_source(self) -> None:
-        if self.level_by_steps and self.source != "gsm8k":
-            raise ValueError(f"level_by_steps is for source: gsm8k, not {self.source}, whose rows have levels")
+        if self.step_levels and self.source != "gsm8k":
+            raise ValueError(f"step_levels is for source: gsm8k, not {self.source}, whose rows have levels")
+        if self.step_levels and (len(self.step_levels) != 4 or sorted(self.step_levels) != self.step_levels):
+            raise ValueError(f"step_levels is {self.step_levels}; give four numbers of steps that do not fall")
         if self.source in SOLUTION_SOURCES:
             if not self.problems or not self.records:
                 raise ValueError(f"source: {self.source} needs `problems` (a prepare stage) and `records` (its files)")
@@ -221,7 +224,7 @@ def _split(config: Config, run: StageRun, intake: Intake) -> Split:
             for name in ("test", "validation", "train")
         }
         return split_procedural(per_level, config.data_seed)
-    sides = read_sides(config.source, lambda origin: _rows(config, run, origin), intake, config.level_by_steps)
+    sides = read_sides(config.source, lambda origin: _rows(config, run, origin), intake, config.step_levels)
     rules = Rules(config.data_seed, config.validation_size, config.validation_per_level, config.max_chars)
     if config.split == "random":
         return split_random([*sides.train, *sides.test], config.test_size, config.test_per_level, rules)

@@ -33,7 +33,7 @@ from rlhf_e2h.training.chance import at_chance
 from rlhf_e2h.training.items import FLIPS, RewardDynamics, flips, reward_items, with_flips
 from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.training.models import policy_format
-from rlhf_e2h.training.reward_records import gather, thinned
+from rlhf_e2h.training.reward_records import at_most, gather, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
 VERSION = 3
@@ -67,6 +67,8 @@ class Config:
     balance_outcomes: bool = field(default=False, metadata={"added": True})
     # PRM, OPRM: train on at most N faultless solutions for each one with a wrong step; a random choice
     faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
+    # at most N records in all, at random, the held-out ones among them
+    limit: int | None = field(default=None, metadata={"added": True})
     held_out: float = 0.1  # share of problems whose records are kept for validation
     # log training dynamics for `e2h map`: one more reading of the data each epoch
     dynamics: bool = field(default=False, metadata={"added": True})
@@ -110,11 +112,12 @@ def main(config: Config, run: StageRun) -> None:
     levels = {p["problem"]: {"level": p["level"]} for p in rows if p.get("level")}
     found = gather(config, run, problems, texts)
     records = [
-        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {})) for record in found.records
+        dataclasses.replace(record, extra=record.extra | levels.get(record.problem, {}))
+        for record in at_most(found.records, config.limit, run.seed)
     ]
-    kept_out = {p for p in problems.values() if _held_out(p, config.held_out)}
-    training = [record for record in records if record.problem not in kept_out]
-    validation = [record for record in records if record.problem in kept_out]
+    # by its text whoever a problem comes from: records may have others than `data`
+    training = [record for record in records if not _held_out(record.problem, config.held_out)]
+    validation = [record for record in records if _held_out(record.problem, config.held_out)]
     if config.faultless_per_faulty is not None:
         training = thinned(training, config.faultless_per_faulty, run.seed)
     by_text = {p["problem"]: p for p in rows}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 
 Row = dict[str, Any]
+
+Kind = TypeVar("Kind")
 
 
 @dataclass
@@ -112,6 +114,14 @@ def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
         most = int(ratio * min(len(group[True]), len(group[False])))
         kept += group[True][:most] + group[False][:most]
     return kept
+
+
+def at_most(records: list[Kind], limit: int | None, seed: int) -> list[Kind]:
+    """`limit` of the records at random, in their order; all of them without a limit."""
+    if limit is None or limit >= len(records):
+        return records
+    chosen = np.random.default_rng(seed).permutation(len(records))[:limit]
+    return [records[index] for index in sorted(chosen.tolist())]
 
 
 def thinned(records: list[Stepwise], ratio: float, seed: int) -> list[Stepwise]:

@@ -263,8 +263,8 @@ def test_gsm8k() -> None:
 
 def test_gsm8k_level_is_the_number_of_steps() -> None:
     rows = [Row("a", {"question": f"Q{n}?", "answer": "step\n" * n + "#### 1"}) for n in range(1, 9)]
-    levels = [e.level for e in read_gsm8k(rows, "train", Intake(), by_steps=True)]
-    assert levels == [1, 1, 2, 3, 4, 5, 5, 5]
+    assert [e.level for e in read_gsm8k(rows, "train", Intake(), [2, 3, 4, 5])] == [1, 1, 2, 3, 4, 5, 5, 5]
+    assert [e.level for e in read_gsm8k(rows, "train", Intake(), [1, 2, 2, 3])] == [1, 2, 4, 5, 5, 5, 5, 5]
 
 
 # --- Matching, drawing, writing -----------------------------------------------------------------------------
@@ -453,10 +453,9 @@ def test_real_gsm8k_by_steps(run_prepare: Write, shared_data: Path) -> None:
         source="gsm8k",
         train=str(shared_data / "gsm8k_train.jsonl"),
         test=str(shared_data / "gsm8k_test.jsonl"),
-        level_by_steps=True,
-        easy_levels=[1, 2],
+        step_levels=[2, 3, 4, 5],
         near_duplicates="ignore",
     )
     counts = json.loads((out / "summary.json").read_text())["counts"]
     assert [counts["test"][level] for level in "12345"] == [326, 371, 297, 175, 150]
-    assert counts["test"]["easy"] == 326 + 371
+    assert counts["test"]["easy"] == 326 + 371 + 297

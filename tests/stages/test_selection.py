@@ -9,7 +9,7 @@ from rlhf_e2h.stages.dpo import Config as DpoConfig
 from rlhf_e2h.stages.dpo import pairs
 from rlhf_e2h.stages.rest import keep
 from rlhf_e2h.stages.reward import Config
-from rlhf_e2h.training.reward_records import balanced, outcome_rows, thinned
+from rlhf_e2h.training.reward_records import at_most, balanced, outcome_rows, thinned
 
 
 def _row(sample_id, rm, correct=None, answer="1", finished=True, text=None):
@@ -78,6 +78,14 @@ def test_orm_records_keep_right_and_wrong_within_the_ratio():
 def test_a_limit_takes_from_every_level(limit, levels):
     problems = [{"problem_id": str(i), "level": level} for i, level in enumerate([1, 1, 1, 5, 5])]
     assert [p["level"] for p in choose(problems, None, limit)] == levels
+
+
+def test_a_limit_of_records_is_a_random_choice_in_their_order():
+    records = [Stepwise("p", ["a"], [1], 1, {"n": i}) for i in range(50)]
+    numbers = [record.extra["n"] for record in at_most(records, 20, seed=1)]
+    assert len(set(numbers)) == 20 and numbers == sorted(numbers) and numbers != list(range(20))
+    assert at_most(records, 20, seed=1) != at_most(records, 20, seed=2)
+    assert at_most(records, None, seed=1) == at_most(records, 50, seed=1) == records
 
 
 def test_faultless_solutions_are_thinned_at_random_and_faulty_ones_kept():
