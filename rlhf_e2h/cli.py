@@ -95,7 +95,9 @@ def _add_stages(commands: Any) -> None:
         if kind == "report":
             stage.add_argument("--paper", nargs="*", metavar="RUN", help="finished runs beside the paper's tables")
             stage.add_argument("--out", metavar="FOLDER", help="with --paper: where paper.html and paper.csv go")
-            stage.add_argument("--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k or 34b-metamath")
+            stage.add_argument(
+                "--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k, 34b-metamath, 7b-apps or 34b-apps"
+            )
 
 
 def _add_tools(commands: Any) -> None:

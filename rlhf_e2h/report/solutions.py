@@ -6,42 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_e2h.data.firewall import Label, allowed_scope
+from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.report.comparisons import REFERENCE, is_optimised
 
 Row = Mapping[str, Any]
 SHADES = 5  # step scores 0-.2, .2-.4, ... each have a shade
-
-
-def readable_rows(
-    rows: Sequence[Row], problems: Mapping[str, Row], labels: Mapping[str, Label], policy: str, text_format: TextFormat
-) -> list[dict[str, Any]]:
-    """Up to two right and two wrong solutions of each level and policy, one a problem: what `evaluate` keeps."""
-    shown: list[dict[str, Any]] = []
-    found: dict[tuple[int | None, bool], set[str]] = {}
-    for row in rows:
-        problem = problems[row["problem_id"]]
-        taken = found.setdefault((problem["level"], row["correct"]), set())
-        if len(taken) < 2 and row["problem_id"] not in taken:
-            taken.add(row["problem_id"])
-            shown.append(
-                {
-                    "policy": policy,
-                    "problem_id": row["problem_id"],
-                    "level": problem["level"],
-                    "problem": problem["problem"],
-                    "steps": text_format.split_steps(row["text"]),
-                    "step_scores": row["step_scores"],
-                    "score": row["score"],
-                    "reward_model": row["reward_model"],
-                    "answer": row["answer"],
-                    "gold": labels[row["problem_id"]].answer,
-                    "correct": row["correct"],
-                }
-            )
-    return shown
 
 
 @dataclass(frozen=True)
