@@ -18,8 +18,9 @@ SELECTION = {"orm": "outcome_auc", "prm": "step_auc", "oprm": "step_auc"}
 def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, Any]:
     """Score records and compare with their labels; None where a figure has no data of both classes.
 
-    Keys: `step_auc`, `step_accuracy`, `calibration_error`, `calibration_curve` over all labelled steps; `outcome_auc`
-    of the contract's aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean
+    Keys: `step_auc`, `step_accuracy`, `step_balanced_accuracy`, `step_roc`, `calibration_error`, `calibration_curve`
+    over all labelled steps; `outcome_auc`, `outcome_accuracy`, `outcome_balanced_accuracy`, `outcome_roc` of the
+    contract's aggregation against outcomes; `first_error`, the ProcessBench accuracies and F1; `loss`, the mean
     cross-entropy at the scoring positions of labelled steps (of outcomes for an ORM); `score_spread`, the standard
     deviation of the probabilities there; `records`, `skipped`; `score_histogram`,
     ten bins of probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra
@@ -39,8 +40,9 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
         if label is not None
     ]
     outcomes = [(record.outcome, scores) for record, scores in pairs if record.outcome is not None]
-    labels, probs = [label for label, _ in steps], [prob for _, prob in steps]
-    right = [outcome for outcome, _ in outcomes]
+    step_labels, step_probs = [label for label, _ in steps], [prob for _, prob in steps]
+    labels, probs = step_labels, step_probs
+    right, said = [outcome for outcome, _ in outcomes], [scores.score for _, scores in outcomes]
     orm = kind == "orm"
     if orm:
         labels, probs = right, [scores.steps[-1] for _, scores in outcomes]
@@ -48,11 +50,16 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
         "records": len(records),
         "skipped": len(records) - len(pairs),
         "loss": _cross_entropy(labels, probs),
-        "step_auc": metrics.auc([label for label, _ in steps], [prob for _, prob in steps]),
-        "step_accuracy": metrics.accuracy([label for label, _ in steps], [prob for _, prob in steps]),
+        "step_auc": metrics.auc(step_labels, step_probs),
+        "step_accuracy": metrics.accuracy(step_labels, step_probs),
+        "step_balanced_accuracy": metrics.balanced_accuracy(step_labels, step_probs),
+        "step_roc": metrics.roc_curve(step_labels, step_probs),
         "calibration_error": metrics.calibration_error(labels, probs),
         "calibration_curve": metrics.calibration_curve(labels, probs),
-        "outcome_auc": metrics.auc(right, [scores.score for _, scores in outcomes]),
+        "outcome_auc": metrics.auc(right, said),
+        "outcome_accuracy": metrics.accuracy(right, said),
+        "outcome_balanced_accuracy": metrics.balanced_accuracy(right, said),
+        "outcome_roc": metrics.roc_curve(right, said),
         "first_error": _first_error(pairs),
         "score_histogram": _histograms(pairs, last_only=orm),
         "score_spread": float(np.std(probs)) if probs else None,

@@ -46,7 +46,8 @@ def intervals(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Ends | None]:
-    """95 % percentile intervals of `step_auc`, `outcome_auc`, `calibration_error` and `first_error_f1`.
+    """95 % percentile intervals of the AUCs and accuracies (plain and balanced) of steps and outcomes, of
+    `calibration_error` and `first_error_f1`.
 
     The metrics are those of `evaluation.compare` on the same records; `problems_B` names the problem of each. None
     where a metric is undefined in more than half of the draws.
@@ -63,17 +64,25 @@ def intervals(
     right = [outcome for _, outcome, _ in outcomes]
     step_of, outcome_of = [i for i, _, _ in steps], [i for i, _, _ in outcomes]
     labels, probs = [label for _, label, _ in steps], [prob for _, _, prob in steps]
-    step_auc = metrics.weighted_auc(labels, probs, drawn.weights(step_of))
+    said = [scores.score for _, _, scores in outcomes]
+    parts = {"step": (labels, probs, step_of), "outcome": (right, said, outcome_of)}
+    found = {name: _percentiles(values) for name, values in _by_part(parts, drawn).items()}
     if kind == "orm":  # what it says at a step is no judgement of that step: its last word is calibrated
         step_of, labels, probs = outcome_of, right, [scores.steps[-1] for _, _, scores in outcomes]
-    return {
-        "step_auc": _percentiles(step_auc),
-        "outcome_auc": _percentiles(
-            metrics.weighted_auc(right, [scores.score for _, _, scores in outcomes], drawn.weights(outcome_of))
-        ),
+    return found | {
         "calibration_error": _percentiles(metrics.weighted_calibration_error(labels, probs, drawn.weights(step_of))),
         "first_error_f1": _percentiles(_f1(kept, records, scored, drawn)),
     }
+
+
+def _by_part(parts: dict[str, tuple[list[int], list[float], list[int]]], drawn: _Draws) -> dict[str, Floats]:
+    """AUC and accuracies of steps and of outcomes under each draw."""
+    found = {}
+    for name, (labels, probs, of) in parts.items():
+        found[f"{name}_auc"] = metrics.weighted_auc(labels, probs, drawn.weights(of))
+        plain, balanced = metrics.weighted_accuracy(labels, probs, drawn.weights(of))
+        found |= {f"{name}_accuracy": plain, f"{name}_balanced_accuracy": balanced}
+    return found
 
 
 def _f1(kept: Sequence[int], records: Sequence[Stepwise], scored: Sequence[StepScores], drawn: _Draws) -> Floats:

@@ -44,6 +44,53 @@ def accuracy(labels_B: ArrayLike, probs_B: ArrayLike, threshold: float = 0.5) ->
     return float(((probs >= threshold) == labels).mean()) if len(labels) else None
 
 
+def balanced_accuracy(labels_B: ArrayLike, probs_B: ArrayLike, threshold: float = 0.5) -> float | None:
+    """Mean of the accuracies on ones and on zeros; None if a class is absent.
+
+    It is the accuracy that is expected on a set balanced by drawing as many of either class, as in Table 10 of Sun et
+    al. 2024, without the chance of such a draw.
+    """
+    labels, probs = _pair(labels_B, probs_B)
+    _, (value,) = weighted_accuracy(labels, probs, np.ones((1, len(labels))), threshold)
+    return None if np.isnan(value) else float(value)
+
+
+def weighted_accuracy(
+    labels_B: ArrayLike, probs_B: ArrayLike, weights_DB: Iterable[NDArray[np.float64]], threshold: float = 0.5
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Accuracy and balanced accuracy under each of D weightings of the items, (D,) each; NaN where undefined."""
+    labels, probs = _pair(labels_B, probs_B)
+    hit_B = (probs >= threshold) == labels
+    parts = [chosen.astype(np.float64) for chosen in (labels, ~labels, labels & hit_B, ~labels & hit_B)]
+    sums_D4 = np.array([[weights_B @ part for part in parts] for weights_B in weights_DB]).reshape(-1, 4)
+    total_D2, hit_D2 = sums_D4[:, :2], sums_D4[:, 2:]
+    with np.errstate(invalid="ignore"):
+        return hit_D2.sum(1) / total_D2.sum(1), (hit_D2 / total_D2).mean(1)
+
+
+def roc_curve(labels_B: ArrayLike, scores_B: ArrayLike, most: int = 100) -> list[dict[str, float]]:
+    """Points of the ROC curve from (0, 0) to (1, 1), at most `most` between; empty if a class is absent.
+
+    Each has `threshold` (the least score called positive), `false_positive` and `true_positive` rate.
+    """
+    labels, scores = _pair(labels_B, scores_B)
+    if labels.all() or not labels.any():
+        return []
+    values, place_B = np.unique(scores, return_inverse=True)
+    ones, zeros = (np.bincount(place_B, weights=chosen, minlength=len(values)) for chosen in (labels, ~labels))
+    true_V, false_V = (np.cumsum(counts[::-1]) / counts.sum() for counts in (ones, zeros))
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))
+    start = {"threshold": float(values[-1]), "false_positive": 0.0, "true_positive": 0.0}
+    return [start] + [
+        {
+            "threshold": float(values[::-1][index]),
+            "false_positive": float(false_V[index]),
+            "true_positive": float(true_V[index]),
+        }
+        for index in chosen
+    ]
+
+
 def calibration_error(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -> float | None:
     """Expected calibration error: mean distance of stated and observed frequency over equal-width bins.
 

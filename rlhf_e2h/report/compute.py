@@ -22,6 +22,7 @@ from rlhf_e2h.report.results import main_seed
 
 Row = dict[str, Any]
 Record = Mapping[str, Any]
+LABELS = ("none", "easy", "full")  # from narrow to wide
 SAMPLED = ("mean", "majority", *RERANKING)
 COLUMNS = (
     "policy", "decoding", "reward_model", "labels", "samples", "level", "n", "accuracy", "ci_low", "ci_high", "seed",
@@ -114,8 +115,9 @@ def _price(
             return None
         made = graph.closure(graph.read_by(record, told["policies"].get(condition.policy)))
         return Price(graph.cost(made - given), Amount().plus(Amount(*spent), 1 / results["problems"]))
-    bank = graph.read_by(record, told.get("samples"))
-    if condition.policy != told.get("bank_policy") or condition.decoding not in SAMPLED or bank is None:
+    own = condition.policy == told.get("bank_policy")
+    bank = graph.read_by(record, told.get("samples") if own else told.get("banks", {}).get(condition.policy))
+    if condition.decoding not in SAMPLED or bank is None:
         return None
     made, sampled = graph.closure(bank) - {bank}, graph.records[bank]
     solutions = sampled.get("results", {}).get("solutions")
@@ -175,7 +177,8 @@ class Match:
 def matches(priced: Mapping[Condition, Price], problems: int) -> list[Match]:
     """For every optimised policy and every decoding of the reference's bank: the most samples for the same operations.
 
-    Where one sample costs more already (its reward model's training, say), the decoding is left out. `break_even`
+    Where one sample costs more already (its reward model's training, say), or its reward model has read labels that the
+    policy has not, the decoding is left out. `break_even`
     compares with the most samples of the bank: above that many problems the policy's training has paid for itself.
     """
     policies = [c for c in priced if c.decoding == "greedy" and is_optimised(c.policy) and c.policy != REFERENCE]
@@ -189,7 +192,7 @@ def matches(priced: Mapping[Condition, Price], problems: int) -> list[Match]:
         for curve in curves.values():
             curve.sort(key=lambda condition: condition.samples)
             able = [one for one in curve if priced[one].total(problems).flops <= budget]
-            if not able or curve[-1].labels != policy.labels:
+            if not able or LABELS.index(curve[-1].labels) > LABELS.index(policy.labels):
                 continue
             same, most = able[-1], priced[curve[-1]]
             comparison = Comparison(side(policy), side(same), kind="compute")

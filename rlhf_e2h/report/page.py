@@ -21,7 +21,7 @@ from rlhf_e2h.report.figures import (
     level_bars,
     seed_dots,
 )
-from rlhf_e2h.report.quality_figures import calibration_plot, hacking_plots, quality_by_level
+from rlhf_e2h.report.quality_figures import calibration_plot, hacking_plots, quality_by_level, roc_plots
 from rlhf_e2h.report.results import main_seed
 from rlhf_e2h.report.section import ReadSection
 from rlhf_e2h.report.solutions import pick_rollouts, pick_solutions
@@ -56,6 +56,7 @@ class PageInput:
     settings: Mapping[str, str] = field(default_factory=dict)  # stage -> YAML
     easy_levels: Sequence[int] = EASY
     compute: Row = field(default_factory=dict)  # accuracy over compute: see `report.compute`
+    roc: Sequence[Row] = ()  # of reward models on all problems: see `sources.roc`
     calibration: Sequence[Row] = ()  # of reward models on hard problems: see `sources.calibration`
 
 
@@ -76,6 +77,7 @@ def draw_figures(page: PageInput) -> dict[str, Plot]:
             page.quality, "outcome_auc", "Telling right solutions from wrong ones, by level (AUC)", palette
         ),
         calibration_plot(page.calibration, palette),
+        *roc_plots(page.roc, palette),
         *hacking_plots(page.hacking, palette),
     ]
     return {plot.name: plot for plot in found if plot}

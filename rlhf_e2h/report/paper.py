@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_e2h.report.published import QUALITY, SETUPS, TABLE_1, TABLE_2, TABLE_10, published, setup_of
+from rlhf_e2h.report.paper_apps import table_3
+from rlhf_e2h.report.published import QUALITY, SETUPS, TABLE_1, TABLE_2, TABLE_9, TABLE_10, published, setup_of
 from rlhf_e2h.report.sources import read_json
 from rlhf_e2h.report.tables import index_rows
 from rlhf_e2h.stats.intervals import wilson
@@ -95,7 +96,8 @@ def beside(published_percent: float | None, published_n: int, ours: Row | None, 
 
 def paper_rows(runs: Sequence[Run]) -> list[Row]:
     """Every cell of every table and curve, flat, as `paper.csv` holds them."""
-    return [row for run in runs for part in (_table_1, _table_2, _table_10, _curves, _slices) for row in part(run)]
+    parts = (_table_1, _table_2, _table_3, _table_9, _table_10, _curves, _slices)
+    return [row for run in runs for part in parts for row in part(run)]
 
 
 def _cell(run: Run, table: str, row: str, column: str, level: str, cell: Row) -> Row:
@@ -104,8 +106,8 @@ def _cell(run: Run, table: str, row: str, column: str, level: str, cell: Row) ->
 
 def _table_1(run: Run) -> Iterator[Row]:
     """Generators: greedy and majority of 16 and of 256, all problems."""
-    table, n = published()["table1"][run.setup], published()["problems"]["all"]
-    for key, (title, names) in TABLE_1.items():
+    table, n = published()["table1"].get(run.setup, {}), published()["problems"]["all"]
+    for key, (title, names) in TABLE_1.items() if table else ():
         for index, (decoding, samples) in enumerate((("greedy", 1), ("majority", 16), ("majority", 256))):
             column = "greedy" if samples == 1 else f"majority of {samples}"
             yield _cell(run, "Table 1", title, column, "all",
@@ -115,6 +117,8 @@ def _table_1(run: Run) -> Iterator[Row]:
 def _table_2(run: Run) -> Iterator[Row]:
     """Optimised policies, greedy: easy, hard, all."""
     table, problems = published()["table2"].get(run.setup, {}), published()["problems"]
+    if run.setup in published()["table3"]:  # programs
+        return
     for key, (title, names) in TABLE_2.items():
         for index, level in enumerate(("easy", "hard", "all")):
             theirs = table[key][index] if key in table else None
@@ -123,17 +127,39 @@ def _table_2(run: Run) -> Iterator[Row]:
                 yield _cell(run, "Table 2", title, "greedy", level, beside(theirs, problems[level], ours))
 
 
+def _table_3(run: Run) -> Iterator[Row]:
+    """Programs: strict and average accuracy by difficulty (Tables 3 and 6)."""
+    for *place, cell in table_3(run.setup, run.find, run.results.get("programs", ()), beside):
+        table, row, column, level = place
+        yield _cell(run, table, row, column, level, cell)
+
+
+def _table_9(run: Run) -> Iterator[Row]:
+    """Levels that SFT was trained on, greedy: all and hard problems."""
+    table, problems = published()["table9"].get(run.setup, {}), published()["problems"]
+    for key, (title, names) in TABLE_9.items() if table else ():
+        for index, level in enumerate(("all", "hard")):
+            ours = run.find(names, "greedy", 1, level)
+            yield _cell(run, "Table 9", title, "greedy", level, beside(table[key][index], problems[level], ours))
+
+
 def _table_10(run: Run) -> Iterator[Row]:
-    """Reward models: accuracy and AUC of steps and outcomes. No interval: neither side has one for an AUC."""
+    """Reward models: accuracy on balanced sets and AUC, of steps and outcomes.
+
+    Ours are expected accuracies on a balanced set, with intervals over problems. The paper does not say how many steps
+    and solutions its sets have, so a difference has no interval and is not made.
+    """
     theirs = published()["table10"] if run.setup == "7b-prm800k" else {}
     ours = {row["name"]: row for row in run.quality}
-    for kind, title in TABLE_10.items():
-        for metric, label in QUALITY.items():
+    for kind, title in TABLE_10.items() if run.setup not in published()["table3"] else ():
+        for metric, (label, own) in QUALITY.items():
             printed = theirs.get(kind, {}).get(metric)
             share = printed / 100 if printed is not None and metric.endswith("accuracy") else printed
-            measured = next((ours[name].get(f"{metric}_all") for name in (kind, f"{kind}_easy") if name in ours), None)
-            reason = "the paper's are balanced sets, ours the sample bank" if measured is not None else NOT_RUN
+            row = next((ours[name] for name in (kind, f"{kind}_easy") if name in ours), {})
+            measured, ends = row.get(f"{own}_all"), row.get(f"{own}_all_ci") or (None, None)
+            reason = "the paper does not say how large its balanced sets are" if measured is not None else NOT_RUN
             cell = dict.fromkeys(COLUMNS[4:]) | {"published": share, "ours": measured, "reason": reason}
+            cell |= {"ours_low": ends[0], "ours_high": ends[1]}
             yield _cell(run, "Table 10", title, label, "all", cell)
 
 
@@ -144,14 +170,15 @@ def _curves(run: Run) -> Iterator[Row]:
         if curve["generator"] != run.setup:
             continue
         title, names = _curve_title(curve), ("sft_easy",)
-        models = (None,) if curve["reward_model"] is None else (curve["reward_model"], f"{curve['reward_model']}_easy")
         own_size = curve["evaluator"] in (None, run.setup.split("-")[0])
+        kind, size = curve["reward_model"], "" if own_size else f"_{curve['evaluator']}"
+        models = (None,) if kind is None else (f"{kind}{size}", f"{kind}_easy{size}")
         for samples, values in curve["points"].items():
             for level, value in zip(("easy", "hard", "all"), values, strict=True):
                 ours = None
-                for model in models if own_size else ():
+                for model in models:
                     ours = ours or run.find(names, curve["decoding"], int(samples), level, model)
-                found = "" if own_size else f"needs a {curve['evaluator'].upper()} reward model"
+                found = "" if own_size else f"needs a {curve['evaluator'].upper()} reward model, named {models[0]}"
                 figure = f"Figure {curve['figure']}" if curve["figure"] else "Majority"
                 yield _cell(run, figure, title, samples, level, beside(value, problems[level], ours, found))
 

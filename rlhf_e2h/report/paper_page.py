@@ -21,6 +21,7 @@ from rlhf_e2h.report.results import write_csv
 from rlhf_e2h.report.svg import MARKER, new_figure, percent_axis, samples_axis
 
 OUT = "paper"
+TABLES = ("Table 1", "Table 2", "Table 3", "Table 6", "Table 9", "Table 10")
 SHOWN_CURVES = ("Figure 4", "Figure 5", "Figure 6", "Figure 8", "Figure 9", "Figure 10", "Figure 13")
 
 
@@ -55,7 +56,7 @@ def make_paper(places: Sequence[str], out: str | None = None, setup: str | None 
 
 def render_paper(runs: Sequence[Run], rows: Sequence[Row], figures: Sequence[Plot] = ()) -> str:
     """The page as text."""
-    names = ("Table 1", "Table 2", "Table 10", "Figure 19", "Figure 20", "Figure 21")
+    names = (*TABLES, "Figure 19", "Figure 20", "Figure 21")
     mine = {run.name: [row for row in rows if row["run"] == run.name] for run in runs}
     return (
         template_environment()
@@ -86,7 +87,9 @@ def _grid(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str]:
     """(row title, column heading) of a cell; levels and subjects stand below each other."""
-    if row["table"] == "Table 2":
+    if row["table"] in ("Table 3", "Table 6"):
+        return f"{row['row']}, {row['column']}", row["slice"]
+    if row["table"] in ("Table 2", "Table 9"):
         return row["row"], row["slice"]
     if row["table"].startswith("Table"):
         return row["row"], row["column"]
@@ -146,12 +149,12 @@ def _draw(rows: Sequence[Row]) -> Any:
 
 
 def show_paper(page: Path, console: Console | None = None) -> None:
-    """Print what a run has of Tables 1, 2 and 10: published, ours, difference."""
+    """Print what a run has of the tables: published, ours, difference."""
     console = console or Console(highlight=False)
     with (page.parent / "paper.csv").open(encoding="utf-8") as file:
         cells = [cell for cell in csv.DictReader(file) if cell["ours"]]
     for run in dict.fromkeys(cell["run"] for cell in cells):
-        for name in ("Table 1", "Table 2", "Table 10"):
+        for name in TABLES:
             mine = [cell for cell in cells if cell["run"] == run and cell["table"] == name]
             if mine:
                 console.print(_terminal_table(f"{name}, {run}, in %", mine))
@@ -169,9 +172,9 @@ def _terminal_table(title: str, cells: Sequence[Mapping[str, str]]) -> Table:
     last = ""
     for cell in cells:
         ours, difference = (_bounded(cell, key, sign) for key, sign in (("ours", ""), ("difference", "+")))
-        place = cell["slice"] if cell["table"] == "Table 2" else cell["column"]
-        table.add_row(cell["row"] if cell["row"] != last else "", place, _percent(cell["published"]), ours, difference)
-        last = cell["row"]
+        row, place = _place(cell)
+        table.add_row(row if row != last else "", place, _percent(cell["published"]), ours, difference)
+        last = row
     return table
 
 

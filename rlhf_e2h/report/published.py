@@ -10,11 +10,13 @@ import json
 from importlib import resources
 from typing import Any
 
-SETUPS = {  # name in published.json -> what it is, and the recipe that repeats it
+SETUPS = {  # name in published.json -> what it is, and the recipe that repeats it, if one ships
     "7b-prm800k": ("Llemma 7B, PRM800K", "llemma-7b-prm800k"),
     "7b-metamath": ("Llemma 7B, MetaMATH", "llemma-7b-metamath"),
     "34b-prm800k": ("Llemma 34B, PRM800K", "llemma-34b-prm800k"),
-    "34b-metamath": ("Llemma 34B, MetaMATH", "llemma-34b-metamath"),
+    "34b-metamath": ("Llemma 34B, MetaMATH", None),
+    "7b-apps": ("Code Llama 7B, APPS", "apps-orm"),
+    "34b-apps": ("Code Llama 34B, APPS", None),
 }
 # row -> (what the paper calls it, names under which our recipes evaluate the same thing)
 TABLE_1 = {
@@ -38,18 +40,23 @@ TABLE_2 = {
     "ppo_dagger": ("PPO, all questions and answers, no PRM †", ("ppo_dagger",)),
     "ppo": ("PPO, all questions, easy answers, PRM", ("ppo", "ppo_prm")),
 }
+TABLE_9 = {
+    "full": ("SFT on all levels", ("sft_full",)),
+    "easy": ("SFT on levels 1-3", ("sft_easy",)),
+    "hardonly": ("SFT on levels 4-5", ("sft_hardonly", "sft_hard")),
+}
 TABLE_10 = {"orm": "ORM", "prm": "PRM", "oprm": "OPRM"}
-QUALITY = {  # metric of ours -> what the paper calls it; in the table, percent for accuracies
-    "step_accuracy": "step accuracy",
-    "outcome_accuracy": "outcome accuracy",
-    "step_auc": "step AUC",
-    "outcome_auc": "outcome AUC",
+QUALITY = {  # metric in the table (percent for accuracies) -> what the paper calls it, and ours for it
+    "step_accuracy": ("step accuracy", "step_balanced_accuracy"),
+    "outcome_accuracy": ("outcome accuracy", "outcome_balanced_accuracy"),
+    "step_auc": ("step AUC", "step_auc"),
+    "outcome_auc": ("outcome AUC", "outcome_auc"),
 }
 
 
 @functools.cache
 def published() -> dict[str, Any]:
-    """`published.json`: problems, table1, table2, table10, curves, levels, subjects, pass_at_n."""
+    """`published.json`: problems, table1, table2, table3, table9, table10, curves, levels, subjects, pass_at_n."""
     text = resources.files("rlhf_e2h.report").joinpath("published.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
@@ -57,4 +64,4 @@ def published() -> dict[str, Any]:
 
 def setup_of(recipe: str) -> str | None:
     """The paper's setup that a recipe repeats, told from its name, or None."""
-    return next((name for name, (_, ours) in SETUPS.items() if recipe.startswith(ours)), None)
+    return next((name for name, (_, ours) in SETUPS.items() if ours and recipe.startswith(ours)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from rlhf_e2h.report.comparisons import REFERENCE
 from rlhf_e2h.report.figures import Plot, Row, make_plot
 from rlhf_e2h.report.svg import MARKER, Palette, new_figure, percent_axis
 from rlhf_e2h.report.tables import mean_quality
+
+NEAR = 1.5  # points between two marks whose numbers would cover each other
+ENDS = ("accuracy_low", "accuracy_high", "score_low", "score_high")  # of the intervals of the changes
 
 
 def quality_by_level(
@@ -106,6 +110,45 @@ def _draw_calibration(rows: Sequence[Row], palette: Palette) -> Any:
     return figure
 
 
+def roc_plots(rows: Sequence[Mapping[str, Any]], palette: Palette) -> list[Plot]:
+    """ROC curves of steps and of outcomes, one figure each.
+
+    Args:
+        rows: reward_model, part (step or outcome), false_positive and true_positive rate; see `sources.roc`.
+    """
+    plots = []
+    for part, what in (("step", "Valid steps against invalid ones"), ("outcome", "Right solutions against wrong ones")):
+        data = [dict(row) for row in rows if row["part"] == part]
+        if data:
+            plots.append(
+                make_plot(
+                    f"roc_{part}",
+                    f"{what}: ROC curve",
+                    "On the sample bank of all test problems, the mean over seeds at each false positive rate; the "
+                    "diagonal is chance. The areas with their intervals are in the table.",
+                    ("reward_model", "part", "false_positive", "true_positive", "seeds"),
+                    data,
+                    lambda data=data: _draw_roc(data, palette),  # type: ignore[misc]
+                )
+            )
+    return plots
+
+
+def _draw_roc(rows: Sequence[Row], palette: Palette) -> Any:
+    figure, axes = new_figure(height=3.4)
+    axes.plot([0, 1], [0, 1], color=MARKER["s0"], linewidth=0.9)
+    for name in dict.fromkeys(row["reward_model"] for row in rows):
+        mine, look = [row for row in rows if row["reward_model"] == name], palette[name]
+        x, y = ([row[f"{rate}_positive"] for row in mine] for rate in ("false", "true"))
+        axes.plot(x, y, look.line, color=look.colour, label=name)
+    percent_axis(axes)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("false positives")
+    axes.set_ylabel("true positives")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
 def hacking_plots(points: Sequence[Mapping[str, Any]], palette: Palette) -> list[Plot]:
     """Reward model score against checked accuracy: where they part, a policy pleases the model more than the checker.
 
@@ -121,10 +164,10 @@ def hacking_plots(points: Sequence[Mapping[str, Any]], palette: Palette) -> list
         caption = (
             f"Change of the score by {judge} and of the accuracy, against {REFERENCE} on the same level, greedily; the "
             "number is the level. Above the diagonal the score grew more than the accuracy: the policy has learnt to "
-            "please the model."
+            "please the model. Lines are 95 % intervals, paired by problem."
         )
         title = f"What {judge} thinks was gained, and what was gained"
-        wider = (*columns, "score_change", "accuracy_change", "n")
+        wider = (*columns, "score_change", "accuracy_change", "n", *ENDS)
         plots.append(make_plot("reward_hacking", title, caption, wider, final, lambda: _draw_changes(final, palette)))
     if over_steps:
         caption = "Greedy solutions of easy validation problems during PPO; hard ones have no labels in training."
@@ -151,6 +194,7 @@ def _changes(points: Sequence[Mapping[str, Any]]) -> list[Row]:
             **row,
             "score_change": row["score"] - start[row["level"]]["score"],
             "accuracy_change": row["accuracy"] - start[row["level"]]["accuracy"],
+            **{name: row.get(name) for name in ENDS},
         }
         for row in final
         if row["policy"] != REFERENCE and row["level"] in start
@@ -164,7 +208,13 @@ def _draw_changes(points: Sequence[Row], palette: Palette) -> Any:
         x, y = [100 * row["accuracy_change"] for row in mine], [100 * row["score_change"] for row in mine]
         axes.plot(x, y, look.marker or "o", color=look.colour, label=name, linestyle="")
         for row, right, up in zip(mine, x, y, strict=True):
-            axes.annotate(row["level"], (right, up), xytext=(4, 3), textcoords="offset points", color=look.colour)
+            low_x, high_x, low_y, high_y = (None if row[end] is None else 100 * row[end] for end in ENDS)
+            if low_x is not None:
+                axes.plot([low_x, high_x], [up, up], color=look.colour, linewidth=0.7, alpha=0.6)
+                axes.plot([right, right], [low_y, high_y], color=look.colour, linewidth=0.7, alpha=0.6)
+        for levels, spot in _together(mine, x, y):
+            axes.annotate(levels, spot, xytext=(4, 3), textcoords="offset points", color=look.colour)
+    axes.margins(0.12)  # room for the numbers beside the outermost points
     axes.axline((0, 0), slope=1, color=MARKER["s0"], linewidth=0.9)
     axes.axhline(0, color=MARKER["grid"], linewidth=0.9)
     axes.axvline(0, color=MARKER["grid"], linewidth=0.9)
@@ -172,6 +222,18 @@ def _draw_changes(points: Sequence[Row], palette: Palette) -> Any:
     axes.set_ylabel("score, points")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
+
+
+def _together(rows: Sequence[Row], x: Sequence[float], y: Sequence[float]) -> list[tuple[str, tuple[float, float]]]:
+    """Levels at each spot; those nearer than their numbers are wide share one text: `1, 2`."""
+    found: list[tuple[str, tuple[float, float]]] = []
+    for row, right, up in zip(rows, x, y, strict=True):
+        near = next((i for i, (_, spot) in enumerate(found) if math.dist(spot, (right, up)) < NEAR), None)
+        if near is None:
+            found.append((str(row["level"]), (right, up)))
+        else:
+            found[near] = (f"{found[near][0]}, {row['level']}", found[near][1])
+    return found
 
 
 def _draw_gap_over_steps(points: Sequence[Row], palette: Palette) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from reward_models.records import read_jsonl
@@ -17,7 +18,10 @@ Row = dict[str, Any]
 _QUALITY = (
     "step_auc",
     "step_accuracy",
+    "step_balanced_accuracy",
     "outcome_auc",
+    "outcome_accuracy",
+    "outcome_balanced_accuracy",
     "calibration_error",
 )  # measured by `evaluate` for easy and for hard problems
 
@@ -78,6 +82,36 @@ def calibration(evaluations: Sequence[Path], band: str = "hard") -> list[Row]:
         rows.append({"reward_model": name, "low": low, **mean, "n": n})
     names = list(dict.fromkeys(row["reward_model"] for row in rows))
     return sorted(rows, key=lambda row: (names.index(row["reward_model"]), row["low"]))
+
+
+def programs(evaluations: Sequence[Path]) -> list[Row]:
+    """Rows of every programs.json: strict and average accuracy of programs by difficulty; of the first seed."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    for folder in evaluations:
+        for row in read_json(folder / "programs.json") or ():
+            rows.setdefault((row["policy"], row["decoding"], row["reward_model"], row["samples"]), row)
+    return list(rows.values())
+
+
+def roc(evaluations: Sequence[Path], band: str = "all", points: int = 101) -> list[Row]:
+    """ROC curves of reward models on one band of problems: the mean true positive rate over seeds on a grid.
+
+    Returns rows of reward_model, part (step, outcome), false_positive, true_positive, seeds.
+    """
+    grid = np.linspace(0, 1, points)
+    found: dict[tuple[str, str], list[Any]] = {}
+    for folder in evaluations:
+        for name, groups in (read_json(folder / "quality.json") or {}).items():
+            for part in ("step", "outcome"):
+                curve = (groups.get(band) or {}).get(f"{part}_roc")
+                if curve:
+                    false, true = ([point[f"{rate}_positive"] for point in curve] for rate in ("false", "true"))
+                    found.setdefault((name, part), []).append(np.interp(grid, false, true))
+    return [
+        {"reward_model": name, "part": part, "false_positive": x, "true_positive": y, "seeds": len(curves)}
+        for (name, part), curves in found.items()
+        for x, y in zip(grid.tolist(), np.mean(curves, axis=0).tolist(), strict=True)
+    ]
 
 
 def stage_settings(run_folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, str]:

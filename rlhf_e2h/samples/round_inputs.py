@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reward_models.records import read_jsonl
-from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.firewall import Label, read_problems
 from rlhf_e2h.data.levels import choose
 from rlhf_e2h.records import SAMPLES
 from rlhf_e2h.runner.config import ConfigError
@@ -35,6 +35,8 @@ class RoundConfig(Protocol):
     labels: Any
     levels: list[int] | None
     samples: str | None
+    keep: Any
+    eval_problems: int
     decoding: Decoding
     format: FormatSettings
 
@@ -67,7 +69,18 @@ def open_rounds(config: RoundConfig, run: StageRun, title: str) -> tuple[Rounds,
         if missing == len(pool):
             raise ConfigError(f"{run.name}: samples {config.samples!r} has no solution of these {len(pool)} problems")
         run.finish(without_samples=missing)
+    if config.keep == "best":
+        rounds.validation = _validation(config, run, data)
     return rounds, pool
+
+
+def _validation(config: RoundConfig, run: StageRun, data: Path) -> tuple[list[Row], dict[str, Label]]:
+    """Easy validation problems with their labels: the only ones that may choose a round."""
+    labels = run.labels(data, "easy", "selection", splits=("validation",))
+    known = [row for row in read_problems(data, "validation") if row["problem_id"] in labels]
+    if not known:
+        raise ConfigError(f"{run.name}: keep is best, but prepare wrote no easy validation problems; set keep: last")
+    return choose(known, None, config.eval_problems), labels
 
 
 def _given(config: RoundConfig, run: StageRun, rounds: Rounds) -> list[Row]:

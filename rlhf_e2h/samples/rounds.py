@@ -1,4 +1,4 @@
-"""Rounds of sampling, judging and training, as iterative DPO and ReST-EM make them; a killed stage goes on in a round.
+"""Rounds of sampling, judging and training, as iterative DPO and ReST-EM make them; a killed stage resumes in a round.
 
 What a round has sampled and what it has trained are kept in the stage's scratch folder. Each round starts from files,
 also in a run that was never killed, so that both come out the same.
@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.parallel.processes import join, wait_for_all
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
-from rlhf_e2h.samples.bank import Decoding, Row
+from rlhf_e2h.samples.bank import Decoding, Row, grade
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
 from rlhf_e2h.samples.judged import Judges, judged
 from rlhf_e2h.samples.unsplit import report_unsplit
@@ -33,6 +35,11 @@ def problems_of_round(pool: list[Row], count: int | None, number: int) -> list[R
         return pool
     stride = max(1, len(pool) // count)
     return [pool[(number + i * stride) % len(pool)] for i in range(count)]
+
+
+def best_round(accuracies: Sequence[float]) -> int:
+    """The round with the best accuracy on easy validation problems; of equal ones the last, which has seen most."""
+    return max(range(len(accuracies)), key=lambda number: (accuracies[number], number))
 
 
 class Rounds:
@@ -52,6 +59,8 @@ class Rounds:
         run.use_format(self.text_format, why)
         self.decoding, self.judges = decoding, judges
         self.bank: dict[str, list[Row]] = {}  # samples of the first round that are there already, by problem
+        self.validation: tuple[list[Row], Mapping[str, Label]] | None = None  # easy problems that choose a round
+        self._accuracies: list[float] = []
 
     def policy(self, number: int) -> Policy:
         """The policy with which round `number` begins."""
@@ -122,10 +131,41 @@ class Rounds:
             shutil.rmtree(self.run.scratch / "trainer", ignore_errors=True)
         PartialState().wait_for_everyone()
 
-    def finish(self, number: int) -> None:
-        """Make the model of round `number` the stage's output."""
+    def validate(self, number: int) -> None:
+        """Greedy accuracy of what round `number` trained, if easy validation problems choose a round; not counted as a
+        cost of the stage."""
+        if self.validation is None:
+            return
+        problems, labels = self.validation
+        file = self.run.scratch / f"validated_{number}.jsonl"
+        if file.is_file():
+            self._replay(file.stem)
+        else:
+            self._mark()
+            greedy = replace(self.decoding, n=1, temperature=0.0)
+            parts = sample_bank(
+                self.run, self._folder(number), problems, greedy, 0, join(), f"{self.title} {number + 1}: validation",
+                text_format=self.settings,
+            )  # fmt: skip
+            if self.run.is_main:
+                rows = grade(list(parts.rows()), labels)
+                accuracy = sum(row["correct"] for row in rows) / len(rows)
+                self.run.log({"eval/accuracy_easy": accuracy}, step=number)
+                self._record(file.stem)
+                write_jsonl(file, rows)
+            wait_for_all()
+            if self.run.is_main:
+                shutil.rmtree(parts.folder)
+        rows = read_jsonl(file)
+        self._accuracies.append(sum(row["correct"] for row in rows) / len(rows))
+
+    def finish(self, rounds: int) -> None:
+        """Make the model of the last round, or of the best one, the stage's output."""
+        chosen = best_round(self._accuracies) if self._accuracies else rounds - 1
+        if self._accuracies:
+            self.run.finish(round=chosen + 1, **{"eval/accuracy_easy": self._accuracies[chosen]})
         if self.run.is_main:
-            shutil.copytree(self._folder(number), self.run.out, dirs_exist_ok=True)
+            shutil.copytree(self._folder(chosen), self.run.out, dirs_exist_ok=True)
 
     def _mark(self) -> None:
         self._before = self.run.tokens, self.run.flops, len(self._rows())

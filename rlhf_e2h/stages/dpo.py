@@ -56,7 +56,7 @@ class Config:
     labels: Literal["easy", "full", "hard"] = setting("easy", added=True)
     aggregation: str = "min"  # of step scores: min, prod, mean, ...
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts a round
+    problems: int | None = None  # at most N prompts a round
     rounds: int = 1  # each samples from the policy of the round before; the paper makes at most 5
     # policy to stay near: the one of the start, or the one that the round starts from
     reference: Literal["first", "previous"] = setting("first", added=True)
@@ -75,6 +75,9 @@ class Config:
     # samples of `policy` that are there already, for the first round: a sample stage, or a scored file of a rerank
     # stage; the first decoding.n of each problem are taken
     samples: Input | None = field(default=None, metadata={"added": True})
+    # which round's weights are written: best on easy validation problems, greedily; of equal ones the last
+    keep: Literal["last", "best"] = field(default="last", metadata={"added": True})
+    eval_problems: int = field(default=200, metadata={"added": True})  # at most N easy validation problems, for best
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -113,7 +116,8 @@ def main(config: Config, run: StageRun) -> None:
         if rounds.begin(number):
             _round(rounds, start, chosen, config, run, number)
             release_memory()
-    rounds.finish(config.rounds - 1)
+        rounds.validate(number)
+    rounds.finish(config.rounds)
     run.finish(rounds=config.rounds, **pair_counts(chosen))
 
 

@@ -16,6 +16,7 @@ from rlhf_e2h.records import OUTCOMES
 from rlhf_e2h.report import sources
 from rlhf_e2h.report.comparisons import Comparison, Gap, compare, default_comparisons, default_gaps
 from rlhf_e2h.report.compute import compute_rows, matches, prices
+from rlhf_e2h.report.hacking import with_change_intervals
 from rlhf_e2h.report.outcomes import Outcomes, read_outcomes
 from rlhf_e2h.report.page import PageInput, write_page
 from rlhf_e2h.report.results import build_results, write_results
@@ -78,16 +79,19 @@ def main(config: Config, run: StageRun) -> None:
     quality = sources.reward_model_quality(folders, trained)
     results = build_results(outcomes, comparisons, gaps, config.draws)
     compute = _compute(config, run, outcomes, results, manifest)
-    write_results(results | {"quality": mean_quality(quality), "compute": compute}, run.out)
+    more = {"quality": mean_quality(quality), "compute": compute, "programs": sources.programs(folders)}
+    write_results(results | more, run.out)
     page = PageInput(
         results=results,
         about=sources.about_run(run.run_folder, manifest),
         manifest=manifest,
         quality=quality,
         calibration=sources.calibration(folders),
+        roc=sources.roc(folders),
         compute=compute,
         solutions=sources.readable_solutions(folders),
-        hacking=sources.hacking_points(folders) + sources.training_hacking_points(run.run_folder, manifest),
+        hacking=with_change_intervals(sources.hacking_points(folders), files, config.draws)
+        + sources.training_hacking_points(run.run_folder, manifest),
         training=sources.training_curves(run.run_folder, manifest),
         rollouts=sources.training_rollouts(run.run_folder, manifest),
         sections=read_sections(_study_folders(config, run)),

@@ -47,7 +47,7 @@ class Config:
     aggregation: str = "prod"  # of step scores; the paper weighs votes by the product
     threshold: float = 0.5  # least score of a kept solution whose problem has no readable label
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts a round
+    problems: int | None = None  # at most N prompts a round
     rounds: int = 2
     max_kept: int = 10  # solutions a problem
     # weights that a round fine-tunes: last round's, the first policy's, or those of `base`
@@ -57,6 +57,9 @@ class Config:
     # samples of `policy` that are there already, for the first round: a sample stage, or a scored file of a rerank
     # stage; the first decoding.n of each problem are taken
     samples: Input | None = field(default=None, metadata={"added": True})
+    # which round's weights are written: best on easy validation problems, greedily; of equal ones the last
+    keep: Literal["last", "best"] = field(default="last", metadata={"added": True})
+    eval_problems: int = field(default=200, metadata={"added": True})  # at most N easy validation problems, for best
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -91,7 +94,8 @@ def main(config: Config, run: StageRun) -> None:
                 number,
             )
             release_memory()
-    rounds.finish(config.rounds - 1)
+        rounds.validate(number)
+    rounds.finish(config.rounds)
     run.finish(rounds=config.rounds, **kept_counts(kept))
 
 

@@ -42,6 +42,9 @@ RIGHT = {
     ("sft_easy", "weighted_vote", "oprm", 16): (0, 0, 0, 0, 1),
     ("sft_easy", "majority", None, 1024): (1, 1, 0, 0, 0),
     ("sft_easy", "pass_at_n", None, 1024): (1, 1, 1, 1, 1),
+    ("sft_hardonly", "greedy", None, 1): (0, 0, 0, 1, 0),
+    ("icl", "majority", None, 256): (1, 1, 1, 0, 0),
+    ("sft_easy", "best_of_n", "oprm_easy_34b", 16): (0, 0, 0, 1, 0),
 }
 
 
@@ -49,7 +52,8 @@ RIGHT = {
 def run_folder(tmp_path):
     folder = tmp_path / "runs/llemma-7b-prm800k"
     results = build_results(math500(RIGHT, subjects=True), draws=100)
-    quality = [{"name": "prm", "step_auc_all": 0.7, "step_accuracy_all": None}]
+    quality = [{"name": "prm", "step_auc_all": 0.7, "step_accuracy_all": 0.99, "step_balanced_accuracy_all": 0.75}]
+    quality[0] |= {"step_balanced_accuracy_all_ci": [0.7, 0.8], "step_auc_all_ci": None}
     write_results(results | {"quality": quality}, folder / "report/abc")
     (folder / "run.json").write_text('{"recipe": "llemma-7b-prm800k"}')
     return folder
@@ -103,16 +107,68 @@ def test_tables_1_and_2(run_folder):
 def test_table_10_curves_levels_subjects(run_folder):
     (auc,) = cells(run_folder, table="Table 10", row="PRM", column="step AUC")
     assert (auc["published"], auc["ours"]) == (0.79, 0.7) and "balanced" in auc["reason"]
+    (steps,) = cells(run_folder, table="Table 10", row="PRM", column="step accuracy")  # that of a balanced set
+    assert (steps["published"], steps["ours"], steps["ours_low"], steps["ours_high"]) == (0.804, 0.75, 0.7, 0.8)
     (vote,) = cells(run_folder, table="Figure 4", row="weighted vote by the 7B OPRM", column="16", slice="hard")
     assert vote["published"] == pytest.approx(0.1569) and vote["ours"] == pytest.approx(134 / 262, abs=1e-6)
     (other,) = cells(run_folder, table="Figure 5", row="weighted vote by the 34B OPRM", column="16", slice="hard")
-    assert other["ours"] is None and other["reason"] == "needs a 34B reward model"
+    assert other["ours"] is None and other["reason"] == "needs a 34B reward model, named oprm_34b"
+    (larger,) = cells(run_folder, table="Figure 5", row="best-of-n by the 34B OPRM", column="16", slice="hard")
+    assert larger["published"] == pytest.approx(0.1791) and larger["ours"] == pytest.approx(128 / 262, abs=1e-6)
     (level,) = cells(run_folder, table="Figure 19", row="majority", slice="2")
     assert level["published"] == pytest.approx(0.6458) and level["ours"] == 1.0 and level["n"] == 90
     (algebra,) = cells(run_folder, table="Figure 20", row="majority", slice="Algebra")
     assert algebra["ours"] is not None and "another test set" in algebra["reason"]  # made-up subjects
     (ceiling,) = cells(run_folder, table="Figure 21", column="1024", slice="5")
     assert ceiling["published"] == pytest.approx(0.8175) and ceiling["ours"] == 1.0
+
+
+def test_table_9_and_the_majority_of_icl(run_folder):
+    hard = {row["row"]: row for row in cells(run_folder, table="Table 9", slice="hard")}
+    assert [row["published"] for row in hard.values()] == pytest.approx([0.099, 0.122, 0.13])  # full, easy, hard only
+    assert hard["SFT on levels 4-5"]["ours"] == pytest.approx(128 / 262, abs=1e-6)
+    assert hard["SFT on all levels"]["reason"] == "not in this run"
+    (icl,) = cells(run_folder, table="Table 1", row="Easy-to-hard ICL", column="majority of 256")
+    assert icl["published"] == 0.244 and icl["ours"] == pytest.approx(238 / 500)
+
+
+def test_programs_beside_tables_3_and_6(tmp_path):
+    """500 problems as the paper's: 100 introductory, 300 interview, 100 competition."""
+    outcomes = Outcomes((1,))
+    for decoding, model, samples in (("greedy", None, 1), ("best_of_n", "orm", 4), ("pass_at_n", None, 4)):
+        for level, count in ((1, 100), (4, 300), (5, 100)):
+            for index in range(count):
+                row = {"policy": "sft_easy", "decoding": decoding, "reward_model": model, "labels": "easy"}
+                row |= {"samples": samples, "problem_id": f"{level}-{index}", "level": level}
+                outcomes.add(row | {"correct": float(level == 1 and index < 20)}, 0)
+    table = [{"policy": "sft_easy", "decoding": "greedy", "reward_model": None, "samples": 1, "interview average": 0.2}]
+    folder = tmp_path / "runs/apps-orm"
+    write_results(build_results(outcomes, draws=100) | {"programs": table}, folder / "report/abc")
+    (folder / "run.json").write_text('{"recipe": "apps-orm"}')
+    (strict,) = cells(folder, table="Table 3", row="SFT on introductory problems, greedy", column="strict",
+                      slice="introductory")  # fmt: skip
+    assert (strict["published"], strict["ours"], strict["n"]) == (0.11, 0.2, 100)
+    assert strict["difference"] == pytest.approx(0.09) and strict["difference_low"] < 0.09 < strict["difference_high"]
+    (average,) = cells(folder, table="Table 3", row="SFT on introductory problems, greedy", column="average",
+                       slice="interview")  # fmt: skip
+    assert (average["published"], average["ours"], average["difference"]) == (pytest.approx(0.141), 0.2, None)
+    (best,) = cells(folder, table="Table 3", row="the same, best of 4 by the ORM", column="strict", slice="all")
+    assert (best["published"], best["ours"]) == (pytest.approx(0.052), 0.04)
+    (ceiling,) = cells(folder, table="Table 6", column="strict", row="the same, pass@4", slice="introductory")
+    assert (ceiling["published"], ceiling["ours"]) == (0.2, 0.2)
+    assert {row["table"] for row in cells(folder)} == {"Table 3", "Table 6"}
+    page = make_paper([str(folder)]).read_text()
+    assert "Table 3: programs" in page and "Table 1: generators" not in page
+
+
+def test_programs_of_the_paper_hang_together():
+    """All = (100 introductory + 300 interview + 100 competition) / 500, but for the cell that the paper misprints."""
+    for setup, rows in published()["table3"].items():
+        for key, kinds in rows.items():
+            for kind, values in kinds.items():
+                if (setup, key, kind) != ("7b-apps", "best_of_1", "average"):  # its row mean implies 6.1, not 0.1
+                    mean = (values[0] + 3 * values[1] + values[2]) / 5
+                    assert mean == pytest.approx(values[3], abs=0.15), (setup, key, kind)
 
 
 def test_another_test_set_has_no_difference(outcomes):

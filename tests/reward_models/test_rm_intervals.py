@@ -39,12 +39,15 @@ def _bank():
 def test_the_interval_is_that_of_all_ways_to_draw_three_problems():
     """27 ordered draws of three problems are equally likely: the percentiles over them are exact."""
     problems, records, scored = _bank()
-    found = {"step_auc": [], "outcome_auc": [], "calibration_error": [], "first_error_f1": []}
+    names = ("auc", "accuracy", "balanced_accuracy")
+    found = {f"{part}_{name}": [] for part in ("step", "outcome") for name in names}
+    found |= {"calibration_error": [], "first_error_f1": []}
     for draw in itertools.product("abc", repeat=3):
         chosen = [i for name in draw for i, other in enumerate(problems) if other == name]
         measured = compare([records[i] for i in chosen], [scored[i] for i in chosen], "prm")
         measured["first_error_f1"] = measured["first_error"]["f1"]
         for metric, values in found.items():
+            assert measured[metric] is not None
             values.append(measured[metric])
     ends = intervals(records, scored, "prm", problems, draws=20_000)
     for metric, values in found.items():

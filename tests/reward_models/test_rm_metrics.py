@@ -29,6 +29,31 @@ def test_accuracy_and_calibration():
     assert metrics.calibration_error([1], [1.0]) == 0.0
 
 
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    score = pytest.importorskip("sklearn.metrics").balanced_accuracy_score
+    rng = np.random.default_rng(2)
+    labels, probs = (rng.uniform(size=200) < 0.9).astype(int), rng.uniform(size=200)
+    assert metrics.balanced_accuracy(labels, probs) == pytest.approx(score(labels, probs >= 0.5), abs=1e-12)
+    # nine ones, eight of them right, and one zero, wrong: 80 % are right, on a balanced set (8/9 + 0) / 2
+    ones = [1] * 9 + [0]
+    assert metrics.balanced_accuracy(ones, [0.9] * 8 + [0.1, 0.9]) == pytest.approx(4 / 9)
+    assert metrics.balanced_accuracy([1, 1], [0.9, 0.9]) is None and metrics.balanced_accuracy([], []) is None
+
+
+def test_roc_curve_is_that_of_scikit_learn_and_has_the_same_area():
+    curve = pytest.importorskip("sklearn.metrics").roc_curve
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 300)
+    scores = np.round(np.clip(0.3 * labels + 0.7 * rng.uniform(size=300), 0, 1), 2)  # with ties
+    rows = metrics.roc_curve(labels, scores, most=1000)
+    x, y, _ = curve(labels, scores, drop_intermediate=False)
+    assert [row["false_positive"] for row in rows] == pytest.approx(x)
+    assert [row["true_positive"] for row in rows] == pytest.approx(y)
+    few = metrics.roc_curve(labels, scores, most=20)
+    assert len(few) == 21 and few[-1]["true_positive"] == few[-1]["false_positive"] == 1.0
+    assert metrics.roc_curve([1, 1], [0.2, 0.3]) == []
+
+
 def test_calibration_curve_is_that_of_scikit_learn():
     curve = pytest.importorskip("sklearn.calibration").calibration_curve
     rng = np.random.default_rng(1)

@@ -42,18 +42,19 @@ def make_models(folder):
     return folder
 
 
-def run(tmp_path, models, stage, name=None, runs=None, others=None, **settings):
+def run(tmp_path, models, stage, name=None, runs=None, others=None, bare=False, **settings):
     """(folder of the finished stage, its completion record); prepare is run once for all.
 
     Args:
         others: stages that run before it, by name.
+        bare: the stage has no other settings than those it is given.
     """
     name = name or stage["stage"]
     recipe = tmp_path / "recipe"
     recipe.mkdir(parents=True, exist_ok=True)
     config = {"policy": str(models / "policy"), "data": "@prepare", "reward_model": str(models / "prm")}
-    config |= {"training": TRAINING, **stage, **settings}
-    if stage["stage"] != "grpo":
+    config = {**stage, **settings} if bare else config | {"training": TRAINING, **stage, **settings}
+    if stage["stage"] != "grpo" and not bare:
         config = {"decoding": DECODING, **config}
     (recipe / "recipe.yaml").write_text(yaml.safe_dump({"name": "mini", "runs": str(runs or models / "runs")}))
     (recipe / "1_prepare.yaml").write_text(yaml.safe_dump(PREPARE))

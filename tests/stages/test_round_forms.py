@@ -10,6 +10,7 @@ from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import FirewallError
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.samples import rounds as rounds_module
+from rlhf_e2h.samples.rounds import best_round
 
 ANSWERS = {**REST, "reward_model": None, "rounds": 1, "problems": None}
 PAIRS = {**DPO, "policy": "asset:base", "rounds": 1, "problems": None, "decoding": {"n": 4, "max_new_tokens": 90}}
@@ -103,6 +104,23 @@ def test_scores_that_are_there_are_used(tmp_path, models, monkeypatch):
     (copy / "note.txt").write_text("another")
     _, done = run(tmp_path, models, stage, others=others, reward_model=str(copy))
     assert "are of another reward model" in done["warnings"][0]
+
+
+def test_of_rounds_that_are_equally_good_the_last_is_taken():
+    assert best_round([0.5, 0.7, 0.7, 0.6]) == 2 and best_round([0.9, 0.1]) == 0 and best_round([1.0]) == 0
+
+
+def test_easy_validation_problems_choose_a_round(tmp_path, models):
+    folder, done = run(tmp_path, models, REST, keep="best", eval_problems=2)
+    purposes = {(record["file"], record["purpose"]) for record in done["labels_read"]}
+    assert purposes == {("labels_easy.jsonl", "training"), ("labels_easy.jsonl", "selection")}
+    seen = [row["eval/accuracy_easy"] for row in read_jsonl(folder / "metrics.jsonl") if "eval/accuracy_easy" in row]
+    assert len(seen) == 2 and done["results"]["eval/accuracy_easy"] == max(seen)
+    chosen = done["results"]["round"]
+    assert chosen == (1 if seen[0] > seen[1] else 2)
+    other, last = run(tmp_path, models, REST, rounds=chosen)
+    assert not differ(weights(folder), weights(other))
+    assert chosen == 1 or last["tokens"] == done["tokens"]  # validation is not what training costs
 
 
 def test_samples_of_another_policy_are_refused(tmp_path, models):
