@@ -1,0 +1,42 @@
+"""The bank of a finished run as one compressed file: what was sampled, whether it is right, and what reward models say.
+
+    python recipes/gsm8k-0.5b/bank/make.py runs/gsm8k-0.5b bank.jsonl.gz
+
+Problems are named, not copied: `gsm8k-test-00012` is row 12 of GSM8K's test file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from reward_models.records import read_jsonl
+from rlhf_e2h.data.firewall import read_labels, read_problems
+from rlhf_e2h.samples.bank import grade
+
+
+def only(run: Path, stage: str) -> Path:
+    """The output folder of a stage of which the run has one version."""
+    (folder,) = (path.parent for path in (run / stage).glob("*/done.json"))
+    return folder
+
+
+def main(run: Path, out: Path) -> None:
+    data = only(run, "prepare")
+    levels = {row["problem_id"]: row["level"] for row in read_problems(data, "test")}
+    rows = grade(read_jsonl(only(run, "bank") / "samples.jsonl"), read_labels(data, "full", ("test",)))
+    scored = {file.stem.removeprefix("scored_"): read_jsonl(file) for file in only(run, "rerank").glob("scored_*.jsonl")}
+    with gzip.GzipFile(out, "wb", mtime=0) as file:
+        for index, row in enumerate(rows):
+            steps = {
+                name: [round(p, 4) for p in found[index]["step_scores"]] for name, found in sorted(scored.items())
+            }
+            kept = {key: row[key] for key in ("problem_id", "sample_id", "text", "answer", "finished", "correct")}
+            record = {**kept, "level": levels[row["problem_id"]], "step_scores": steps}
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
