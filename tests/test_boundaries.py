@@ -113,7 +113,7 @@ METHOD += _rooms("api", "encoding", "prompts", "records", "text_formats")
 
 
 def test_the_method_imports_only_the_method():
-    """And what stands alone: no study, no tool, no sandbox."""
+    """No study, no tool and no sandbox of `coding`."""
     assert not _crossings(METHOD, _rooms("studies", "tools", "coding"))
 
 
