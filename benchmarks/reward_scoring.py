@@ -119,8 +119,8 @@ def prefix_reuse(scorer: Scorer, plain: Scorer, clock: Clock, share: float, repe
 def efficiency(folder: Path, clock: Clock, count: int, repeats: int) -> dict[str, Any]:
     """Share of the machine's own matrix-multiply rate that a forward pass in bf16 reaches.
 
-    Counted are the products with weights that the scorer does carry out: parts of the last layer at read-outs only.
-    Attention between tokens is time without credit.
+    Counted are the products with weights that the scorer does carry out: of the last layer only those at scoring
+    positions. Attention between tokens is time without credit.
     """
     scorer = Scorer.from_pretrained(folder, device="cpu", dtype=torch.bfloat16)
     parameters = sum(p.numel() for name, p in scorer.model.named_parameters() if "embed" not in name)

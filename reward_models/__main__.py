@@ -75,7 +75,7 @@ def _parse_settings(pairs: Sequence[str], names: Collection[str]) -> dict[str, A
         name, equals, text = pair.partition("=")
         if not equals or name not in names:
             raise ValueError(
-                f"{pair!r} is no training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
+                f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
             )
         try:
             values[name] = json.loads(text)  # numbers, true, false, null

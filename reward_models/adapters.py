@@ -120,7 +120,7 @@ def read_adapter(model: str | Path) -> SavedAdapter:
     head = {name.rpartition(".")[2]: value for name, value in tensors.items() if name.split(".")[-2] in HEAD_NAMES}
     weights = {name: value for name, value in tensors.items() if _LORA.search(name)}
     if config["peft_type"] != "LORA" or different or len(weights) + len(head) != len(tensors):
-        raise CannotShareError(f"{folder} is no plain LoRA adapter ({', '.join(different) or config['peft_type']})")
+        raise CannotShareError(f"{folder} is not a plain LoRA adapter ({', '.join(different) or config['peft_type']})")
     if not all(torch.isfinite(value).all() for value in tensors.values()):
         raise ValueError(f"{folder}: the adapter holds NaN or infinite values; the training run diverged")
     targets = [name for name in config["target_modules"] if name not in HEAD_NAMES]

@@ -27,7 +27,7 @@ def on_one_device(arguments: Any) -> Any:
 
 
 def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: int) -> TrainingArguments:
-    """Arguments of the Trainer for a model of `kind` and so many training rows; checkpoints go to `folder`.
+    """Arguments of the Trainer for a model of `kind` and N training rows; checkpoints go to `folder`.
 
     Raises:
         ValueError: the global batch cannot be divided among the processes.

@@ -54,7 +54,7 @@ OPENING = (
         missing=True,
     ),
     Cause(
-        "RemoteEntryNotFoundError", "", "{0}: has no config.json, so it is no model; check the name", missing=True
+        "RemoteEntryNotFoundError", "", "{0}: has no config.json, so it is not a model; check the name", missing=True
     ),
     Cause(
         "LocalEntryNotFoundError OfflineModeIsEnabled HfHubHTTPError ConnectionError", "",

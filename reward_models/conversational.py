@@ -33,7 +33,7 @@ def verdict(row: Row) -> int | None:
     """The label of a whole solution.
 
     Raises:
-        ValueError: no field for it, or a value that is no label.
+        ValueError: no field for it, or a value that is not a label.
     """
     name = next((name for name in VERDICTS if row.get(name) is not None), None)
     if name is None:

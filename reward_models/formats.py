@@ -206,7 +206,7 @@ def from_processbench(row: Row) -> list[Stepwise]:
     """`label` is the index of the first wrong step, -1 if there is none."""
     steps, first = row["steps"], row["label"]
     if not isinstance(first, int) or not -1 <= first < len(steps):
-        raise ValueError(f"label {first!r} is no step of {len(steps)}, nor -1")
+        raise ValueError(f"label {first!r} is not a step of {len(steps)}, nor -1")
     labels: list[int | None] = [1] * len(steps)
     if first >= 0:
         labels = [*[1] * first, 0, *[None] * (len(steps) - first - 1)]

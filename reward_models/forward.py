@@ -1,7 +1,8 @@
 """Forward passes in evaluation mode that compute little more than what is read.
 
-Only some tokens of the last layer are read-outs, and nothing behind that layer mixes tokens. So its queries, output
-projection and feed-forward block run on those tokens alone; in a model of four layers they are a fifth of the work.
+Only some tokens of the last layer are scoring positions, and nothing after that layer mixes tokens. So its queries,
+output projection and feed-forward block run on those tokens alone; in a model of four layers they are a fifth of the
+work.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reward_models.model import layer_stack
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each part in its own mode again afterwards (parts may be those of another model)."""
     training = [module for module in model.modules() if module.training]
-    if not training:  # switching is dearer than looking
+    if not training:  # switching is more expensive than looking
         yield
         return
     model.eval()
@@ -48,8 +49,8 @@ def read_logits(
 
     `mask_BT` is 1 on real tokens. Leave it out for a causal model padded on the right: real tokens never look at the
     padding, and the attention kernel without a mask is faster. The first `shared` tokens are the same in all rows and
-    read-outs stand behind them; they are computed for one row (causal models without mask only), or not at all where
-    `prefix` is what `read_prefix` gave for them.
+    scoring positions come after them; they are computed for one row (causal models without mask only), or not at all
+    where `prefix` is what `read_prefix` gave for them.
     """
     device = model.device
     ids_BT, line_R, place_R = ids_BT.to(device), line_R.to(device), place_R.to(device) - shared

@@ -43,7 +43,7 @@ def head_of(model: nn.Module) -> nn.Module:
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
             return head
-    raise ValueError(f"{type(model).__name__} has no layer named {' or '.join(HEAD_NAMES)}; it is no token classifier")
+    raise ValueError(f"{type(model).__name__} has no layer named {' or '.join(HEAD_NAMES)}; not a token classifier")
 
 
 def read_weights(folder: str | Path) -> State:

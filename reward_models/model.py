@@ -72,7 +72,7 @@ def freeze(model: nn.Module, embeddings: bool, norms: bool, layers: int = 0) -> 
     """Stop gradients of the head's bias, and if asked of embeddings, normalisation, and the `layers` lowest layers."""
     stack = layer_stack(model)
     if layers > len(stack):
-        raise ValueError(f"freeze_layers is {layers}, the model has {len(stack)} layers; choose at most so many")
+        raise ValueError(f"freeze_layers is {layers}, the model has {len(stack)} layers; choose at most that many")
     for layer in stack[:layers]:
         layer.requires_grad_(False)
     for name, parameter in head_of(model).named_parameters():
@@ -95,7 +95,7 @@ def freeze_parts(model: nn.Module, embeddings: bool, norms: bool) -> None:
 def load_tokenizer(path: str | Path) -> Any:
     """The checkpoint's fast tokenizer, padding on the right.
 
-    Without a pad token EOS pads. That is safe here: masks and read-out positions come from lengths, not from pad ids.
+    Without a pad token EOS pads. That is safe here: masks and scoring positions come from lengths, not from pad ids.
     """
     _check_folder(path)
     with explained(path):

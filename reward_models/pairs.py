@@ -24,7 +24,7 @@ def read_pairs(*paths: str | Path) -> list[Pair]:
     """Pairs from JSON Lines with `chosen`, `rejected`, and `problem` or `prompt` (or the prompt inside the messages).
 
     Raises:
-        BadRecord: a row that is no pair, as `file:line: reason`.
+        BadRecord: a row that is not a pair, as `file:line: reason`.
     """
     pairs = []
     for path in paths:

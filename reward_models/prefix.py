@@ -48,7 +48,7 @@ def shared_groups(rows: Sequence[Placed], problems: Sequence[str]) -> list[tuple
 
 
 def common_prefix(rows: Sequence[Encoded]) -> int:
-    """Number of leading tokens that all rows share, kept in front of every read-out."""
+    """Number of leading tokens that all rows share, kept in front of every scoring position."""
     limit = min(row.positions[0] for row in rows)
     first = rows[0].ids
     for row in rows[1:]:

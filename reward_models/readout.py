@@ -69,7 +69,7 @@ def step_ends(offsets_T: Sequence[Span], spans: Sequence[Span]) -> list[int]:
     """Token index at which each step is read, shape (S,), from token character offsets, shape (T, 2).
 
     That token is the last one that begins before the step ends. Tokens without text (BOS, EOS, padding: start == end)
-    are passed over. An empty step has no token of its own: it is scored as what it is, nothing added, at the token
+    are skipped. An empty step has no token of its own: it is scored as what it is, nothing added, at the token
     before it.
 
     Raises:

@@ -196,7 +196,7 @@ class Scorer:
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Encoded], shared: int, prefix: DynamicCache | None) -> list[list[float]]:
-        """Logits at the read-outs of each row; the first `shared` tokens, read as `prefix`, are the same in all."""
+        """Logits at the scoring positions of each row; the first `shared` tokens, read as `prefix`, are common."""
         width = max(len(row.ids) for row in rows)
         pad = self.tokenizer.pad_token_id
         ids_BT = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])

@@ -32,7 +32,7 @@ class TrainSettings:
     load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and lora_rank > 0
     freeze_embeddings: bool = False  # the paper freezes embeddings and norms
     freeze_norms: bool = False
-    freeze_layers: int = 0  # so many layers from the bottom, the embeddings below them included
+    freeze_layers: int = 0  # N layers from the bottom, the embeddings below them included
     gradient_checkpointing: bool = False
     group_by_length: bool = True  # batches of similar length: less padding
     # a batch is one row without padding, and no text attends to another: by kernel with flash attention, elsewhere by a
@@ -41,14 +41,14 @@ class TrainSettings:
     log_every: int = 20  # steps
     eval_every: int = 0  # steps between evaluations on `validation`; 0: only at the end
     patience: int = 0  # evaluations without a better one before stopping; 0: run to the end, keep the last weights
-    checkpoint_every: int = 0  # steps between checkpoints, from which a killed run goes on; 0: none
+    checkpoint_every: int = 0  # steps between checkpoints, from which a killed run resumes; 0: none
 
     def __post_init__(self) -> None:
         if self.loss_on not in LOSS_ON:
             raise ValueError(f"loss_on {self.loss_on!r} is not known; choose one of {', '.join(LOSS_ON)}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}; "
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; "
                 "choose a divisor of it"
             )
         if self.patience and not self.eval_every:
@@ -64,7 +64,7 @@ class TrainSettings:
             raise ValueError("load_in_4bit needs lora_rank > 0; 4-bit weights cannot be trained themselves")
 
     def micro_batch_rows(self, processes: int) -> int:
-        """Solutions at once on one of so many processes.
+        """Solutions at once on one of N processes.
 
         Raises:
             ValueError: the global batch cannot be divided among them.

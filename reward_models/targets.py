@@ -66,7 +66,7 @@ def token_targets(record: Stepwise, row: Encoded, kind: str, loss_on: str) -> ND
     by_step = np.array([*targets, IGNORED], np.float32)  # owner -1 picks the last entry
     labels_T = by_step[np.array(row.owners, np.int64)]
     for position, target in zip(row.positions, targets, strict=True):
-        if target != IGNORED:  # a token that straddles two steps is the read-out of the first
+        if target != IGNORED:  # a token that straddles two steps is the scoring position of the first
             labels_T[position] = target
     return labels_T
 

@@ -1,6 +1,6 @@
 """Reward models of other people to ours.
 
-Every two-way read-out is a difference of two rows, softmax([a, b])[1] = sigmoid(b - a), so a foreign head becomes one
+Every two-way output is a difference of two rows, softmax([a, b])[1] = sigmoid(b - a), so a foreign head becomes one
 row exactly, and the step contract takes over where it is read:
 
 | style | source model | head | read at |
@@ -134,7 +134,7 @@ def _math_shepherd(state: State, tokenizer: Any, words: dict[str, str]) -> Found
     if weight is None:  # tied embeddings are stored once
         weight = next((value for name, value in state.items() if name.endswith("embed_tokens.weight")), None)
     if weight is None:
-        raise ValueError("the weights hold neither 'lm_head.weight' nor input embeddings; this is no language model")
+        raise ValueError("the weights hold neither 'lm_head.weight' nor input embeddings; this is not a language model")
     ids = [_token(tokenizer, words.get("good", "+")), _token(tokenizer, words.get("bad", "-"))]
     row = weight[ids[0]].float() - weight[ids[1]].float()
     contract = {"template": "{problem} ", "separator": "\n", "readout": "marker", "marker": " ки"}

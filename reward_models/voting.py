@@ -66,7 +66,7 @@ def weighted_vote(classes_PK: ArrayLike, scores_PK: ArrayLike) -> Ints:
 def best_of_n(scores_PK: ArrayLike, classes_PK: ArrayLike | None = None) -> Ints:
     """Index (P,) of the sample with the largest score.
 
-    With `classes_PK` given, samples without answer are passed over, and -1 is returned where all answers are missing.
+    With `classes_PK` given, samples without answer are skipped, and -1 is returned where all answers are missing.
     """
     scores = _scores(scores_PK)
     if classes_PK is None:

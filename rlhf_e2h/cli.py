@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from rlhf_e2h import __version__
 from rlhf_e2h.runner.config import StageError
@@ -44,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # so that the help fits a small screen
     top.add_argument("--version", action="version", version=f"rlhf_e2h {__version__}", help=argparse.SUPPRESS)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    _add_run(commands)
+    _add_stages(commands)
+    _add_tools(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         prog="e2h run",
@@ -64,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
         help="as KEY=VALUE below; model=tiny tries every stage",
     )
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
+
+
+def _add_stages(commands: Any) -> None:
     for kind, traits in STAGES.items():
         about = traits.about
         stage = commands.add_parser(
@@ -87,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--setup", help="with --paper: 7b-prm800k, 7b-metamath, 34b-prm800k, 34b-metamath, 7b-apps or 34b-apps"
             )
+
+
+def _add_tools(commands: Any) -> None:
     from rlhf_e2h.checker import command as check
 
     about = "compare answers with the symbolic checker"
@@ -115,14 +129,13 @@ def parser() -> argparse.ArgumentParser:
     completion = commands.add_parser("completion", prog="e2h completion", help=about)
     completion.add_argument("shell", choices=["bash", "zsh"])
     commands.add_parser("complete").add_argument("line")  # asked by the shell; no help, so that it is not listed
-    return top
 
 
 _RUN_HELP = """\
 Run every stage of a recipe that is not finished under its present settings.
 
 A stage is finished if its settings, the content of its inputs, its seed and its
-code version are what they were; then it is not run again. A killed run goes on
+code version are what they were; then it is not run again. A killed run resumes
 where it can: start the same command again.
 """
 
@@ -140,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
-        print("\nstopped; start the same command again to go on", file=sys.stderr)
+        print("\nstopped; start the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:
         return _say(error)

@@ -51,7 +51,7 @@ def _checked(value: str, name: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadRequestError(f"{name!r} holds half of a surrogate pair, which is no character") from None
+        raise BadRequestError(f"{name!r} holds half of a surrogate pair, which is not a character") from None
     return value
 
 

@@ -77,7 +77,7 @@ class Atoms:
             self.position += 1
             base = self.argument()
             if base.op != "num":
-                raise ParseError("a base that is no number")
+                raise ParseError("a base that is not a number")
             return Node("base", (token.value[2], int(base.args[0])))
         return num(token.value[0], token.value[1])
 
@@ -126,7 +126,7 @@ class Atoms:
             return num(*token.value[:2]) if token.kind == "num" else Node(token.kind, (token.value,))
         if token.kind == "cmd" or token.kind == "fn":
             return self.atom()
-        raise ParseError(f"{token.value!r} is no argument")
+        raise ParseError(f"{token.value!r} is not an argument")
 
     def bracket(self) -> Node:
         """`(..)`, `[..]`, `{..}` or `\\{..\\}`: one item stands for itself, several make a tuple, interval or set."""

@@ -75,7 +75,7 @@ def _graded(reader: Reader, pool: CheckerPool) -> Iterator[Row]:
 
 
 class Reader:
-    """Rows of a file, checked; `skipped` counts the bad lines that `skip_bad` passed over."""
+    """Rows of a file, checked; `skipped` counts the bad lines that `skip_bad` skipped."""
 
     def __init__(self, path: Path, texts: tuple[str, ...], skip_bad: bool) -> None:
         if not path.is_file():

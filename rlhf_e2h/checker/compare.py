@@ -169,7 +169,7 @@ def _two_relations(left: Node, right: Node, same: Same) -> bool:
 
 
 def _has_poles(node: Node) -> bool:
-    """A symbol below a fraction line or under a power that is no positive integer: equations may differ by a factor."""
+    """A symbol below a fraction line or under a power that is not a positive integer: equations may differ by it."""
     if node.op in ("div", "pow", "root") and free_symbols(node.args[0] if node.op == "root" else node.args[1]):
         return True
     if node.op == "pow" and free_symbols(node.args[0]) and integer(node.args[1]) is None:
@@ -244,7 +244,7 @@ def _same_real_sets(left: Node, right: Node, same: Same) -> bool:
     if left.op not in set_like or right.op not in set_like:
         return False
     if {left.op, right.op} == {"tuple", "set"} or {left.op, right.op} == {"tuple"}:
-        return False  # `(1,2,3)` is no set of three; two intervals were compared as tuples
+        return False  # `(1,2,3)` is not a set of three; two intervals were compared as tuples
     try:
         return same_set(left, right, same)
     except NotASet:

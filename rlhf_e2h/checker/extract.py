@@ -51,7 +51,7 @@ def extract(text: str, *, markers_only: bool = False) -> str | None:
     Only the model's own last words count: after the last thought, before the first end token, any line ends
     (`turns.own_words`). Sources in this order: the `# Answer` section or `<answer>` that begins last, and in its text
     what follows; the last box; `####`; the last "the answer is ..."; the text itself if it is not a sentence; the last
-    formula or number of the text. An empty box, tag or section is no answer: nothing else of the text is taken instead.
+    formula or number of the text. An empty box, tag or section is not an answer: nothing else is taken instead.
 
     Args:
         markers_only: stop before the last two sources, so that an unfinished solution has no answer.

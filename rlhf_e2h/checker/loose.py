@@ -19,7 +19,7 @@ _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?|-?\.\d+")
 _PERCENT = re.compile(r"\\?%|\bpercent\b")
-LONGEST = 300  # characters; a longer text is no answer
+LONGEST = 300  # characters; a longer text is not an answer
 
 
 def loosely_equal(gold: str, answer: str) -> bool:

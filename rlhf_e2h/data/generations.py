@@ -61,7 +61,7 @@ def read_requests(rows: Iterable[Row]) -> dict[str, Generation]:
     """The requests of an OpenAI batch by `custom_id`; their `text` is empty.
 
     Raises:
-        BadRecord: a row that is no such request.
+        BadRecord: a row that is not such a request.
     """
     found = {}
     for row in rows:

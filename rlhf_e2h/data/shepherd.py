@@ -25,7 +25,7 @@ _BLANK_LINE = re.compile(r"\s*\n\s*\n\s*")
 def read_shepherd(rows: Iterable[Row], tasks: tuple[str, ...] = ("MATH",)) -> Iterator[Solution]:
     """Solutions with step labels, of the given tasks (all of them if none is given).
 
-    Rows without a first step are passed over; a last step without a label (a truncated row) is dropped.
+    Rows without a first step are skipped; a last step without a label (a truncated row) is dropped.
 
     Raises:
         BadRecord: `input` and `label` differ in more than the step ends.

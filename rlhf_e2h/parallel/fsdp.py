@@ -1,7 +1,7 @@
-"""PPO's FSDP: torch's `fully_shard` divides weights, gradients and Adam's moments among the processes.
+"""PPO's FSDP: torch's `fully_shard` shards weights, gradients and Adam's moments among the processes.
 
 Accelerate has an FSDP of its own, for GPUs only; this one is the same on CPUs (gloo) and on GPUs. Policy, value model
-and reference are divided each by itself: sampling calls the policy alone, and FSDP takes what is called first for its
+and reference are sharded each by itself: sampling calls the policy alone, and FSDP takes what is called first for its
 root.
 
 Gradients are added up over the processes after every micro-batch, which keeps a share of them. FSDP could wait for the
@@ -52,7 +52,7 @@ def shard_frozen(model: nn.Module, accelerator: Accelerator) -> None:
 
 @contextlib.contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Inside, a divided model has all its weights, and its forward passes wait for no other process.
+    """Inside, a sharded model has all its weights, and its forward passes wait for no other process.
 
     Processes may make different numbers of passes. FSDP notes them and gathers ahead by its notes in the next backward
     pass, but not beyond the pass that this belongs to: before that stands the model itself, which is whole by then.
@@ -85,7 +85,7 @@ def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 def like(values: Tensor, parameter: Any) -> Tensor:
-    """This process's share of `values`, divided as `parameter` is; a step counter stays as it is."""
+    """The shard of `values` of this rank, sharded as `parameter` is; a step counter stays as it is."""
     if values.shape != parameter.shape:
         return values
     values = values.to(parameter.device)

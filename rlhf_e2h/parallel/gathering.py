@@ -41,7 +41,7 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         # Under ZeRO-3 transformers would divide weights while it loads them; heads are set and checkpoints read after
-        # that, which needs whole weights. They are divided when Accelerate prepares the models.
+        # that, which needs full weights. They are sharded when Accelerate prepares the models.
         unset_hf_deepspeed_config()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:

@@ -112,7 +112,7 @@ def _check_count(place: Any) -> None:
 def size_buckets(accelerator: Accelerator, model: Any) -> None:
     """DeepSpeed's buffers in proportion to the model: an eighth of it, at most DeepSpeed's own sizes.
 
-    Those are made for models of many thousand millions of weights (5e8 gradients in a bucket, 1e9 weights that ZeRO-3
+    Those are made for models of billions of weights (5e8 gradients in a bucket, 1e9 weights that ZeRO-3
     keeps gathered); below that ZeRO-3 would divide nothing. Call it before the model is prepared.
     """
     if not launched_with_deepspeed():
@@ -128,7 +128,7 @@ def size_buckets(accelerator: Accelerator, model: Any) -> None:
 
 
 def forget_divided_loading() -> None:
-    """After a ZeRO-3 trainer, transformers would go on dividing the weights of every model it loads."""
+    """After a ZeRO-3 trainer, transformers would keep sharding the weights of every model it loads."""
     if launched_with_deepspeed():
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -151,7 +151,7 @@ def wait_for_all() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process. One of several is ended before Python takes itself apart.
+    """End this process. One of several is ended before interpreter shutdown.
 
     torch 2.13's gloo threads ask for Python's lock when they let go of the tensors of a collective. One that asks after
     Python has begun to end aborts the process ("terminate called without an active exception", now and then on a
@@ -168,7 +168,7 @@ def leave(code: int) -> NoReturn:
 def whole_model(trainer: Any) -> Any:
     """The trained model with all its weights, on the main process. Every process must call it.
 
-    Where weights are divided (ZeRO-3, FSDP), or are bf16 roundings of what DeepSpeed trains, the main process gets a
+    Where weights are sharded (ZeRO-3, FSDP), or are bf16 roundings of what DeepSpeed trains, the main process gets a
     float32 copy on the CPU, and the others what they hold.
     """
     from accelerate.utils import DistributedType

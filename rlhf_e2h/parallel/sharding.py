@@ -1,4 +1,4 @@
-"""What differs where DeepSpeed or FSDP divides states, gradients or weights among processes."""
+"""What differs where DeepSpeed or FSDP shards states, gradients or weights."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def prepare_training(
     """Module and optimiser in what Accelerate puts around them."""
     if not uses_fsdp(accelerator):
         return accelerator.prepare(module, optimizer)
-    # evaluation_mode: autocast around the forward pass, but no DDP around what is divided already
+    # evaluation_mode: autocast around the forward pass, but no DDP around what is sharded already
     engine = accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
     return engine, accelerator.prepare_optimizer(optimizer)
 
 
 def prepare_reference(reference: PreTrainedModel, accelerator: Accelerator) -> Any:
-    """The frozen reference where it is needed: on the device, or divided like the rest under ZeRO-3 and FSDP."""
+    """The frozen reference where it is needed: on the device, or sharded like the rest under ZeRO-3 and FSDP."""
     reference.eval().requires_grad_(False)
     if uses_fsdp(accelerator):
         fsdp.shard_frozen(reference, accelerator)
@@ -121,7 +121,7 @@ def whole_weights(part: nn.Module, accelerator: Accelerator) -> Iterator[None]:
 def whole_copy(part: nn.Module, accelerator: Accelerator, trained: bool = False) -> dict[str, Tensor]:
     """All weights of `part`, or only the `trained` ones, on the CPU of the main process; empty on the others.
 
-    Every process must call it. Names are those of `state_dict`. Weights that are not divided are not copied;
+    Every process must call it. Names are those of `state_dict`. Weights that are not sharded are not copied;
     those that DeepSpeed trains in float32 are, in float32.
     """
     main = accelerator.is_main_process
@@ -142,7 +142,7 @@ def rounded(accelerator: Accelerator) -> bool:
 
 
 def whole_moments(module: nn.Module, optimizer: Any, accelerator: Accelerator) -> dict[str, Tensor]:
-    """Adam's state as `parameter:slot`, the same under every launch form; on the main process, else empty.
+    """Adam's state as `parameter:slot`, the same under every parallelism strategy; on the main process, else empty.
 
     Every process must call it.
     """
@@ -162,7 +162,7 @@ def load_master_weights(folder: Path, module: nn.Module, accelerator: Accelerato
 
 
 def load_whole_moments(module: nn.Module, optimizer: Any, saved: dict[str, Tensor], accelerator: Accelerator) -> None:
-    """Put the `whole_moments` of any launch form back; every process has read all of them."""
+    """Put the `whole_moments` of any parallelism strategy back; every process has read all of them."""
     if uses_deepspeed(accelerator):
         _load_engine_moments(module, optimizer, saved)
         return

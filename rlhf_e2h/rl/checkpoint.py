@@ -77,7 +77,7 @@ def _force_to_disk(path: Path) -> int:
 
 
 def last_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint below `root` and its state; damaged ones are passed over with a warning."""
+    """The newest complete checkpoint below `root` and its state; damaged ones are skipped with a warning."""
     for folder in sorted(root.glob("step_*"), reverse=True) if root.is_dir() else []:
         try:
             state = json.loads((folder / "state.json").read_text())
@@ -86,7 +86,7 @@ def last_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
             whole = False
         if whole:
             return folder, state
-        log.warning("%s is not complete and is passed over", folder)
+        log.warning("%s is not complete and is skipped", folder)
     return None
 
 

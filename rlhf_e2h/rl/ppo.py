@@ -79,14 +79,14 @@ def train_ppo(
         value_model: an `AutoModelForTokenClassification` with one label that reads the policy's token ids.
         prompts: rows with a `prompt`; the rest of a row is for `reward_fn`.
         on_step: gets (step, metrics, rollouts) after each step, on every process; True ends training.
-        checkpoint_dir: where checkpoints are kept; training goes on from the last one found there.
+        checkpoint_dir: where checkpoints are kept; training resumes from the last one found there.
         engine: what samples; default: our decoding loop on `policy`.
 
         choose: the prompts of a step, `prompts_per_step` indices, the same on every process; default: all in random
             order, again and again.
 
     Raises:
-        ValueError: settings that do not fit together, or a reward that is no finite number.
+        ValueError: settings that do not fit together, or a reward that is not a finite number.
         AlignmentError: steps that cannot be located on the policy's tokens.
         FloatingPointError: loss or gradient is not finite; the batch is in `checkpoint_dir/bad_step_N`.
     """

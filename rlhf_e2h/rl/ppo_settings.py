@@ -52,8 +52,8 @@ class PPOSettings:
     kl_estimator: str = "k1"  # k1, k2, k3
     kl_target: float | None = None  # nats a completion; given, the coefficient adapts
     kl_horizon: float = 10_000.0  # rollouts
-    kl_alarm: float | None = None  # a warning above so many nats a completion
-    kl_stop: float | None = None  # training ends above so many nats a completion
+    kl_alarm: float | None = None  # a warning above this many nats a completion
+    kl_stop: float | None = None  # training ends above this many nats a completion
     ratio_alarm: float | None = setting(0.1, affects_result=False)  # a warning where the mean ratio is further from 1
     # advantage and losses
     gamma: float = 1.0

@@ -54,7 +54,7 @@ class Trainer:
     accelerator: Accelerator
     groups: list[list[nn.Parameter]] = field(default_factory=list)  # policy and value parameters that are trained
     peaks: list[float] = field(default_factory=list)  # learning rate of each group of the optimiser
-    steps_done: int = 0  # by the run that this one goes on from
+    steps_done: int = 0  # by the run that this one resumes from
 
     @property
     def bare(self) -> ActorCritic:
@@ -70,7 +70,7 @@ def prepare(
     accelerator: Accelerator,
     checkpoints: Path | None = None,
 ) -> Trainer:
-    """Everything that training needs, gone on from the last checkpoint below `checkpoints` if there is one."""
+    """Everything that training needs, resumed from the last checkpoint below `checkpoints` if there is one."""
     micro, count = settings.micro_batches(accelerator.num_processes)
     configure(accelerator, micro, count, settings.max_grad_norm)
     module = ActorCritic(policy, value_model, token_limit(tokenizer))
@@ -80,7 +80,7 @@ def prepare(
     kl = kl_controller(settings.kl_coef, settings.kl_target, settings.kl_horizon)
     found = find_checkpoint(checkpoints, settings) if checkpoints else None
     if found:
-        load_weights(found[0], module)  # before weights may be divided among processes
+        load_weights(found[0], module)  # before weights may be sharded among processes
         kl.coefficient = found[1]["kl_coef"]
     divide(module, accelerator)
     groups = trained_parameters(policy, value_model)
@@ -110,8 +110,8 @@ _RESULT_SETTINGS = {item.name for item in fields(PPOSettings) if item.metadata.g
 
 
 def save(trainer: Trainer, root: Path, steps: int) -> None:
-    """Write a checkpoint; every process must call it. It is the same under every launch form, so that a run may go on
-    under another one."""
+    """Write a checkpoint; every process must call it. It is the same under every parallelism strategy, so that a
+    run may resume under another one."""
     accelerator, bare = trainer.accelerator, trainer.bare
     tensors = {
         WEIGHTS: whole_copy(bare, accelerator, trained=True),

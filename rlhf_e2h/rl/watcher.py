@@ -1,9 +1,7 @@
-"""What goes on beside PPO training: metrics, dumps, easy-validation accuracy, the best weights, early stop."""
+"""What happens beside PPO training: metrics, dumps, easy-validation accuracy, the best weights, early stop."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from rlhf_e2h.rl.checkpoint import trainable
 from rlhf_e2h.rl.guards import above_kl_stop
 from rlhf_e2h.rl.inputs import PolicyConfig
 from rlhf_e2h.rl.ppo import Metrics
+from rlhf_e2h.rl.reward_path import RewardPath
 from rlhf_e2h.rl.rewards import Completion, Reward
 from rlhf_e2h.rl.rollout import Rollouts, generate
 from rlhf_e2h.rl.sources import RewardSources, panel
@@ -37,7 +36,7 @@ class Validation:
 
 
 class Watcher:
-    """What goes on beside training: metrics, dumps, evaluation, the best weights, early stopping.
+    """What happens beside training: metrics, dumps, evaluation, the best weights, early stopping.
 
     Its notes are in the stage's scratch folder, so that a resumed run logs what it had logged before.
     """
@@ -47,30 +46,18 @@ class Watcher:
         config: PolicyConfig,
         run: StageRun,
         policy: Policy,
-        rewards: RewardSources,
+        path: RewardPath,
         bar: Any,
         validation: Validation | None,
         value_model: Any,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.run, self.policy, self.rewards, self.bar = config, run, policy, rewards, bar
+        self.config, self.run, self.policy, self.path, self.bar = config, run, policy, path, bar
         self.value_model, self.accelerator = value_model, accelerator
         self.settings = config.ppo
         self.validation = validation
         self.history: list[dict[str, Any]] | None = None  # metrics of every step; None before the first
         self.dumped: list[dict[str, Any]] = []
-        self.last: tuple[Sequence[Completion], list[Reward]] = ((), [])
-
-    def reward(self, completions: Sequence[Completion]) -> list[Reward]:
-        with self._whole_base():
-            rewards = self.rewards(completions)
-        self.last = (completions, rewards)
-        return rewards
-
-    def _whole_base(self) -> contextlib.AbstractContextManager[None]:
-        """For a reward model on the shared base, which reads it outside what DeepSpeed looks after."""
-        shared = self.config.share_base
-        return whole_weights(self.policy.model, self.accelerator) if shared else contextlib.nullcontext()
 
     def on_step(self, step: int, metrics: Metrics, rollouts: Rollouts) -> bool:
         if self.history is None:
@@ -96,7 +83,7 @@ class Watcher:
 
     def _cost(self, rollouts: Rollouts) -> Metrics:
         """What the step took, under the names of verl; evaluation is not counted."""
-        readers = [s.model for s in (self.rewards.step_model, self.rewards.outcome_model) if s is not None]
+        readers = [s.model for s in (self.path.sources.step_model, self.path.sources.outcome_model) if s is not None]
         tokens, flops = spent.ppo_step(
             self.policy.model, self.value_model, readers, rollouts.prompt_ids, rollouts.completion_ids, self.settings,
             bool(self.settings.kl_coef or self.config.lora.rank), self.config.gradient_checkpointing,
@@ -128,7 +115,7 @@ class Watcher:
                 batch_size=self.settings.generation_batch,
             )
         own = [Completion(*triple) for triple in zip(rows, rollouts.texts, rollouts.finished, strict=True)]
-        with self._whole_base():
+        with self.path.whole_base():
             judged = [(one.text, one.finished, asdict(r)) for one, r in zip(own, validation.judge(own), strict=True)]
         found = unsharded(gather_json(accelerator, judged))
         completions = [Completion(row, *item[:2]) for row, item in zip(validation.rows, found, strict=True)]
@@ -163,7 +150,7 @@ class Watcher:
                 parameter.copy_(best[name])
 
     def _dump(self, step: int) -> None:
-        for completion, reward in list(zip(*self.last, strict=True))[: self.config.dump]:
+        for completion, reward in list(zip(*self.path.last, strict=True))[: self.config.dump]:
             row = {"step": step, "problem_id": completion.row["problem_id"], "level": completion.row["level"]}
             row |= {"text": completion.text, "finished": completion.finished}
             row |= {"steps": self.policy.text_format.split_steps(completion.text)}
@@ -177,7 +164,7 @@ class Watcher:
         if self.run.warnings:
             return
         texts = self.policy.text_format
-        rows = [{"text": c.text, "finished": c.finished, "answer": texts.answer(c.text)} for c in self.last[0]]
+        rows = [{"text": c.text, "finished": c.finished, "answer": texts.answer(c.text)} for c in self.path.last[0]]
         say_missing_answers(self.run, rows, texts, least=4)
 
     def results(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def run_at_once(
                     else:
                         report(spec, seed)
         finally:
-            for job in running.values():  # after Ctrl-C; they go on from their last checkpoint
+            for job in running.values():  # after Ctrl-C; they resume from their last checkpoint
                 job.process.terminate()
     if errors:
         raise errors[0]

@@ -195,7 +195,7 @@ def _apply_override(text: str, common: dict[str, Any], raw: dict[str, dict[str, 
         set_dotted(raw[current], key, value)
     else:
         known = [*raw, *RecipeSettings.__dataclass_fields__, *common.get("variables", {})]
-        raise ConfigError(f"override {text!r}: {head!r} is no stage, recipe key or variable; {nearest(head, known)}")
+        raise ConfigError(f"override {text!r}: {head!r} is not a stage, recipe key or variable; {nearest(head, known)}")
 
 
 def _build_stage(name: str, file: Path, data: dict[str, Any], shared: dict[str, Any]) -> StageSpec:
@@ -221,7 +221,7 @@ def _in_order(stages: dict[str, StageSpec]) -> dict[str, StageSpec]:
         for needed in stages[name].upstream():
             if needed not in stages:
                 raise ConfigError(
-                    f"{stages[name].file}: reads '@{needed}', which is no stage here; {nearest(needed, stages)}"
+                    f"{stages[name].file}: reads '@{needed}', which is not a stage here; {nearest(needed, stages)}"
                 )
             visit(needed, (*path, name))
         ordered[name] = stages[name]

@@ -168,7 +168,7 @@ class StageRun:
 
 
 def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
-    """Run one stage to completion (or go on with a killed one) and return its folder."""
+    """Run one stage to completion (or resume a killed one) and return its folder."""
     asked, spec = spec, store.present(spec, seed)
     identity, inputs = store.identity(spec, seed)
     folder = store.folder(spec, identity)
@@ -254,7 +254,7 @@ def _check_inherited(spec: StageSpec, inherited: list[str]) -> None:
 
 
 def _clear_unfinished(folder: Path) -> None:
-    """Start clean, except for what the stage keeps in its scratch folder to go on from."""
+    """Start clean, except for what the stage keeps in its scratch folder to resume from."""
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
         if entry.name == SCRATCH:

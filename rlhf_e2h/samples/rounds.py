@@ -1,4 +1,4 @@
-"""Rounds of sampling, judging and training, as iterative DPO and ReST-EM make them; a killed stage goes on in a round.
+"""Rounds of sampling, judging and training, as iterative DPO and ReST-EM make them; a killed stage resumes in a round.
 
 What a round has sampled and what it has trained are kept in the stage's scratch folder. Each round starts from files,
 also in a run that was never killed, so that both come out the same.

@@ -1,7 +1,7 @@
 """Label the steps of graded samples without people, by rolling out from their prefixes.
 
 Reads a policy that completes, graded samples and easy labels; writes stepwise.jsonl, the `records` of a `reward` stage.
-How a step's label follows from its rollouts is in `reward_models.labels`. A killed stage goes on with the solution at
+How a step's label follows from its rollouts is in `reward_models.labels`. A killed stage resumes with the solution at
 which it stopped.
 """
 

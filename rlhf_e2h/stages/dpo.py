@@ -56,7 +56,7 @@ class Config:
     labels: Literal["easy", "full", "hard"] = setting("easy", added=True)
     aggregation: str = "min"  # of step scores: min, prod, mean, ...
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts a round
+    problems: int | None = None  # at most N prompts a round
     rounds: int = 1  # each samples from the policy of the round before; the paper makes at most 5
     # policy to stay near: the one of the start, or the one that the round starts from
     reference: Literal["first", "previous"] = setting("first", added=True)

@@ -54,7 +54,7 @@ class Config:
     outcome_model_scale: float = 1.0  # times that score
     outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts
+    problems: int | None = None  # at most N prompts
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
     answer_step: bool = True  # is the answer scored as a step?
     terms: RewardTerms = field(default_factory=RewardTerms)  # further rewards: a Python function, length, format
@@ -88,8 +88,8 @@ class Config:
             raise ValueError(f"generations is {self.generations}; a completion is compared with others: at least 2")
         if self.training.batch_size % self.generations:
             raise ValueError(
-                f"training.batch_size {self.training.batch_size} counts completions and is no multiple of generations "
-                f"{self.generations}; change one of them"
+                f"training.batch_size {self.training.batch_size} counts completions and is not a multiple of "
+                f"generations {self.generations}; change one of them"
             )
 
 

@@ -45,7 +45,7 @@ class Config:
     format: FormatSettings = field(default_factory=lambda: FormatSettings("sections"), metadata={"added": True})
     shots: int = 4
     between: Literal["eos", "blank"] = "eos"  # what ends an exemplar; a base model trained on packed texts knows eos
-    max_characters: int = 1500  # longer exemplars are passed over
+    max_characters: int = 1500  # longer exemplars are skipped
 
 
 def main(config: Config, run: StageRun) -> None:

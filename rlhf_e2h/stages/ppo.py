@@ -4,7 +4,7 @@ Easy problems may also be rewarded by the checker (`outcome: easy`); hard ones g
 `outcome: full`, allowed in stages named `full` or `dagger`, the checker rewards all levels: a baseline.
 
 Reads a policy, a `prepare` stage and reward models; writes a model folder, metrics.jsonl and rollouts.jsonl. A killed
-stage goes on from its last checkpoint.
+stage resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.rl.inputs import gives_reward, open_prompts, open_sources
 from rlhf_e2h.rl.ppo import train_ppo
 from rlhf_e2h.rl.ppo_settings import PPOSettings
+from rlhf_e2h.rl.reward_path import RewardPath
 from rlhf_e2h.rl.share_base import keep_policy_adapter, share_base
 from rlhf_e2h.rl.shared_models import open_base, share_models
 from rlhf_e2h.rl.sources import RewardSources
@@ -66,7 +67,7 @@ class Config:
     outcome_model_scale: float = 1.0
     outcome: Literal["none", "easy", "full"] = "easy"  # whose answers the checker may reward
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts
+    problems: int | None = None  # at most N prompts
     # skills of each step's prompts, the weights logged; not with weights that follow losses (doremi, skill_it)
     mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
@@ -157,10 +158,11 @@ def main(config: Config, run: StageRun) -> None:
         rewards = open_sources(config, run, checker, accelerator.device, scorers, policy.text_format)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
         validation = _validation(config, run, checker, policy, rewards)
-        watcher = Watcher(config, run, policy, rewards, bar, validation, value_model, accelerator)
+        reward_path = RewardPath(rewards, policy.model if config.share_base else None, accelerator)
+        watcher = Watcher(config, run, policy, reward_path, bar, validation, value_model, accelerator)
         engine = stack.enter_context(contextlib.closing(open_engine(config.engine, policy.model, policy.tokenizer)))
         result = train_ppo(
-            policy.model, reference, value_model, policy.tokenizer, prompts, watcher.reward, settings, accelerator,
+            policy.model, reference, value_model, policy.tokenizer, prompts, reward_path, settings, accelerator,
             watcher.on_step, run.scratch / "checkpoints", engine, choose_rows,
         )  # fmt: skip
     watcher.spend()

@@ -36,7 +36,7 @@ TRAITS = Traits(
 class Config:
     """Settings of the `pretrain` stage."""
 
-    start: Input | None = None  # a model to go on from; a new one of `shape` if not given
+    start: Input | None = None  # a model to start from; a new one of `shape` if not given
     tokenizer: str = "procedural"  # procedural, or byte for any text
     shape: ModelShape = field(default_factory=ModelShape)
     world: World = field(default_factory=World)  # how often its texts are wrong

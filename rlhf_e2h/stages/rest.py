@@ -47,7 +47,7 @@ class Config:
     aggregation: str = "prod"  # of step scores; the paper weighs votes by the product
     threshold: float = 0.5  # least score of a kept solution whose problem has no readable label
     levels: list[int] | None = None  # prompts of these levels; all if not given
-    problems: int | None = None  # at most so many prompts a round
+    problems: int | None = None  # at most N prompts a round
     rounds: int = 2
     max_kept: int = 10  # solutions a problem
     # weights that a round fine-tunes: last round's, the first policy's, or those of `base`

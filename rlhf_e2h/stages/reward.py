@@ -62,10 +62,10 @@ class Config:
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the graded samples
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
     template: str | None = None  # text before a solution, with {problem}; that of the format if not given
-    balance: float = 3.0  # ORM: at most so many wrong solutions a problem for each right one, and the other way round
+    balance: float = 3.0  # ORM: at most N wrong solutions a problem for each right one, and the other way round
     # OPRM: `balance` holds for its outcome data too, as in the paper
     balance_outcomes: bool = field(default=False, metadata={"added": True})
-    # PRM, OPRM: train on at most so many faultless solutions for each one with a wrong step; a random choice
+    # PRM, OPRM: train on at most N faultless solutions for each one with a wrong step; a random choice
     faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
     # at most N records in all, at random, the held-out ones among them
     limit: int | None = field(default=None, metadata={"added": True})

@@ -38,7 +38,7 @@ class Config:
     data: Input  # output of a prepare stage
     split: Literal["train", "validation", "test"] = "train"
     levels: list[int] | None = None  # only problems of these levels; all, those without a level too, if not given
-    limit: int | None = None  # at most so many problems
+    limit: int | None = None  # at most N problems
     decoding: Decoding = field(default_factory=Decoding)
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})

@@ -1,6 +1,6 @@
 """Area under the ROC curve with bootstrap draws over problems and seeds.
 
-AUC is no mean over problems, but it is a ratio of two quadratic forms in the problems' counts. With wins_PQ = number of
+AUC is not a mean over problems, but a ratio of two quadratic forms in the problems' counts. With wins_PQ = number of
 (right solution of problem p, wrong solution of problem q) pairs in which the right one scores higher (a tie: 1/2),
 
     AUC(counts) = counts @ wins @ counts / ((counts @ right) * (counts @ wrong))

@@ -60,7 +60,7 @@ class TrainingSettings:
             )
 
     def micro_batch_rows(self, processes: int) -> int:
-        """Sequences at once on one of so many processes.
+        """Sequences at once on one of N processes.
 
         Raises:
             ValueError: the global batch does not divide by processes times micro-batch.

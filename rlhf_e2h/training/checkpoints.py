@@ -19,13 +19,13 @@ STATE = "trainer_state.json"  # the Trainer writes it last
 
 
 def checkpoint_to_resume(folder: Path) -> str | None:
-    """The newest whole checkpoint below `folder`; half-written ones are passed over with a warning."""
+    """The newest whole checkpoint below `folder`; half-written ones are skipped with a warning."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         reason = damage(path)
         if reason is None:
             return str(path)
-        log.warning("%s is passed over: %s", path, reason)
+        log.warning("%s is skipped: %s", path, reason)
     return None
 
 

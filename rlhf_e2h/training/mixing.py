@@ -1,7 +1,7 @@
 """One sampler of skills for fine-tuning, reward models and RL prompts: its settings, and its places in a training loop.
 
 Without a mixture the trainers keep their own order. With one, every batch is drawn by `skill_sampler.SkillSampler`;
-the weights of each step are logged, and a killed run goes on with the same batches.
+the weights of each step are logged, and a killed run resumes with the same batches.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def graph_matrix(graph: Mapping[str, Sequence[str]], order: Sequence[str]) -> An
     """The matrix A of a graph {skill: skills it helps}.
 
     Raises:
-        ValueError: a name that is no skill.
+        ValueError: a name that is not a skill.
     """
     edges = np.eye(len(order))
     for name, helped in graph.items():
@@ -107,7 +107,7 @@ class RowOrder(Sampler[int]):
         self.sampler, self.rows, self.epoch = sampler, rows, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer, also when it goes on from a checkpoint."""
+        """Called by the Trainer, also when it resumes from a checkpoint."""
         self.epoch = epoch
 
     def __len__(self) -> int:

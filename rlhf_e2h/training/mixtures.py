@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-WINDOW = 3  # losses of so many evaluations are summed by Skill-It
+WINDOW = 3  # losses of N evaluations are summed by Skill-It
 OFF_DIAGONAL = 0.5  # what an edge of a given 0/1 graph counts, against 1 for the skill itself
 Weights = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def normalised(weights: Mapping[str, float], skills: Sequence[str]) -> Weights:
     unknown = [name for name in weights if name not in skills]
     missing = [name for name in skills if name not in weights]
     if unknown or missing:
-        what = f"{unknown[0]!r} is no skill here" if unknown else f"skill {missing[0]!r} has no weight"
+        what = f"{unknown[0]!r} is not a skill here" if unknown else f"skill {missing[0]!r} has no weight"
         raise ValueError(f"{what}; give a weight for each of {', '.join(skills)}")
     values = np.array([float(weights[name]) for name in skills])
     if not np.isfinite(values).all() or (values < 0).any() or not values.sum():

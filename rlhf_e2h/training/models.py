@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class ModelShape:
-    """A Llama to be made from nothing. The defaults are the shipped base model (0.87 million parameters)."""
+    """A Llama to be randomly initialised. The defaults are the shipped base model (0.87 million parameters)."""
 
     hidden: int = 128
     layers: int = 4

@@ -87,7 +87,7 @@ class SkillSampler:
         return {"seed": self.seed, "order": self.order, "decisions": [list(one) for one in self.decisions]}
 
     def load_state_dict(self, state: dict[str, Any], batches: int | None = None) -> None:
-        """Go on as the run that wrote `state`; with `batches`, as it was when it had done so many.
+        """Resume as the run that wrote `state`; with `batches`, as it was when it had done so many.
 
         Raises:
             ValueError: the state is of another seed or other skills.

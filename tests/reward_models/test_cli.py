@@ -91,7 +91,7 @@ def test_train_from_a_file_with_a_broken_row(base, tmp_path, capsys):
     assert json.loads(captured.out)["used"] == 16
     assert "r.jsonl:17: 2 labels for 1 steps" in captured.err and "1 rows left out" in captured.err
     assert run([*arguments, "epoch=1"]) == 1
-    assert "'epoch=1' is no training setting" in capsys.readouterr().err
+    assert "'epoch=1' is not a training setting" in capsys.readouterr().err
 
 
 def test_export(orm, prm, tmp_path, capsys):

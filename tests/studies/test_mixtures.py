@@ -48,7 +48,7 @@ def test_fixed_mixtures():
     ("weights", "message"),
     [
         ({"a": 1.0}, "skill 'b' has no weight"),
-        ({"a": 1, "b": 1, "c": 1}, "'c' is no skill"),
+        ({"a": 1, "b": 1, "c": 1}, "'c' is not a skill"),
         ({"a": 0, "b": 0}, "not all 0"),
         ({"a": -1, "b": 2}, ">= 0"),
     ],

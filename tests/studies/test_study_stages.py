@@ -228,7 +228,7 @@ def test_settings_that_contradict_each_other(tmp_path):
     with pytest.raises(ValueError, match="decide for themselves"):
         MixtureSettings(weights="skill_it", curriculum="staged")
     problems = [{"level": 1, "subject": "x"}] * 4
-    with pytest.raises(ValueError, match="'7' is no skill"):
+    with pytest.raises(ValueError, match="'7' is not a skill"):
         build_sampler(MixtureSettings(weights="given", given={"1": 1, "7": 1}), problems, 2, 4, 0)
     with pytest.raises(ValueError, match="names '9'"):
         build_sampler(MixtureSettings(weights="skill_it", graph={"1": ["9"]}), problems, 2, 4, 0)

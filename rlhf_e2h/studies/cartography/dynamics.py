@@ -35,7 +35,7 @@ class Dynamics:
 
 
 def read_dynamics(folder: str | Path, burn_out: int | None = None) -> Dynamics:
-    """The dynamics in a folder (the model's, or its training_dynamics); with `burn_out`, the first so many epochs.
+    """The dynamics in a folder (the model's, or its training_dynamics); with `burn_out`, the first N epochs.
 
     Epoch numbers need not be contiguous and may start anywhere: their order counts.
 

@@ -45,7 +45,7 @@ class Config:
 
     dynamics: Input  # a run with `dynamics: true`, or a folder with dynamics_epoch_N.jsonl of any trainer
     other: Input | None = None  # output of another map stage on the same items: rank correlation between the two
-    burn_out: int | None = None  # use the first so many epochs only
+    burn_out: int | None = None  # use the first N epochs only
     finite: bool = False  # variability corrected for a small number of epochs
     ambiguous: float = 1 / 3  # share of items, those of the highest variability, that is called ambiguous
     max_points: int = 4000  # drawn in the figure, chosen at random

@@ -49,7 +49,7 @@ class Config:
     graded: Input | None = None  # truth of its bank: a grade stage with purpose: evaluation
     data: Input | None = None  # output of a prepare stage
     reference: str = "xent"  # student against which the others are tested
-    hard_cost: float = 2.0  # labels: a hard one costs so many easy ones
+    hard_cost: float = 2.0  # labels: a hard one costs this many easy ones
     easy_levels: list[int] = field(default_factory=lambda: list(EASY))  # as in the prepare stage
     draws: int = DRAWS  # bootstrap draws of every interval
 

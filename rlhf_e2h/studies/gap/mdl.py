@@ -1,7 +1,7 @@
 """How hard is a problem for a learner? Two measures from a probe that is refitted on more and more problems.
 
 `learning_curve_mdl` is what Hase et al. 2024 (arXiv 2401.06751) call MDL: 1 minus the mean probability of the right
-label over the learning curve. It is no codelength. `prequential_bits` is one: the online code of Blier and Ollivier
+label over the learning curve. It is not a codelength. `prequential_bits` is one: the online code of Blier and Ollivier
 2018 (arXiv 1802.07044), in which each label is paid for with the probe fitted to the problems before it.
 
 A problem has several solutions, each right or wrong; the probe reads their features. Arrays are over N solutions with

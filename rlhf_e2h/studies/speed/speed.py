@@ -58,7 +58,7 @@ class Config:
     split: Literal["validation", "test"] = "test"
     skill: Skill = "level"
     levels: list[int] | None = None  # only problems of these levels
-    limit: int | None = None  # at most so many problems
+    limit: int | None = None  # at most N problems
     threshold: float = 0.9
     relative: bool = False  # the threshold is a share of the best accuracy of any run on that skill
     window: int = 2  # evaluations in a row that must reach it

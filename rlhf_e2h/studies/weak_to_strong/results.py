@@ -77,7 +77,7 @@ def against_reference(
     """Paired tests of every method against the reference; a unit is one level (data set) under one seed."""
     methods = _methods(banks_S)
     if reference not in methods:
-        raise ValueError(f"reference {reference!r} is no method of this study; it has {', '.join(methods)}")
+        raise ValueError(f"reference {reference!r} is not a method of this study; it has {', '.join(methods)}")
     rows = []
     for metric in ("auc", "best_of_n"):
         units = [(bank, np.asarray(levels_P) == level) for bank in banks_S for level in levels]

@@ -34,7 +34,7 @@ class SoftRows(Dataset):
         return index
 
     def collate(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` (B, T) padded on the right; `rows`, `positions`, `labels` of all read-outs."""
+        """`input_ids`, `attention_mask` (B, T) padded on the right; `rows`, `positions`, `labels` of all."""
         width = max(len(self.ids[index]) for index in indices)
         ids = [self.ids[index] + [self.pad_id] * (width - len(self.ids[index])) for index in indices]
         mask = [[1] * len(self.ids[index]) + [0] * (width - len(self.ids[index])) for index in indices]

@@ -1,7 +1,7 @@
-"""Train a reward model on soft labels with the losses of `weak_losses`: supervisor, student and ceiling alike.
+"""Train a reward model on soft labels with the losses of `losses`: supervisor, student and ceiling alike.
 
-The model, its read-out and its contract are those of `reward_models`, so that the result is scored, served and exported
-like any other outcome or process reward model. Only the labels (probabilities) and the loss differ.
+The model, its scoring position and its contract are those of `reward_models`, so that the result is scored, served and
+exported like any other outcome or process reward model. Only the labels (probabilities) and the loss differ.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def fit_soft(
 
     Args:
         labels: for each item one label for its outcome (`kind` orm) or one a step (prm); NaN is not learnt from.
-        layers: keep only the first so many layers of the base (a small model without a download); 0 keeps all.
+        layers: keep only the first N layers of the base (a small model without a download); 0 keeps all.
         validation: items with (weak) labels; hardened at 1/2, their AUC chooses the checkpoint if `eval_every` is set.
 
     Raises:
@@ -239,7 +239,7 @@ class _Logs(TrainerCallback):
 def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose: bool) -> TrainingArguments:
     micro = settings.micro_batch_size or settings.batch_size
     if settings.batch_size % micro:
-        raise ConfigError(f"batch_size {settings.batch_size} is no multiple of micro_batch_size {micro}; change one")
+        raise ConfigError(f"batch_size {settings.batch_size} is not a multiple of micro_batch_size {micro}; change one")
     evaluates = bool(settings.eval_every) and choose
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -68,10 +68,10 @@ class Config:
     easy: Input | None = None  # graded samples of easy problems: what the supervisor learns from
     supervision: Literal["weak", "truth"] = "weak"  # truth: the ceiling, which reads hard labels
     weak_base: Input | None = None  # the supervisor's model; the strong one if not given
-    weak_layers: int = 0  # keep only so many layers of it: a small model without a download; 0: all
+    weak_layers: int = 0  # keep only its first N layers: a small model without a download; 0: all
     levels: list[int] = field(default_factory=lambda: [4, 5])  # of the items that the student learns from
     step_labels: Literal["none", "procedural"] = "none"  # procedural: everybody labels and learns steps, not outcomes
-    limit: int | None = None  # at most so many solutions, for the supervisor and for the students
+    limit: int | None = None  # at most N solutions, for the supervisor and for the students
     students: dict[str, Student] = field(default_factory=lambda: {"xent": Student()})
     layers: Literal["middle", "last", "hase"] = "middle"  # hidden states that probes read
     template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
@@ -188,7 +188,7 @@ class _Features:
         self._cached: dict[str, tuple[NDArray[np.float32], list[int]]] = {}
 
     def of(self, which: Literal["transfer", "bank"]) -> tuple[NDArray[np.float32], list[int]]:
-        """Features (R, D) of all read-outs of all solutions, and how many each solution has (N,)."""
+        """Features (R, D) of all scoring positions of all solutions, and how many each solution has (N,)."""
         if which not in self._cached:
             items = self.task.items(getattr(self.task, which))
             kind = _kind(self.config)

@@ -1,4 +1,4 @@
-"""Launch files as launch forms."""
+"""Launch files as parallelism strategies."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rlhf_e2h.runner.config import ConfigError, read_yaml
 from rlhf_e2h.tools.plan.memory import Form
 
 _GIB = {"G": 1e9, "GB": 1e9, "GIB": 2**30, "M": 1e6, "MB": 1e6, "MIB": 2**20, "": 1.0}
-# What a step costs beside arithmetic, the least first: nothing; gradients added; the same with divided states; weights
+# What a step costs beside arithmetic, the least first: nothing; gradients added; the same with sharded states; weights
 # gathered twice; and states carried to the CPU and back.
 _COST = {"single": 0, "ddp": 1, "zero1": 2, "zero2": 3, "fsdp": 4, "zero3": 5}
 
 
 def read_form(file: Path, gpus: int) -> Form:
-    """The launch form of an accelerate configuration, on `gpus` processes (one if it is for one)."""
+    """The parallelism strategy of an accelerate configuration, on `gpus` processes (one if it is for one)."""
     data = read_yaml(file)
     kind = str(data.get("distributed_type", "NO")).upper()
     if kind in ("NO", "FALSE"):
@@ -37,7 +37,7 @@ def read_form(file: Path, gpus: int) -> Form:
 
 
 def read_forms(folder: Path, gpus: int) -> list[Form]:
-    """The launch forms of a folder that use this many GPUs, cheapest first; files for CPUs are passed over."""
+    """The parallelism strategies of a folder that use this many GPUs, cheapest first; files for CPUs are skipped."""
     files = [file for file in sorted(folder.glob("*.yaml")) if not read_yaml(file).get("use_cpu", False)]
     if not files:
         raise ConfigError(f"{folder}: no launch files here; give the folder with --launches")
