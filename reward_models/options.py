@@ -40,6 +40,7 @@ logits) are added and compared as they are. Subsets of each n are drawn once and
 """
 SERVE_HELP = """Serve a reward model over HTTP: /v1/rerank (Cohere, Jina, vLLM), /rerank and /predict (Text Embeddings
 Inference), /score, /classify and /pooling (vLLM), /get_reward (OpenRLHF), /health, /metrics (Prometheus), /docs.
+Needs the extra `serve`.
 
   REWARD_KEY=secret python -m reward_models serve runs/prm --port 8000 --api-key-env REWARD_KEY
   curl -s localhost:8000/v1/rerank -H 'Authorization: Bearer secret' -H 'Content-Type: application/json' \\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf_e2h.report.figures import Plot, Row, make_plot
 from rlhf_e2h.report.svg import MARKER, Palette, new_figure, percent_axis
 from rlhf_e2h.report.tables import mean_quality
 
+NEAR = 1.5  # points between two marks whose numbers would cover each other
 ENDS = ("accuracy_low", "accuracy_high", "score_low", "score_high")  # of the intervals of the changes
 
 
@@ -210,8 +212,9 @@ def _draw_changes(points: Sequence[Row], palette: Palette) -> Any:
             if low_x is not None:
                 axes.plot([low_x, high_x], [up, up], color=look.colour, linewidth=0.7, alpha=0.6)
                 axes.plot([right, right], [low_y, high_y], color=look.colour, linewidth=0.7, alpha=0.6)
-        for row, right, up in zip(mine, x, y, strict=True):
-            axes.annotate(row["level"], (right, up), xytext=(4, 3), textcoords="offset points", color=look.colour)
+        for levels, spot in _together(mine, x, y):
+            axes.annotate(levels, spot, xytext=(4, 3), textcoords="offset points", color=look.colour)
+    axes.margins(0.12)  # room for the numbers beside the outermost points
     axes.axline((0, 0), slope=1, color=MARKER["s0"], linewidth=0.9)
     axes.axhline(0, color=MARKER["grid"], linewidth=0.9)
     axes.axvline(0, color=MARKER["grid"], linewidth=0.9)
@@ -219,6 +222,18 @@ def _draw_changes(points: Sequence[Row], palette: Palette) -> Any:
     axes.set_ylabel("score, points")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
+
+
+def _together(rows: Sequence[Row], x: Sequence[float], y: Sequence[float]) -> list[tuple[str, tuple[float, float]]]:
+    """Levels at each spot; those nearer than their numbers are wide share one text: `1, 2`."""
+    found: list[tuple[str, tuple[float, float]]] = []
+    for row, right, up in zip(rows, x, y, strict=True):
+        near = next((i for i, (_, spot) in enumerate(found) if math.dist(spot, (right, up)) < NEAR), None)
+        if near is None:
+            found.append((str(row["level"]), (right, up)))
+        else:
+            found[near] = (f"{found[near][0]}, {row['level']}", found[near][1])
+    return found
 
 
 def _draw_gap_over_steps(points: Sequence[Row], palette: Palette) -> Any:

@@ -8,6 +8,7 @@ unfinished.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,10 +154,11 @@ class Store:
         return None
 
     def note_places(self) -> None:
-        """Write down where the folders from outside are that the recipe names; see runner/places.py."""
+        """Write down where the models from outside are that the recipe names; see runner/places.py."""
         found = {}
         for spec in self.recipe.stages.values():
-            for reference in (value for values in input_fields(spec.config).values() for value in values):
+            models = [values for name, values in input_fields(spec.config).items() if name in MODEL_SETTINGS]
+            for reference in itertools.chain.from_iterable(models):
                 if not reference.startswith("@") and _path(reference).is_dir():
                     resolved = self._external(spec, reference)
                     found[resolved.digest] = str(resolved.path)

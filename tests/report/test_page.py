@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rlhf_e2h.report.figures import seed_dots
 from rlhf_e2h.report.page import PageInput, draw_figures, render_page, template_environment, write_page
-from rlhf_e2h.report.quality_figures import quality_by_level
+from rlhf_e2h.report.quality_figures import _together, quality_by_level
 from rlhf_e2h.report.results import build_results
 from rlhf_e2h.report.solutions import pick_rollouts, pick_solutions
 from rlhf_e2h.report.svg import Palette
@@ -358,3 +358,10 @@ def test_the_interval_of_a_mean_over_seeds_holds_problems_and_seeds():
     assert row["step_auc_hard_ci"] == [0.6, 0.8]
     (row,) = mean_quality({"prm": [seeds[0], {"step_auc_hard": 0.9, "step_auc_hard_ci": None}]})
     assert row["step_auc_hard_ci"] is None  # half of it unknown
+
+
+def test_levels_at_one_spot_share_a_number():
+    """Two numbers over each other cannot be read."""
+    rows = [{"level": level} for level in (1, 2, 3, 5)]
+    found = _together(rows, [0.0, 0.5, 10.0, 0.2], [0.0, 0.5, 0.0, 1.0])
+    assert found == [("1, 2, 5", (0.0, 0.0)), ("3", (10.0, 0.0))]

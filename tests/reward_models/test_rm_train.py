@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     BertConfig,
     BertForTokenClassification,
 )
@@ -22,6 +23,7 @@ from transformers import (
 from reward_models.adapters import CannotShareError, fingerprint, read_adapter
 from reward_models.contract import KEY, StepContract
 from reward_models.dataset import LengthSampler, build_rows
+from reward_models.export import export_sequence_classification
 from reward_models.forward import keeps_texts_apart
 from reward_models.model import head_of, load_tokenizer, new_model
 from reward_models.records import Stepwise
@@ -144,6 +146,17 @@ def test_lora_merges_into_a_plain_checkpoint(base, tmp_path):
     assert result["validation"]["step_auc"] > 0.9
     loaded = Scorer.from_pretrained(tmp_path).score("q", [["good step."]])[0].score
     assert loaded > 0.5
+
+
+def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_path):
+    """Merged in float32, a model of a bf16 base would take twice the room of its base."""
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
+    train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", replace(FAST, epochs=1, lora_rank=4))
+    assert export_sequence_classification(tmp_path / "orm", tmp_path / "export") < 1e-4
+    for name in ("orm", "export"):
+        weights = load_file(tmp_path / name / "model.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.bfloat16}, name
 
 
 def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path):
