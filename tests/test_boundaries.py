@@ -112,7 +112,8 @@ METHOD = _rooms("stages", "rl", "training", "samples", "data", "parallel", "runn
 METHOD += _rooms("api", "encoding", "prompts", "records", "text_formats")
 
 
-def test_the_method_does_not_know_studies_tools_or_the_sandbox():
+def test_the_method_imports_only_the_method():
+    """No study, no tool and no sandbox of `coding`."""
     assert not _crossings(METHOD, _rooms("studies", "tools", "coding"))
 
 

@@ -18,6 +18,9 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.progress import console
 
 Rows = list[dict[str, Any]]
+STEP = "step"  # x axis in wandb, whose own counter drops what goes back: rounds of DPO and ReST-EM count anew
+# what wandb shows of a metric beside its curve; the last value of all others
+SUMMARIES = {"train/loss": "min", "eval/accuracy_easy": "max", "objective/scores": "max"}
 TABLE_ROWS = 1000  # the newest rows of a table that are sent
 
 
@@ -93,9 +96,18 @@ class WandbMirror:
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off"),
         )
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
+        for name, summary in SUMMARIES.items():
+            self._run.define_metric(name, step_metric=STEP, summary=summary)
+        self._offset, self._last = 0, 0
 
     def log(self, row: Mapping[str, Any], step: int | None) -> None:
-        self._run.log(dict(row), step=step)
+        """Rounds follow one another, as in the curves of the report."""
+        if step is not None:
+            self._offset += self._last if step < self._last else 0
+            self._last = step
+        self._run.log({**row, STEP: self._offset + self._last})
 
     def attach(self, record: Mapping[str, Any]) -> None:
         self._run.config.update({"manifest": json.loads(json.dumps(record, default=str))}, allow_val_change=True)

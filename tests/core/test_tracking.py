@@ -4,6 +4,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.runner.mirrors import About, Mirrors, WandbMirror
@@ -34,6 +35,34 @@ def test_an_offline_wandb_run_holds_what_metrics_jsonl_holds(recipe, runs):
     assert ours and theirs == ours
 
 
+def test_wandb_shows_rounds_one_after_another(tmp_path):
+    """DPO counts its steps anew in each round; wandb's own counter would drop the second one."""
+    mirror = WandbMirror(About("small", "dpo", "dpo", 0, tmp_path, {}), "test", "offline")
+    for step, loss in ((0, 0.9), (10, 0.8), (20, 0.7), (1, 0.6), (10, 0.5)):
+        mirror.log({"train/loss": loss}, step)
+    mirror.close()
+    file, start = next(tmp_path.glob("wandb/offline-run-*/run-*.wandb")), time.monotonic()
+    while len(_history(file, "train/loss")) < 5 and time.monotonic() < start + 60:  # another process writes it
+        time.sleep(0.2)
+    assert _history(file, "train/loss") == {0: 0.9, 10: 0.8, 20: 0.7, 21: 0.6, 30: 0.5}
+    metrics = _metrics(file)
+    assert metrics["train/loss"].summary.min and metrics["eval/accuracy_easy"].summary.max
+    assert {metrics[name].step_metric for name in ("*", "train/loss")} == {"step"}
+
+
+def _metrics(file: Path) -> dict[str, Any]:
+    """What was said of metrics by `define_metric`, by name or pattern."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = {}
+    for data in _records(file.read_bytes()[7:]):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "metric":
+            found[record.metric.name or record.metric.glob_name] = record.metric
+    return found
+
+
 def _history(file: Path, name: str) -> dict[int, float]:
     """Values of one metric by step, from the records of a .wandb file."""
     from wandb.proto import wandb_internal_pb2
@@ -46,7 +75,7 @@ def _history(file: Path, name: str) -> dict[int, float]:
             continue
         items = {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
         if name in items:
-            found[int(items["_step"])] = items[name]
+            found[int(items["step"])] = items[name]
     return found
 
 
