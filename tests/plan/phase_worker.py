@@ -38,6 +38,7 @@ PPO = PPOSettings(
     max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
 )  # fmt: skip
 chunked_logits.CHUNK = ROWS * COMPLETION * LARGE["vocab_size"] // 4  # four chunks of a micro-batch
+chunked_logits.BLOCK = chunked_logits.CHUNK  # at once, as on a GPU
 SCORED = 8192  # tokens at once, as on a GPU; a CPU takes fewer for the sake of its caches
 
 

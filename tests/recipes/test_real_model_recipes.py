@@ -1,6 +1,6 @@
 """The recipes for a real model of 0.5 billion weights, at their smallest size, with nothing in its place.
 
-    E2H_REAL_MODEL=FOLDER pytest -m slow -s tests/recipes/test_real_model_recipes.py
+E2H_REAL_MODEL=FOLDER pytest -m slow -s tests/recipes/test_real_model_recipes.py
 """
 
 import csv

@@ -27,12 +27,12 @@ def main(run: Path, out: Path) -> None:
     data = only(run, "prepare")
     levels = {row["problem_id"]: row["level"] for row in read_problems(data, "test")}
     rows = grade(read_jsonl(only(run, "bank") / "samples.jsonl"), read_labels(data, "full", ("test",)))
-    scored = {file.stem.removeprefix("scored_"): read_jsonl(file) for file in only(run, "rerank").glob("scored_*.jsonl")}
+    scored = {
+        file.stem.removeprefix("scored_"): read_jsonl(file) for file in only(run, "rerank").glob("scored_*.jsonl")
+    }
     with gzip.GzipFile(out, "wb", mtime=0) as file:
         for index, row in enumerate(rows):
-            steps = {
-                name: [round(p, 4) for p in found[index]["step_scores"]] for name, found in sorted(scored.items())
-            }
+            steps = {name: [round(p, 4) for p in found[index]["step_scores"]] for name, found in sorted(scored.items())}
             kept = {key: row[key] for key in ("problem_id", "sample_id", "text", "answer", "finished", "correct")}
             record = {**kept, "level": levels[row["problem_id"]], "step_scores": steps}
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
