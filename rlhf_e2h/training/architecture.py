@@ -54,6 +54,7 @@ _KNOWN = {
     "EleutherAI/llemma_7b": (4096, 32, 32, 32, 128, 11008, 32016, False, False),
     "codellama/CodeLlama-7b-hf": (4096, 32, 32, 32, 128, 11008, 32016, False, False),  # Llemma 7B starts from it
     "EleutherAI/llemma_34b": (8192, 48, 64, 8, 128, 22016, 32000, False, False),
+    "Qwen/Qwen2.5-Coder-0.5B": (896, 24, 14, 2, 64, 4864, 151936, True, True),
     "Qwen/Qwen2.5-Math-1.5B": (1536, 28, 12, 2, 128, 8960, 151936, True, True),
     "Qwen/Qwen2.5-Math-7B": (3584, 28, 28, 4, 128, 18944, 152064, False, True),
 }

@@ -17,18 +17,18 @@ from rlhf_e2h.data.firewall import read_labels, read_problems
 from rlhf_e2h.samples.bank import grade
 
 
-def only(run: Path, stage: str) -> Path:
-    """The output folder of a stage of which the run has one version."""
-    (folder,) = (path.parent for path in (run / stage).glob("*/done.json"))
-    return folder
+def latest(run: Path, stage: str) -> Path:
+    """The output folder of the last run of a stage."""
+    done = max((run / stage).glob("*/done.json"), key=lambda file: json.loads(file.read_text())["finished"])
+    return done.parent
 
 
 def main(run: Path, out: Path) -> None:
-    data = only(run, "prepare")
+    data = latest(run, "prepare")
     levels = {row["problem_id"]: row["level"] for row in read_problems(data, "test")}
-    rows = grade(read_jsonl(only(run, "bank") / "samples.jsonl"), read_labels(data, "full", ("test",)))
+    rows = grade(read_jsonl(latest(run, "bank") / "samples.jsonl"), read_labels(data, "full", ("test",)))
     scored = {
-        file.stem.removeprefix("scored_"): read_jsonl(file) for file in only(run, "rerank").glob("scored_*.jsonl")
+        file.stem.removeprefix("scored_"): read_jsonl(file) for file in latest(run, "rerank").glob("scored_*.jsonl")
     }
     with gzip.GzipFile(out, "wb", mtime=0) as file:
         for index, row in enumerate(rows):
