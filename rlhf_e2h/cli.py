@@ -18,7 +18,6 @@ Train reward models on easy problems, use them to rerank samples and to optimise
 policies on hard problems whose labels nobody reads, and measure what it gained.
 
   e2h run quickstart                 the whole method, on a CPU, in minutes
-  e2h run quickstart seeds=[0,1,2]   the same for three seeds
   e2h sft recipes/quickstart/2_sft_easy.yaml learning_rate=1e-4
 """
 _STAGES = f"stages, one command each (e2h STAGE --help): {' '.join(STAGES)}"

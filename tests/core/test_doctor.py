@@ -106,21 +106,9 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert main(["completion", shell]) == 0
     script = tmp_path / "completion"
     script.write_text(capsys.readouterr().out)
-    assert "doctor" in script.read_text() and "weak_to_strong" in script.read_text()
+    assert "e2h complete" in script.read_text()  # which words it gives is asked in test_command_line
     if shutil.which(shell):
         assert subprocess.run([shell, "-n", str(script)], capture_output=True, check=False).returncode == 0
-
-
-def test_bash_completes_commands(tmp_path: Path) -> None:
-    """What bash offers after `e2h doc`, asked of bash itself."""
-    ask = (
-        'eval "$("$0" -m rlhf_e2h completion bash)"; COMP_WORDS=(e2h doc); COMP_CWORD=1; '
-        'f=$(complete -p e2h | sed "s/.*-F \\([^ ]*\\).*/\\1/"); $f e2h doc e2h; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(
-        ["bash", "-c", ask, sys.executable], capture_output=True, text=True, cwd=ROOT, timeout=900, check=False
-    )
-    assert done.stdout.split() == ["doctor"], done.stderr
 
 
 def test_shipped_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
