@@ -44,10 +44,13 @@ LARGE = [
     for path in sorted((ROOT / "recipes").iterdir())
     if path.is_dir() and "asset:" not in (path / "recipe.yaml").read_text() and path.name != "math-smoke"
 ]
+# those of 0.5B take more problems a level than the small files below have; test_real_model_recipes runs them
+FETCHED = [name for name in LARGE if not name.endswith("-0.5b")]
 # what a person types, one after the other in one process: the whole recipe, then what does not wait for it
 WORK = """
-import json, sys, traceback
+import json, shutil, sys, traceback
 from rlhf_e2h.cli import main
+shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**15, 0, 10**15)  # the machine these recipes are for
 for name, stage in json.loads(sys.argv[1]):
     print(f"== {name} {stage}", file=sys.stderr, flush=True)
     try:
@@ -144,8 +147,8 @@ def asked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
         (folder / name / "config.json").write_text(json.dumps(config))
         _tokenizer(family_of(name).tokenizer, texts).save_pretrained(folder / name)
     work = tmp_path_factory.mktemp("empty")
-    commands = [(name, "") for name in LARGE] + [
-        (name, stage) for name in LARGE for stage in ("sft_full", "prm") if stage in _stages(name)
+    commands = [(name, "") for name in FETCHED] + [
+        (name, stage) for name in FETCHED for stage in ("sft_full", "prm") if stage in _stages(name)
     ]
     with hub({name: folder / name for name in CONFIGS}) as (address, log):
         environment = {
@@ -166,7 +169,7 @@ def _stages(name: str) -> dict[str, Any]:
     return load_recipe(ROOT / "recipes" / name).stages
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", FETCHED)
 def test_a_recipe_as_shipped_asks_the_hub_for_its_weights(name: str, asked: dict[str, dict[str, str]]) -> None:
     base = load_recipe(ROOT / "recipes" / name).settings.variables["base"]
     assert f"{base}: model.safetensors" in asked["log"]["asked"].splitlines(), asked["said"]

@@ -1,0 +1,29 @@
+"""The bank of the real run that ships beside its recipe gives the figures of the recipe's README."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reward_models.aggregate import aggregate
+from reward_models.voting import curve
+from rlhf_e2h.checker import CheckerPool, answer_classes
+
+BANK = Path(__file__).parents[2] / "recipes/gsm8k-0.5b/bank/bank.jsonl.gz"
+
+
+def test_votes_of_the_bank_are_those_of_the_readme():
+    rows = [json.loads(line) for line in gzip.open(BANK, "rt", encoding="utf-8")]
+    hard = [row for row in rows if row["level"] == 4]
+    shape = (len(hard) // 8, 8)
+    assert shape == (120, 8)
+    with CheckerPool() as pool:
+        groups = [[row["answer"] for row in hard[start : start + 8]] for start in range(0, len(hard), 8)]
+        classes_PK = np.array([answer_classes(answers, pool) for answers in groups])
+    correct_PK = np.array([row["correct"] for row in hard]).reshape(shape)
+    last_PK = np.array([aggregate(row["step_scores"]["orm"], "last") for row in hard]).reshape(shape)
+    curves = curve(classes_PK, correct_PK, last_PK, sizes=[8], draws=1, seed=0)
+    found = {method: 100 * float(np.mean(curves[method][8])) for method in ("majority", "weighted_vote", "pass_at_n")}
+    assert found == pytest.approx({"majority": 20.0, "weighted_vote": 25.0, "pass_at_n": 45.8}, abs=0.05)
