@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -16,17 +15,19 @@ from typing import Any
 from reward_models.causes import say
 from reward_models.options import parser
 from reward_models.records import iter_jsonl, write_jsonl
+from reward_models.renamed import renamed
 from reward_models.score_file import Unsplit, scored_rows
 
 PAIRWISE_SETTINGS = ("learning_rate", "epochs", "batch_size", "max_length", "seed")
-_SETTING = re.compile(r"[a-z_0-9]+=")
+_SETTING = re.compile(r"[a-z_0-9.]+=")
 
 # Nothing heavy is imported here: `rerank` on a table of scores and every `--help` answer without loading torch.
 
 
 def _train(options: argparse.Namespace) -> None:
     from reward_models.formats import load_records
-    from reward_models.train import TrainSettings, train
+    from reward_models.settings import LoraSettings, TrainSettings, setting_names
+    from reward_models.train import train
 
     *files, out = options.records
     if not files:
@@ -34,9 +35,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.kind == "pairwise":
         print(json.dumps(_train_pairs(options, files, out), indent=2))
         return
-    settings = TrainSettings(
-        **_parse_settings(options.settings, [field.name for field in dataclasses.fields(TrainSettings)])
-    )
+    values = _parse_settings(options.settings, setting_names(TrainSettings))
+    settings = TrainSettings(**values | {"lora": LoraSettings(**values.get("lora", {}))})
     records = [record for path in files for record in _load(load_records, path, options.format)]
     held_out = _load(load_records, options.validation, options.format) if options.validation else None
     result = train(options.base, records, options.kind, out, settings, held_out, on_log=_print_log)
@@ -75,12 +75,15 @@ def _parse_settings(pairs: Sequence[str], names: Collection[str]) -> dict[str, A
         name, equals, text = pair.partition("=")
         if not equals or name not in names:
             raise ValueError(
-                f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
+                renamed(name)
+                or f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
             )
+        group, _, inner = name.rpartition(".")
+        place = values.setdefault(group, {}) if group else values
         try:
-            values[name] = json.loads(text)  # numbers, true, false, null
+            place[inner] = json.loads(text)  # numbers, true, false, null
         except json.JSONDecodeError:
-            values[name] = text
+            place[inner] = text
     return values
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import BitsAndBytesConfig
 
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.contract import StepContract
+from reward_models.lora import with_lora
 from reward_models.model import HEAD_NAMES, freeze, new_model, quiet
 from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
 from reward_models.settings import TrainSettings
@@ -33,23 +34,11 @@ def prepare_model(base: str | Path, contract: StepContract, settings: TrainSetti
             load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=list(HEAD_NAMES)
         )
     model: Any = new_model(base, contract, quantization=quantization)
-    if settings.lora_rank:
-        model = _with_lora(model, settings)
-    if settings.lora_rank and settings.bf16 and not settings.load_in_4bit and not engine_holds_weights():
+    model = with_lora(model, settings.lora, scorer=True)
+    if settings.lora.r and settings.bf16 and not settings.load_in_4bit and not engine_holds_weights():
         store_frozen_in_bf16(model)
     freeze(model, settings.freeze_embeddings, settings.freeze_norms, settings.freeze_layers)
     return model
-
-
-def _with_lora(model: Any, settings: TrainSettings) -> Any:
-    adapter = LoraConfig(
-        task_type=TaskType.TOKEN_CLS,  # trains and saves the head in full
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        target_modules="all-linear",
-        exclude_modules=list(HEAD_NAMES),
-    )
-    return get_peft_model(model, adapter)
 
 
 def save_model(
@@ -57,7 +46,7 @@ def save_model(
 ) -> Any:
     """Save the model and return it: adapters merged, and unmerged in `adapter/`. Sharded weights are gathered by the
     Trainer."""
-    if not settings.lora_rank:
+    if not settings.lora.r:
         if trainer.accelerator.is_main_process:
             forget_adapter(out)
         with quiet():
@@ -67,7 +56,7 @@ def save_model(
     adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
     if settings.load_in_4bit:  # merge into full-precision weights, not into the quantised ones
         state = get_peft_model_state_dict(adapted)
-        adapted = _with_lora(new_model(base, contract), settings)
+        adapted = with_lora(new_model(base, contract), settings.lora, scorer=True)
         set_peft_model_state_dict(adapted, state)
     came_in = restore_frozen(adapted) or stored_half(base)
     if trainer.accelerator.is_main_process:

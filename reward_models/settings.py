@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 
 from reward_models.targets import LOSS_ON
+
+
+@dataclass
+class LoraSettings:
+    """Adapters, under the names of PEFT's LoraConfig."""
+
+    r: int = 0  # rank; 0: no adapters, all weights are trained
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"  # or names of layers, such as [q_proj, v_proj]
+
+    def __post_init__(self) -> None:
+        if self.r < 0 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                f"r {self.r}, lora_alpha {self.lora_alpha} and lora_dropout {self.lora_dropout} must be at least 0, "
+                "above 0, and from 0 to below 1"
+            )
+
+
+def setting_names(settings: type) -> list[str]:
+    """What may be set, the settings of a group with a dot: `learning_rate`, `lora.r`."""
+    found = []
+    for one in fields(settings):
+        group = one.default_factory
+        inner = setting_names(group) if isinstance(group, type) and is_dataclass(group) else []
+        found += [f"{one.name}.{name}" for name in inner] or [one.name]
+    return found
 
 
 @dataclass
@@ -27,9 +54,8 @@ class TrainSettings:
     max_length: int = 1024  # tokens; longer records are left out and counted
     loss_on: str = "every_token"  # or "step_end"; see targets.py
     orm_share: float | None = None  # OPRM: share of outcome records in the mixture; None: records as they come
-    lora_rank: int = 0  # 0: full fine-tuning
-    lora_alpha: int = 32
-    load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and lora_rank > 0
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and lora.r above 0
     freeze_embeddings: bool = False  # the paper freezes embeddings and norms
     freeze_norms: bool = False
     freeze_layers: int = 0  # N layers from the bottom, the embeddings below them included
@@ -55,13 +81,13 @@ class TrainSettings:
             raise ValueError(f"patience is {self.patience} but eval_every is 0; early stopping needs evaluations")
         if self.patience and self.checkpoint_every % self.eval_every:
             raise ValueError("with early stopping checkpoint_every must be a multiple of eval_every, or 0")
-        if self.freeze_layers < 0 or (self.freeze_layers and self.lora_rank):
+        if self.freeze_layers < 0 or (self.freeze_layers and self.lora.r):
             raise ValueError(
-                f"freeze_layers is {self.freeze_layers} with lora_rank {self.lora_rank}; it must be at least 0, and 0 "
+                f"freeze_layers is {self.freeze_layers} with lora.r {self.lora.r}; it must be at least 0, and 0 "
                 "with LoRA, which freezes everything but its adapters"
             )
-        if self.load_in_4bit and not self.lora_rank:
-            raise ValueError("load_in_4bit needs lora_rank > 0; 4-bit weights cannot be trained themselves")
+        if self.load_in_4bit and not self.lora.r:
+            raise ValueError("load_in_4bit needs lora.r above 0; 4-bit weights cannot be trained themselves")
 
     def micro_batch_rows(self, processes: int) -> int:
         """Solutions at once on one of N processes.

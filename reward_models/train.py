@@ -165,10 +165,10 @@ def _check_launch(trainer: StepTrainer) -> None:
 
 
 def _check_adapters(trainer: StepTrainer, settings: TrainSettings) -> None:
-    if settings.lora_rank and trainer.divides_weights:
+    if settings.lora.r and trainer.divides_weights:
         raise ValueError(
-            f"lora_rank {settings.lora_rank} under ZeRO-3 or FSDP: adapters cannot be merged into sharded weights; "
-            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora_rank to 0"
+            f"lora.r {settings.lora.r} under ZeRO-3 or FSDP: adapters cannot be merged into sharded weights; "
+            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora.r to 0"
         )
 
 

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from updates import matmul_flops
 
+from reward_models.lora import with_lora
+from reward_models.settings import LoraSettings
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
 from rlhf_e2h.rl.engines import open_engine
@@ -34,7 +36,7 @@ from rlhf_e2h.training.architecture import of_config
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.flops import training_flops
-from rlhf_e2h.training.models import LoraSettings, open_policy, save_policy, with_lora
+from rlhf_e2h.training.models import open_policy, save_policy
 from rlhf_e2h.training.precision import hold_frozen
 
 ROOT = Path(__file__).parents[2]
@@ -143,15 +145,15 @@ def _train(shapes: Shapes, settings: PPOSettings, folder: Path, on_step: Any) ->
     if config.gradient_checkpointing:
         for model in (policy, value):
             model.gradient_checkpointing_enable()
-    for model in (policy, value) if lora.rank else ():  # as the stage does
+    for model in (policy, value) if lora.r else ():  # as the stage does
         hold_frozen(model, config.bf16, always_autocast=True)
-    reference = None if lora.rank else shapes.language_model().requires_grad_(False)
+    reference = None if lora.r else shapes.language_model().requires_grad_(False)
     if reference is not None:
         hold_frozen(reference, config.bf16, linear_only=True)
     asked = prompts(settings.prompts_per_step, shapes.prompt, shapes.vocabulary)
     tokenizer, accelerator = words(shapes.vocabulary), start_accelerator(config.bf16)
     train_ppo(policy, reference, value, tokenizer, asked, _reward, settings, accelerator, on_step, folder)
-    return policy.get_base_model() if lora.rank else policy
+    return policy.get_base_model() if lora.r else policy
 
 
 def _reward(completions: Any) -> list[Reward]:
@@ -239,8 +241,8 @@ def _round(folder: Path, number: int) -> None:
     out = folder / f"round_{number + 1}"
     out.mkdir()
     run = StageRun("rest", "rest", out, 0, out, Tracker(out), {})
-    settings = TrainingSettings(max_steps=2, batch_size=4, micro_batch_size=4, bf16=True)
-    model, _ = finetune(policy.model, tokenizer, rows, settings, shapes.config.lora, run)
+    settings = TrainingSettings(max_steps=2, batch_size=4, micro_batch_size=4, bf16=True, lora=shapes.config.lora)
+    model, _ = finetune(policy.model, tokenizer, rows, settings, run)
     save_policy(model, tokenizer, out)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from reward_models.score import Scorer
+from reward_models.settings import LoraSettings
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import choose
@@ -19,7 +20,7 @@ from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Row
-from rlhf_e2h.training.models import DTYPES, LoraSettings, Policy
+from rlhf_e2h.training.models import DTYPES, Policy
 from rlhf_e2h.training.precision import sampling_dtype
 
 

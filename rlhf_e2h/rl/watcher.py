@@ -86,7 +86,7 @@ class Watcher:
         readers = [s.model for s in (self.path.sources.step_model, self.path.sources.outcome_model) if s is not None]
         tokens, flops = spent.ppo_step(
             self.policy.model, self.value_model, readers, rollouts.prompt_ids, rollouts.completion_ids, self.settings,
-            bool(self.settings.kl_coef or self.config.lora.rank), self.config.gradient_checkpointing,
+            bool(self.settings.kl_coef or self.config.lora.r), self.config.gradient_checkpointing,
         )  # fmt: skip
         return {"perf/total_num_tokens": tokens, "perf/flops": flops}
 

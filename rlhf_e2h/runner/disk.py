@@ -77,7 +77,7 @@ def _weights(recipe: Recipe, spec: StageSpec) -> Room:
         model = model_of(recipe, f"@{spec.name}")
     except (ValueError, KeyError, AttributeError):
         return Room(0.0, 0.0)  # of an unknown architecture; whether the model can be had is said elsewhere
-    lora = int(getattr(training, "lora_rank", 0) or getattr(getattr(config, "lora", None), "rank", 0))
+    lora = (training or config).lora.r
     low = lora > 0 and getattr(training or config, "bf16", False)
     parameters = model.scorer_parameters if spec.kind == "reward" else model.parameters
     written = (LOW if low else FULL) * parameters

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.arguments import on_one_device
+from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.encoding import check_positions, preference_rows
@@ -31,7 +32,7 @@ from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import dpo_trainer
 from rlhf_e2h.training.lengths import report_lengths
-from rlhf_e2h.training.models import LoraSettings, Policy, lora_config, open_policy
+from rlhf_e2h.training.models import Policy, open_policy
 from rlhf_e2h.training.precision import hold_frozen
 
 VERSION = 2
@@ -80,7 +81,6 @@ class Config:
     eval_problems: int = field(default=200, metadata={"added": True})  # at most N easy validation problems, for best
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=2e-6, batch_size=64))
 
     def __post_init__(self) -> None:
@@ -217,9 +217,9 @@ def _train(
         args=arguments,
         train_dataset=Dataset.from_list(encoded),
         processing_class=policy.tokenizer,
-        peft_config=lora_config(config.lora) if config.lora.rank else None,
+        peft_config=lora_config(config.training.lora),
     )
-    if config.lora.rank:
+    if config.training.lora.r:
         hold_frozen(trainer.model, config.training.bf16, always_autocast=True)
     model, _ = trained(trainer, run, f"DPO {number + 1}: training")
     return model

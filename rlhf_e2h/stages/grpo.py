@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from reward_models.arguments import on_one_device
+from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.rl.endings import end_tokens, token_limit
@@ -32,7 +33,7 @@ from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import online_trainer
 from rlhf_e2h.training.lengths import report_unfinished
-from rlhf_e2h.training.models import LoraSettings, Policy, lora_config, open_policy, save_policy
+from rlhf_e2h.training.models import Policy, open_policy, save_policy
 
 VERSION = 2
 TRAITS = Traits(
@@ -76,7 +77,6 @@ class Config:
     max_new_tokens: int = 256  # of a completion
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    lora: LoraSettings = field(default_factory=LoraSettings)  # rank 0 trains all weights
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=1e-6, batch_size=64))
     reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
 
@@ -184,5 +184,5 @@ def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Ro
         args=arguments,
         train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in prompts]),
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora) if config.lora.rank else None,
+        peft_config=lora_config(config.training.lora),
     )

@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from accelerate import Accelerator
 
+from reward_models.lora import with_lora
 from reward_models.model import freeze_parts
+from reward_models.settings import LoraSettings
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import choose
@@ -43,7 +45,7 @@ from rlhf_e2h.samples.bank import Row
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.lengths import report_unfinished
 from rlhf_e2h.training.mixing import MixtureSettings, build_sampler, weight_metrics
-from rlhf_e2h.training.models import DTYPES, LoraSettings, Policy, open_policy, save_policy, with_lora
+from rlhf_e2h.training.models import DTYPES, Policy, open_policy, save_policy
 from rlhf_e2h.training.precision import hold_frozen, training_dtype
 
 VERSION = 3
@@ -109,8 +111,8 @@ class Config:
             )
         if self.reward_model is None and self.value_init != "policy":
             raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
-        if self.share_base and self.lora.rank < 1:
-            raise ValueError("share_base needs lora.rank above 0: policy and value model are adapters of one base")
+        if self.share_base and self.lora.r < 1:
+            raise ValueError("share_base needs lora.r above 0: policy and value model are adapters of one base")
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
                 f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
@@ -123,7 +125,7 @@ def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
     path = run.path(config.policy)
     # DeepSpeed trains a bf16 model in bf16 whatever it was opened in; as it is stored, the ranks of a machine share it
-    dtype = "bfloat16" if rounded(accelerator) else training_dtype(path, config.bf16, config.lora)
+    dtype = "bfloat16" if rounded(accelerator) else training_dtype(path, config)
     policy, start = (
         open_base(path, config.format)
         if config.share_base
@@ -134,7 +136,7 @@ def main(config: Config, run: StageRun) -> None:
     settings = dataclasses.replace(config.ppo, seed=run.seed, max_new_tokens=limit)
     prompts = open_prompts(config, run, policy, config.ppo.max_new_tokens)
     choose_rows = _sampler(config, run, prompts, settings)
-    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(path, _frozen(accelerator)).model
+    reference = None if config.lora.r or settings.kl_coef == 0 else open_policy(path, _frozen(accelerator)).model
     value_model: Any
     scorers = None
     if config.share_base:
@@ -144,7 +146,7 @@ def main(config: Config, run: StageRun) -> None:
         policy.model = with_lora(policy.model, config.lora)
     for model in (policy.model, value_model):
         freeze_parts(model, config.freeze_embeddings, config.freeze_norms)
-    for model in (policy.model, value_model) if config.lora.rank else ():
+    for model in (policy.model, value_model) if config.lora.r else ():
         # reward models on a shared base are read outside autocast
         hold_frozen(model, config.bf16, always_autocast=not config.share_base)
     if reference is not None:

@@ -23,7 +23,7 @@ from rlhf_e2h.samples.rounds import Rounds
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings, open_policy
+from rlhf_e2h.training.models import open_policy
 
 VERSION = 2
 TRAITS = Traits(
@@ -62,7 +62,6 @@ class Config:
     eval_problems: int = field(default=200, metadata={"added": True})  # at most N easy validation problems, for best
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
     format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -104,7 +103,7 @@ def _round(rounds: Rounds, texts: list[dict[str, str]], config: Config, run: Sta
     other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
     policy = rounds.policy(number) if other is None else open_policy(run.path(other))
     title = f"ReST {number + 1}"
-    model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, config.lora, run, title)
+    model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, run, title)
     rounds.keep(number, model, policy.tokenizer)
 
 

@@ -23,7 +23,7 @@ from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.mixing import MixtureSettings
-from rlhf_e2h.training.models import LoraSettings, open_policy, save_policy
+from rlhf_e2h.training.models import open_policy, save_policy
 from rlhf_e2h.training.precision import training_dtype
 from rlhf_e2h.training.sft_plan import plan_training
 
@@ -62,7 +62,6 @@ class Config:
     skill_graph: Input | None = field(default=None, metadata={"added": True})
     dynamics: bool = field(default=False, metadata={"added": True})  # log training dynamics for `e2h map`
     snapshots: int = field(default=0, metadata={"added": True})  # steps between weights kept for `e2h speed`; 0: none
-    lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -72,7 +71,7 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     path = run.path(config.policy)
-    dtype = training_dtype(path, config.training.bf16, config.lora)
+    dtype = training_dtype(path, config.training)
     policy = open_policy(path, dtype, text_format=config.format, sections=True)
     run.use_format(policy.text_format, policy.why)
     data, texts = run.path(config.data), policy.text_format
@@ -84,7 +83,7 @@ def main(config: Config, run: StageRun) -> None:
             "only); give solutions to `prepare`, or start from a model that answers without this stage"
         )
     plan = plan_training(config, run, policy.tokenizer, problems, rows, texts)
-    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
+    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, run, extras=plan)
     plan.finish(run)
     if run.is_main:
         save_policy(model, policy.tokenizer, run.out, texts)

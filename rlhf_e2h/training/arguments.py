@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from reward_models.settings import LoraSettings
 from rlhf_e2h.parallel.processes import (
     check_together,
     device_arguments,
@@ -45,6 +46,7 @@ class TrainingSettings:
     # without LoRA: train all but input and output embeddings, all but norms; the paper freezes both everywhere
     freeze_embeddings: bool = setting(False, added=True)
     freeze_norms: bool = setting(False, added=True)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     checkpoint_every: int = 0  # optimiser steps; 0 keeps none, so that a killed stage starts over
     save_total_limit: int = setting(1, affects_result=False)  # checkpoints that are kept; one more while it is written
 

@@ -38,15 +38,6 @@ class ModelShape:
     max_positions: int = 2048
 
 
-@dataclass
-class LoraSettings:
-    """PEFT LoRA on all linear layers; rank 0 means full fine-tuning."""
-
-    rank: int = 0
-    alpha: int = 16
-    dropout: float = 0.0
-
-
 def new_llama(shape: ModelShape, tokenizer: str, seed: int) -> tuple[LlamaForCausalLM, Tokenizer]:
     """A randomly initialised Llama with one of the project's own tokenizers."""
     if tokenizer not in BUILDERS:
@@ -239,24 +230,3 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFo
     (out / "README.md").write_text(policy_card(text_format, tokenizer, base), encoding="utf-8")
     tokenizer.chat_template = own
     save_format(text_format, out)
-
-
-def with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:
-    """The model with LoRA adapters on all linear layers, or unchanged if the rank is 0."""
-    if lora.rank == 0:
-        return model
-    from peft import get_peft_model
-
-    return get_peft_model(model, lora_config(lora))
-
-
-def lora_config(lora: LoraSettings) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )

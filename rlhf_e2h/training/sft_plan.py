@@ -61,8 +61,8 @@ def plan_training(
     """
     plan = TrainingPlan(list(rows))
     if config.snapshots:
-        if config.lora.rank:
-            raise ConfigError(f"{run.name}: snapshots are whole models; they need lora.rank 0")
+        if config.training.lora.r:
+            raise ConfigError(f"{run.name}: snapshots are whole models; they need training.lora.r 0")
         plan.callbacks.append(Snapshots(run, tokenizer, config.snapshots, config.form, text_format))
     if config.mixture:
         problems = _mix(config, run, tokenizer, problems, plan)

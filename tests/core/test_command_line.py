@@ -128,7 +128,7 @@ def completed(line):
         ("e2h run ", {"quickstart", "math-smoke"}, {"ppo"}),
         ("e2h run quickstart --only ", {"prm", "sft_easy"}, {"recipe"}),
         ("e2h run quickstart --launch zero", {"zero2.yaml", "zero3.yaml"}, {"ddp.yaml"}),
-        ("e2h run quickstart sft_easy.", {"sft_easy.training.epochs=", "sft_easy.lora.rank="}, {"seeds="}),
+        ("e2h run quickstart sft_easy.", {"sft_easy.training.epochs=", "sft_easy.training.lora.r="}, {"seeds="}),
         ("e2h run quickstart s", {"seeds=", "sft_easy.training.epochs="}, {"runs="}),
         ("e2h ppo my.yaml engine.n", {"engine.name="}, {"data="}),
         ("e2h report --p", {"--paper"}, {"--out"}),

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaForTokenClassification
 
+from reward_models.lora import with_lora
 from reward_models.records import Stepwise
+from reward_models.settings import LoraSettings
 from reward_models.train import TrainSettings, train
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
@@ -19,7 +21,7 @@ from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import grpo as grpo_stage
 from rlhf_e2h.training.arguments import TrainingSettings, fit
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama, save_policy, with_lora
+from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
 SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)
@@ -53,7 +55,7 @@ def sft(folder: Path, shape: ModelShape, variant: str) -> None:
         gradient_checkpointing=variant == "checkpointing",
     )  # fmt: skip
     rows = [{"prompt": text(8), "completion": text(LENGTH)}] * (2 * ROWS)
-    finetune(model, tokenizer, rows, settings, LoraSettings(rank=8 if variant == "lora" else 0), run)
+    finetune(model, tokenizer, rows, settings, run)
 
 
 def reward(folder: Path, shape: ModelShape, variant: str) -> None:

@@ -19,6 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 
 from reward_models import score as scores
 from reward_models.contract import StepContract
+from reward_models.lora import with_lora
+from reward_models.settings import LoraSettings
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl import chunked_logits, ppo
@@ -26,10 +28,9 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
 from rlhf_e2h.rl.rollout import generate
 from rlhf_e2h.rl.value_model import train_parts
-from rlhf_e2h.training.models import LoraSettings, with_lora
 from rlhf_e2h.training.precision import hold_frozen
 
-VARIANTS = {"float32": {}, "bf16": {"bf16": True}, "lora": {"rank": 8, "bf16": True}}
+VARIANTS = {"float32": {}, "bf16": {"bf16": True}, "lora": {"r": 8, "bf16": True}}
 SMALL = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
 LARGE = {"vocab_size": 16384, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
 PROMPT, COMPLETION, ROWS = 16, 48, 8

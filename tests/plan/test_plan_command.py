@@ -206,5 +206,5 @@ def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_b
     trunk = whole.scorer_parameters - whole.hidden - 1
     assert separate["weights"] - shared["weights"] == pytest.approx(2 * trunk, abs=4 * 4)
     # trained in full, or from another base, a reward model is held beside the base
-    for override in ("prm.training.lora_rank=0", "prm.base=Qwen/Qwen2.5-Math-1.5B-Instruct"):
+    for override in ("prm.training.lora.r=0", "prm.base=Qwen/Qwen2.5-Math-1.5B-Instruct"):
         assert parts("ppo.share_base=true", override)["reward model"] == separate["reward model"]

@@ -28,6 +28,7 @@ from reward_models.forward import keeps_texts_apart
 from reward_models.model import head_of, load_tokenizer, new_model
 from reward_models.records import Stepwise
 from reward_models.score import Scorer
+from reward_models.settings import LoraSettings
 from reward_models.train import TrainSettings, train
 
 
@@ -139,7 +140,7 @@ def test_early_stopping_keeps_the_best_weights(base, tmp_path):
 
 
 def test_lora_merges_into_a_plain_checkpoint(base, tmp_path):
-    settings = replace(LEARN, lora_rank=8, learning_rate=2e-2)
+    settings = replace(LEARN, lora=LoraSettings(8, 32), learning_rate=2e-2)
     result = train(base, words_task(160, 1), "prm", tmp_path, settings, validation=words_task(60, 2))
     names = load_file(tmp_path / "model.safetensors").keys()
     assert not [name for name in names if "lora" in name]
@@ -152,7 +153,9 @@ def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_p
     """Merged in float32, a model of a bf16 base would take twice the room of its base."""
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
-    train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", replace(FAST, epochs=1, lora_rank=4))
+    train(
+        tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", replace(FAST, epochs=1, lora=LoraSettings(4))
+    )
     assert export_sequence_classification(tmp_path / "orm", tmp_path / "export") < 1e-4
     for name in ("orm", "export"):
         weights = load_file(tmp_path / name / "model.safetensors")
@@ -162,12 +165,12 @@ def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_p
 def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path):
     """PEFT itself opens it, and `base.json` names the base by its weights, wherever they lie and whatever class."""
     for name in "ab":
-        train(base, words_task(48, 1), "prm", tmp_path / name, replace(FAST, lora_rank=4))
+        train(base, words_task(48, 1), "prm", tmp_path / name, replace(FAST, lora=LoraSettings(4)))
     files = [{file.name: file.read_bytes() for file in (tmp_path / name / "adapter").iterdir()} for name in "ab"]
     assert files[0] == files[1] and set(files[0]) == {"adapter_config.json", "adapter_model.safetensors", "base.json"}
     saved = read_adapter(tmp_path / "a")
     assert saved.targets == sorted(saved.targets)  # PEFT's set has another order in each process
-    assert (saved.rank, saved.alpha, saved.base) == (4, 32, str(base.resolve()))
+    assert (saved.rank, saved.alpha, saved.base) == (4, 16, str(base.resolve()))
     copy = shutil.copytree(base, tmp_path / "elsewhere")
     assert saved.fingerprint == fingerprint(AutoModelForCausalLM.from_pretrained(copy))
     merged = AutoModelForTokenClassification.from_pretrained(tmp_path / "a")
@@ -182,7 +185,7 @@ def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path)
 
 
 def test_an_adapter_that_cannot_be_shared_says_why(base, tmp_path):
-    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, epochs=1, lora_rank=4))
+    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, epochs=1, lora=LoraSettings(4)))
     config = tmp_path / "adapter/adapter_config.json"
     text = config.read_text()
     config.write_text(text.replace('"use_dora": false', '"use_dora": true'))
@@ -242,7 +245,7 @@ def test_lowest_layers_can_be_frozen(base, tmp_path):
 
 @pytest.mark.slow
 def test_qlora_trains_on_4_bit_weights_or_says_what_is_missing(base, tmp_path):
-    settings = replace(LEARN, lora_rank=8, learning_rate=2e-2, load_in_4bit=True)
+    settings = replace(LEARN, lora=LoraSettings(8, 32), learning_rate=2e-2, load_in_4bit=True)
     records, held_out = words_task(400, 1), words_task(60, 2)
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(ValueError, match="pip install bitsandbytes"):
@@ -334,8 +337,8 @@ def test_over_long_and_unlabelled_records_are_counted(base):
         ({"loss_on": "tokens"}, "every_token, step_end"),
         ({"micro_batch_size": 3}, "no multiple"),
         ({"patience": 2}, "needs evaluations"),
-        ({"load_in_4bit": True}, "lora_rank"),
-        ({"freeze_layers": 1, "lora_rank": 4}, "0 with LoRA"),
+        ({"load_in_4bit": True}, r"lora\.r above 0"),
+        ({"freeze_layers": 1, "lora": LoraSettings(4)}, "0 with LoRA"),
         ({"patience": 2, "eval_every": 4, "checkpoint_every": 6}, "multiple of eval_every"),
     ],
 )

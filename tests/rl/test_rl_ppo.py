@@ -189,10 +189,11 @@ def test_value_only_steps_leave_the_policy_alone(tiny, accelerator):
 
 
 def test_lora_policy_is_its_own_reference(tiny, accelerator):
-    from rlhf_e2h.training.models import LoraSettings, with_lora
+    from reward_models.lora import with_lora
+    from reward_models.settings import LoraSettings
 
     policy, value, tokenizer = tiny
-    adapted = with_lora(policy, LoraSettings(rank=4))
+    adapted = with_lora(policy, LoraSettings(r=4))
     frozen = [p.detach().clone() for p in adapted.parameters() if not p.requires_grad]
     _, history = train((adapted, value, tokenizer), accelerator, steps=4, learning_rate=2e-2, kl_coef=0.01)
     assert history[0]["objective/kl"] == 0.0

@@ -67,11 +67,12 @@ def chain(models, tmp_path_factory):
     recipe = tmp_path_factory.mktemp("chain")
     (recipe / "recipe.yaml").write_text(yaml.safe_dump({"name": "chain", "runs": str(models / "runs")}))
     base = str(models / "policy")
-    sft = {"stage": "sft", "policy": base, "data": "@prepare", "lora": {"rank": 2, "alpha": 8}}
+    sft = {"stage": "sft", "policy": base, "data": "@prepare"}
     sft |= {"training": {"learning_rate": 3e-2, "epochs": 6, "batch_size": 8, "micro_batch_size": 8, "max_length": 128}}
+    sft["training"]["lora"] = {"r": 2, "lora_alpha": 8}
     prm = {"stage": "reward", "kind": "prm", "base": base, "data": "@prepare", "reference_solutions": True}
     prm |= {"flip_labels": 0.3}  # written solutions alone are all right, and one class is refused
-    prm |= {"held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora_rank": 3}}
+    prm |= {"held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora": {"r": 3}}}
     for name, stage in (("1_prepare", PREPARE), ("2_sft", sft), ("3_prm", prm)):
         (recipe / f"{name}.yaml").write_text(yaml.safe_dump(stage))
     store = Store(load_recipe(recipe))
@@ -156,7 +157,7 @@ def test_of_equal_evaluations_the_later_weights_are_kept(tmp_path, models):
 
 def shared_settings(chain):
     settings = {"policy": str(chain["sft"]), "reward_model": str(chain["prm"])}
-    return {**settings, "share_base": True, "lora": {"rank": 3}, "value_init": "reward"}
+    return {**settings, "share_base": True, "lora": {"r": 3}, "value_init": "reward"}
 
 
 def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, models, chain, monkeypatch, caplog):
@@ -231,11 +232,11 @@ def test_hard_labels_reward_a_baseline_that_says_so(tmp_path, models):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"lora": {"rank": 2}, "value_init": "reward_zero_head"},
-        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "eval_every": 1, "keep": "best"},
-        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "gradient_checkpointing": True},
-        {"lora": {"rank": 2}, "value_init": "reward", "bf16": True},
-        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "bf16": True},
+        {"lora": {"r": 2}, "value_init": "reward_zero_head"},
+        {"lora": {"r": 2}, "value_init": "policy", "share_base": True, "eval_every": 1, "keep": "best"},
+        {"lora": {"r": 2}, "value_init": "policy", "share_base": True, "gradient_checkpointing": True},
+        {"lora": {"r": 2}, "value_init": "reward", "bf16": True},
+        {"lora": {"r": 2}, "value_init": "policy", "share_base": True, "bf16": True},
         {"value_head_only": True, "outcome": "none", "eval_every": 0},
         {"gradient_checkpointing": True, "answer_step": False, "bf16": True, "value_init": "policy"},
     ],
@@ -280,8 +281,8 @@ def test_frozen_embeddings_and_norms_are_not_trained(tmp_path, models):
     [
         ({"reward_model": None, "outcome": "none"}, "nothing gives a reward"),
         ({"reward_model": None}, "needs reward_model; set value_init: policy"),
-        ({"share_base": True}, "share_base needs lora.rank above 0"),
-        ({"share_base": True, "lora": {"rank": 2}}, "needs a reward model on the same base, but .* has no adapter/"),
+        ({"share_base": True}, "share_base needs lora.r above 0"),
+        ({"share_base": True, "lora": {"r": 2}}, "needs a reward model on the same base, but .* has no adapter/"),
         ({"keep": "best", "eval_every": 0}, "set eval_every"),
         ({"ppo": {"rollouts": 10}}, "do not divide by minibatches"),
         ({"ppo": {"learning_rat": 1}}, "did you mean 'learning_rate'"),

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from mini_rounds import DPO, GRPO, REST, differ, make_models, run, weights
+from mini_rounds import DPO, GRPO, REST, TRAINING, differ, make_models, run, weights
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import FirewallError
@@ -35,7 +35,7 @@ def test_problems_of_rounds_are_spread_and_change():
 
 @pytest.mark.parametrize(("stage", "method"), [(DPO, "keep"), (REST, "judged")])
 def test_a_killed_round_goes_on_to_the_same_weights(tmp_path, models, monkeypatch, stage, method):
-    settings = {"lora": {"rank": 2}} if stage is DPO else {}
+    settings = {"training": {**TRAINING, "lora": {"r": 2}}} if stage is DPO else {}
     whole, done = run(tmp_path, models, stage, **settings)
     assert {record["file"] for record in done["labels_read"]} == {"labels_easy.jsonl"}
     start = ASSETS / "base" if stage is REST else models / "policy"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +20,11 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, 
 from reward_models.arguments import on_one_device
 from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler, optimiser_steps
+from reward_models.lora import with_lora
 from reward_models.metrics import auc
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
+from reward_models.settings import LoraSettings
 from reward_models.trainer import Steps
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.runner.config import ConfigError
@@ -54,8 +56,7 @@ class FitSettings:
     beta2: float = 0.95
     bf16: bool = False
     max_length: int = 1024  # tokens; longer solutions are left out
-    lora_rank: int = 0  # 0: full fine-tuning
-    lora_alpha: int = 8
+    lora: LoraSettings = field(default_factory=LoraSettings)
     held_out: float = 0.1  # share of problems whose weak labels choose the best checkpoint
     eval_every: int = 0  # steps between such evaluations; 0: keep the last weights
 
@@ -157,7 +158,7 @@ def fit_soft(
     trainer.train()
     # without autocast around it: the model scores as the one that is saved will
     trained: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if settings.lora_rank:
+    if settings.lora.r:
         trained = trained.merge_and_unload()
     trained.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -213,18 +214,7 @@ def _model(base: str | Path, contract: StepContract, settings: FitSettings, laye
         model.config.num_hidden_layers = layers
         if getattr(model.config, "layer_types", None):
             model.config.layer_types = model.config.layer_types[:layers]
-    if settings.lora_rank:
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        adapter = LoraConfig(
-            task_type=TaskType.TOKEN_CLS,
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            target_modules="all-linear",
-            exclude_modules=["score", "classifier"],
-        )
-        model = get_peft_model(model, adapter)
-    return model
+    return with_lora(model, settings.lora, scorer=True)
 
 
 class _Logs(TrainerCallback):

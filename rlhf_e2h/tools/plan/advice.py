@@ -41,7 +41,7 @@ def advice(kind: str, phase: str, parts: Parts, filled: bool) -> str:
     if largest in STATES or largest.endswith("model") or largest == "reference":
         if kind in ("sample", "rerank", "evaluate"):
             return "a smaller model, or a GPU with more memory"
-        return "more GPUs, a launch file that shards more, LoRA (lora.rank), or a smaller model"
+        return "more GPUs, a launch file that shards more, LoRA (lora.r), or a smaller model"
     if phase == "forward and backward" and kind != "ppo":
         rows = "training.micro_batch_size"
     else:

@@ -35,17 +35,11 @@ class StagePlan:
     assumed: list[str] = field(default_factory=list)
 
 
-def adapters_of(model: Architecture, lora: Any) -> int:
-    return model.lora_parameters(lora.rank) if lora.rank else 0
-
-
 def lora_origin(recipe: Recipe, reference: str) -> tuple[str, int]:
     """(what an sft or reward stage trained with LoRA, its rank); any other model is its own origin, with rank 0."""
     spec = recipe.stages[reference[1:].split("/")[0]] if reference.startswith("@") else None
-    if spec and spec.kind == "sft" and spec.config.lora.rank:
-        return spec.config.policy, spec.config.lora.rank
-    if spec and spec.kind == "reward" and spec.config.training.lora_rank:
-        return spec.config.base, spec.config.training.lora_rank
+    if spec and spec.kind in ("sft", "reward") and spec.config.training.lora.r:
+        return spec.config.policy if spec.kind == "sft" else spec.config.base, spec.config.training.lora.r
     return reference, 0
 
 
@@ -62,9 +56,9 @@ def trained_rows(settings: Any, examples: float) -> float:
     return examples * settings.epochs
 
 
-def trained_model(model: Architecture, lora: Any, settings: Any, scorer: bool = False) -> Trained:
+def trained_model(model: Architecture, settings: Any, scorer: bool = False) -> Trained:
     """A model in training under the `lora` and freezing settings of its stage."""
-    adapters = adapters_of(model, lora)
+    adapters = model.lora_parameters(settings.lora.r) if settings.lora.r else 0
     frozen = {name: getattr(settings, name) and not adapters for name in ("freeze_embeddings", "freeze_norms")}
     return Trained(model, scorer, adapters, **frozen)
 

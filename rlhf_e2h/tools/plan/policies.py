@@ -13,7 +13,6 @@ from rlhf_e2h.tools.plan.activations import LOGITS_TILE, logit_bytes
 from rlhf_e2h.tools.plan.common import (
     Phases,
     StagePlan,
-    adapters_of,
     lora_origin,
     micro_batches,
     model_of,
@@ -52,7 +51,7 @@ def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     rollouts = float(ppo.steps * ppo.rollouts)
     tokens = rollouts * length
     flops = sampling_flops(policy, rollouts / ppo.samples_per_prompt, ppo.samples_per_prompt, numbers.prompt, solution)
-    if ppo.kl_coef or config.lora.rank:
+    if ppo.kl_coef or config.lora.r:
         flops += forward_flops(policy, tokens, length, rollouts * solution)
     if ppo.old_logprobs == "trainer":
         flops += forward_flops(policy, tokens, length, rollouts * solution)
@@ -130,12 +129,12 @@ def _ppo_update(
 ) -> Update:
     ppo = config.ppo
     head_only, shares = config.value_head_only, config.share_base
-    actor = trained_model(policy, config.lora, config)
-    value = trained_model(critic, config.lora, config, scorer=True)
+    actor = trained_model(policy, config)
+    value = trained_model(critic, config, scorer=True)
     models = (actor, dataclasses.replace(value, head_only=head_only, shares_base=shares))
     rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
     frozen = {name: size for name, size in others.items() if size}
-    if not config.lora.rank and ppo.kl_coef != 0:
+    if not config.lora.r and ppo.kl_coef != 0:
         share = form.processes if form.divides_weights else 1
         frozen["reference"] = reference_bytes(policy, form, config.bf16) / share
     length = numbers.prompt + ppo.max_new_tokens
@@ -185,10 +184,10 @@ def grpo_phases(
     settings = config.training
     rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
     frozen = {name: SCORING * size for name, size in rewards.items() if size}
-    if config.beta and not config.lora.rank:
+    if config.beta and not settings.lora.r:
         frozen["reference"] = 4.0 * model.parameters / (form.processes if form.divides_weights else 1)
     length = prompt + config.max_new_tokens
-    trained = dataclasses.replace(trained_model(model, config.lora, settings), keeps_float32=True)
+    trained = dataclasses.replace(trained_model(model, settings), keeps_float32=True)
     update = Update(
         (trained,), rows, length, count, settings.bf16, settings.gradient_checkpointing,
         logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
@@ -216,9 +215,8 @@ def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     head = read * solution / length
     flops = training_flops(model, read, length, head, config.training.gradient_checkpointing)
     flops += forward_flops(model, read, length, head)  # the reference
-    adapters = adapters_of(model, config.lora)
-    frozen = {} if adapters else {"reference": model.parameters}
-    trained = trained_model(model, config.lora, config.training)
+    frozen = {} if config.training.lora.r else {"reference": model.parameters}
+    trained = trained_model(model, config.training)
     phases = partial(sampling_trainer_phases, recipe, config, trained, frozen, 2, numbers, found / config.rounds)
     tokens = found * (numbers.prompt + n * solution) + read
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
@@ -233,7 +231,7 @@ def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     numbers.assume(f"{spec.name}: every problem gives {min(config.max_kept, n)} solutions to learn from")
     read = length * trained_rows(config.training, found * min(config.max_kept, n))
     flops = training_flops(model, read, length, read * solution / length, config.training.gradient_checkpointing)
-    trained = trained_model(model, config.lora, config.training)
+    trained = trained_model(model, config.training)
     phases = partial(sampling_trainer_phases, recipe, config, trained, {}, 1, numbers, found / config.rounds)
     tokens = found * (numbers.prompt + n * solution) + read
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
