@@ -153,9 +153,7 @@ def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_p
     """Merged in float32, a model of a bf16 base would take twice the room of its base."""
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
-    train(
-        tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", replace(FAST, epochs=1, lora=LoraSettings(4))
-    )
+    train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", replace(FAST, epochs=1, lora=LoraSettings(4)))
     assert export_sequence_classification(tmp_path / "orm", tmp_path / "export") < 1e-4
     for name in ("orm", "export"):
         weights = load_file(tmp_path / name / "model.safetensors")
