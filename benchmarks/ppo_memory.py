@@ -78,12 +78,12 @@ def memory_of(mode: str, folder: Path, arguments: argparse.Namespace) -> dict[st
     settings = PPOSettings(
         steps=2,
         rollouts=arguments.rollouts,
-        minibatches=2,
-        micro_batch=arguments.micro_batch,
+        num_mini_batches=2,
+        per_device_train_batch_size=arguments.micro_batch,
         forward_batch=2 * arguments.micro_batch,
         generation_batch=arguments.rollouts,
         max_new_tokens=arguments.new_tokens,
-        checkpoint_every=0,
+        save_steps=0,
     )
     policy, reference, value, scorer, tokenizer = memory_models(mode, folder, accelerator.device)
     weights = sum(p.numel() for p in policy.parameters()) * 4 / 2**20

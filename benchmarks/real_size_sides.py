@@ -58,7 +58,7 @@ def sft_ours(folder: Path) -> None:
 
     s, meter = read(folder, "settings"), Meter()
     settings = TrainingSettings(
-        batch_size=4, micro_batch_size=4, max_length=s["length"], max_steps=s["updates"], bf16=True,
+        batch_size=4, per_device_train_batch_size=4, max_length=s["length"], max_steps=s["updates"], bf16=True,
         lora=LoraSettings(**LORA),
     )  # fmt: skip
     dtype = "float32"
@@ -161,8 +161,9 @@ def ppo_ours(folder: Path) -> None:
     for model in (policy, value):
         hold_frozen(model, True, always_autocast=True)
     settings = PPOSettings(
-        steps=2, rollouts=s["rollouts"], minibatches=4, micro_batch=s["rollouts"] // 4, warmup_steps=0,
-        max_new_tokens=s["rollout_tokens"], checkpoint_every=0, learning_rate=1e-5, step_scheme="terminal",
+        steps=2, rollouts=s["rollouts"], num_mini_batches=4, per_device_train_batch_size=s["rollouts"] // 4,
+        warmup_steps=0,
+        max_new_tokens=s["rollout_tokens"], save_steps=0, learning_rate=1e-5, step_scheme="terminal",
     )  # fmt: skip
     seen = []
 

@@ -24,7 +24,6 @@ from reward_models.encode import Encoded
 from reward_models.records import Stepwise
 
 IGNORED = -100.0
-LOSS_ON = ("every_token", "step_end")
 
 
 def usable(record: Stepwise, kind: str) -> bool:

@@ -1,6 +1,6 @@
 """Train an ORM, PRM or OPRM from `Stepwise` records on the Hugging Face Trainer.
 
-    train("base", records, "prm", "runs/prm", TrainSettings(learning_rate=1e-3, epochs=2), validation=held_out)
+    train("base", records, "prm", "runs/prm", TrainSettings(learning_rate=1e-3), validation=held_out)
 
 Runs on one process or under `accelerate launch` (DDP, DeepSpeed, FSDP): the global batch is the setting, the number of
 accumulated micro-batches follows from it. The result is a Hugging Face checkpoint with its step contract.
@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import AutoConfig
 
-from reward_models.arguments import training_arguments
+from reward_models.arguments import scorer_arguments
 from reward_models.card import model_card
 from reward_models.contract import StepContract
 from reward_models.dataset import TokenRows, build_rows, check_material
@@ -91,7 +91,7 @@ def train(
     model.config.pad_token_id = tokenizer.pad_token_id
     _fit_attention(model, rows, settings)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
-    arguments = training_arguments(out / CHECKPOINTS, settings, kind, len(rows))
+    arguments = scorer_arguments(out / CHECKPOINTS, settings, kind, len(rows))
     trainer = StepTrainer(
         model,
         arguments,
@@ -143,9 +143,9 @@ def _write_report(out: Path, report: dict[str, Any]) -> None:
 
 def _check_selection(held_out: Sequence[Stepwise], kind: str, settings: TrainSettings) -> None:
     """Early stopping needs both classes, found out before hours of training rather than after."""
-    if settings.eval_every and not held_out:
+    if settings.eval_steps and not held_out:
         raise ValueError(
-            f"eval_every is {settings.eval_every} but there are no validation records; pass some, or set 0"
+            f"eval_steps is {settings.eval_steps} but there are no validation records; pass some, or set 0"
         )
     classes = {record.outcome for record in held_out}
     if kind != "orm":

@@ -61,20 +61,22 @@ class Shapes:
     def recipe(cls) -> Shapes:
         """Those of the 1.5B recipe, with half of its rollouts a step and two steps."""
         spec = load_recipe(ROOT / "recipes/qwen2.5-math-1.5b", ["ppo_steps=2", "rollouts=128"]).stages["ppo"]
-        config = dataclasses.replace(spec.config, reward_model=None, value_init="policy", eval_every=0, keep="last")
+        config = dataclasses.replace(spec.config, reward_model=None, value_init="policy", eval_steps=0, keep="last")
         return cls(QWEN, 151_936, config, 110)
 
     @classmethod
     def tiny(cls) -> Shapes:
-        ppo = PPOSettings(steps=2, rollouts=8, minibatches=2, micro_batch=2, max_new_tokens=24)
-        config = Config("p", "d", value_init="policy", lora=LoraSettings(8), bf16=True, ppo=ppo)
+        config = Config(
+            policy="p", data="d", value_init="policy", lora=LoraSettings(8), bf16=True, steps=2, rollouts=8,
+            num_mini_batches=2, per_device_train_batch_size=2, max_new_tokens=24,
+        )  # fmt: skip
         return cls(SMALL, 2048, config, 12)
 
     def language_model(self) -> Any:
         return made(self.model, self.vocabulary)
 
     def settings(self) -> PPOSettings:
-        return dataclasses.replace(self.config.ppo, warmup_steps=0, checkpoint_every=1, kl_stop=None, kl_alarm=None)
+        return dataclasses.replace(self.config, warmup_steps=0, save_steps=1, kl_stop=None, kl_alarm=None)
 
 
 def made(shape: dict[str, int], vocabulary: int) -> Any:
@@ -108,8 +110,7 @@ def ppo_in_plan(shapes: Shapes, folder: Path) -> dict[str, Any]:
         trained = _train(shapes, settings, folder, lambda _, metrics, __: rows.append(metrics))
     architecture = of_config("model", trained.config)
     numbers = Numbers(shapes.prompt, settings.max_new_tokens)
-    config = dataclasses.replace(shapes.config, ppo=settings)
-    phases = ppo_phases(config, architecture, architecture, {"reward model": 0.0}, numbers, Form("single"))
+    phases = ppo_phases(settings, architecture, architecture, {"reward model": 0.0}, numbers, Form("single"))
     planned = {phase.name: phase.total for phase in phases}
     found: dict[str, Any] = {"gigabytes": {}}
     for name, size in meter.found.items():
@@ -122,9 +123,9 @@ def ppo_in_plan(shapes: Shapes, folder: Path) -> dict[str, Any]:
     found["rollout_tokens_a_second"] = round(tokens / rows[-1]["time/rollout"])
     found["update_tokens_a_second"] = round(tokens / rows[-1]["time/update"])
     length = shapes.prompt + rows[-1]["rollout/tokens"]
-    read = settings.epochs * settings.rollouts * length
+    read = settings.num_ppo_epochs * settings.rollouts * length
     checkpointing = shapes.config.gradient_checkpointing
-    work = training_flops(architecture, read, length, settings.epochs * tokens, checkpointing)
+    work = training_flops(architecture, read, length, settings.num_ppo_epochs * tokens, checkpointing)
     work += training_flops(architecture, read, length, 0, checkpointing)
     reached = matmul_flops(8192 if CUDA else 256, torch.bfloat16)
     found["update_mfu"] = round(work / rows[-1]["time/update"] / reached, 3)
@@ -241,7 +242,9 @@ def _round(folder: Path, number: int) -> None:
     out = folder / f"round_{number + 1}"
     out.mkdir()
     run = StageRun("rest", "rest", out, 0, out, Tracker(out), {})
-    settings = TrainingSettings(max_steps=2, batch_size=4, micro_batch_size=4, bf16=True, lora=shapes.config.lora)
+    settings = TrainingSettings(
+        max_steps=2, batch_size=4, per_device_train_batch_size=4, bf16=True, lora=shapes.config.lora
+    )
     model, _ = finetune(policy.model, tokenizer, rows, settings, run)
     save_policy(model, tokenizer, out)
 

@@ -132,7 +132,7 @@ def build(cls: type, data: Mapping[str, Any], where: str) -> Any:
     values = {}
     for key, value in data.items():
         if key not in fields:
-            said = renamed(str(key)) or f"unknown setting {key!r}; {nearest(str(key), fields)}"
+            said = renamed(str(key), fields) or f"unknown setting {key!r}; {nearest(str(key), fields)}"
             raise ConfigError(f"{where}: {said}")
         values[key] = _convert(value, hints[key], f"{where}: {key}")
     for name, field in fields.items():

@@ -27,13 +27,13 @@ from rlhf_e2h.training.models import open_policy, save_policy
 from rlhf_e2h.training.precision import training_dtype
 from rlhf_e2h.training.sft_plan import plan_training
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=30,
     about="fine-tune a policy on written solutions (TRL)",
     trains=True,
     distributed=True,
-    tiny={"training.bf16": False, "training.epochs": 1},
+    tiny={"training.bf16": False, "training.num_train_epochs": 1},
 )
 Row = dict[str, Any]
 
@@ -48,20 +48,20 @@ class Config:
     labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most N solutions, of every level its share
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
-    targets: Literal["solutions", "steps"] = field(default="solutions", metadata={"added": True})
+    targets: Literal["solutions", "steps"] = "solutions"
     # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
-    form: Format = field(default="full", metadata={"added": True})
+    form: Format = "full"
     # selected.jsonl of a select stage: only these problems
-    keep: Input | None = field(default=None, metadata={"added": True})
-    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})  # skills of each batch
+    keep: Input | None = None
+    mixture: MixtureSettings | None = None  # skills of each batch
     # for `mixture: {weights: doremi}`: the model whose losses are subtracted
-    reference: Input | None = field(default=None, metadata={"added": True})
+    reference: Input | None = None
     # graph.json of a skillgraph stage, for `mixture: {weights: skill_it}` in the place of its `graph`
-    skill_graph: Input | None = field(default=None, metadata={"added": True})
-    dynamics: bool = field(default=False, metadata={"added": True})  # log training dynamics for `e2h map`
-    snapshots: int = field(default=0, metadata={"added": True})  # steps between weights kept for `e2h speed`; 0: none
+    skill_graph: Input | None = None
+    dynamics: bool = False  # log training dynamics for `e2h map`
+    snapshots: int = 0  # steps between weights kept for `e2h speed`; 0: none
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reward_models.arguments import on_one_device
 from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
 from rlhf_e2h.encoding import check_positions, trl_rows
@@ -31,12 +30,9 @@ def finetune(
 ) -> tuple[Any, float]:
     """Train on rows with `prompt` and `completion`; EOS is added and trained. Returns the model and the mean loss."""
     from datasets import Dataset
-    from trl import SFTConfig
 
-    arguments = on_one_device(
-        SFTConfig(
-            **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
-        )
+    arguments = trainer_arguments(
+        settings, run, max_length=settings.max_length, completion_only_loss=True, packing=False
     )
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     encoded = trl_rows(tokenizer, rows)

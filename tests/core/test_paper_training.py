@@ -21,7 +21,11 @@ from rlhf_e2h.stages.sft import Config, _solutions
 from rlhf_e2h.training.arguments import TrainingSettings, trainer_arguments
 from rlhf_e2h.training.finetune import finetune
 
-PAPER = {"schedule": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.01}, "freeze_embeddings": True}
+PAPER = {
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "lr_scheduler_kwargs": {"min_lr_rate": 0.01},
+    "freeze_embeddings": True,
+}
 FROZEN = ("embed_tokens", "lm_head", "norm")
 
 

@@ -47,7 +47,7 @@ def a_round(folder):
     model, _ = finetune(
         *new_llama(SHAPE, "procedural", 0),
         ROWS,
-        TrainingSettings(batch_size=4, micro_batch_size=2),
+        TrainingSettings(batch_size=4, per_device_train_batch_size=2),
         Run(folder),
     )
     return sum(parameter.numel() * 4 for parameter in model.parameters())

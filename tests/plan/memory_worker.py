@@ -51,7 +51,7 @@ def sft(folder: Path, shape: ModelShape, variant: str) -> None:
     model, tokenizer = new_llama(shape, "procedural", 0)
     micro = ROWS // 2 if variant == "accumulate" else ROWS
     settings = TrainingSettings(
-        max_steps=2, batch_size=ROWS, micro_batch_size=micro, max_length=LENGTH,
+        max_steps=2, batch_size=ROWS, per_device_train_batch_size=micro, max_length=LENGTH,
         gradient_checkpointing=variant == "checkpointing",
     )  # fmt: skip
     rows = [{"prompt": text(8), "completion": text(LENGTH)}] * (2 * ROWS)
@@ -61,7 +61,7 @@ def sft(folder: Path, shape: ModelShape, variant: str) -> None:
 def reward(folder: Path, shape: ModelShape, variant: str) -> None:
     base = folder / "base"
     save_policy(*new_llama(shape, "procedural", 0), base)
-    settings = TrainSettings(batch_size=ROWS, epochs=3, max_length=LENGTH, group_by_length=False)
+    settings = TrainSettings(batch_size=ROWS, num_train_epochs=3, max_length=LENGTH, group_by_length=False)
     records = [Stepwise("p=q?", [text(LENGTH - 32)], [label], label) for label in (0, 1)] * ROWS
     train(base, records, "prm", folder / "out", settings)
 
@@ -77,8 +77,9 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
         policy, value, reference = with_lora(policy, LoraSettings(8)), value.requires_grad_(False), None
         value.score.requires_grad_(True)
     settings = PPOSettings(
-        steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, max_new_tokens=LENGTH - PROMPT,
-        checkpoint_every=0, warmup_steps=0, learning_rate=1e-6,
+        steps=2, rollouts=2 * ROWS, num_mini_batches=2, per_device_train_batch_size=ROWS, forward_batch=ROWS,
+        max_new_tokens=LENGTH - PROMPT,
+        save_steps=0, warmup_steps=0, learning_rate=1e-6,
     )  # fmt: skip
     prompts = [{"prompt": text(PROMPT)}]
 
@@ -92,9 +93,9 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
 def grpo(folder: Path, shape: ModelShape, variant: str) -> None:
     run = StageRun("grpo", "grpo", folder, 0, folder, Tracker(folder), {})
     policy, tokenizer = new_llama(shape, "procedural", 0)
-    training = TrainingSettings(max_steps=2, batch_size=ROWS, micro_batch_size=ROWS, learning_rate=1e-6)
+    training = TrainingSettings(max_steps=2, batch_size=ROWS, per_device_train_batch_size=ROWS, learning_rate=1e-6)
     config = grpo_stage.Config(
-        "", "", outcome="none", terms=RewardTerms(format_penalty=1.0), generations=ROWS // 2,
+        "", "", outcome="none", terms=RewardTerms(format_penalty=1.0), num_generations=ROWS // 2,
         max_new_tokens=LENGTH - PROMPT, training=training,
     )  # fmt: skip
     row = {"prompt": text(PROMPT), "problem_id": "0", "problem": "", "level": 1}

@@ -35,8 +35,9 @@ SMALL = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 16, "num_hid
 LARGE = {"vocab_size": 16384, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
 PROMPT, COMPLETION, ROWS = 16, 48, 8
 PPO = PPOSettings(
-    steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, generation_batch=2 * ROWS,
-    max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
+    steps=2, rollouts=2 * ROWS, num_mini_batches=2, per_device_train_batch_size=ROWS, forward_batch=ROWS,
+    generation_batch=2 * ROWS,
+    max_new_tokens=COMPLETION, save_steps=1, warmup_steps=0, learning_rate=1e-6,
 )  # fmt: skip
 chunked_logits.CHUNK = ROWS * COMPLETION * LARGE["vocab_size"] // 4  # four chunks of a micro-batch
 chunked_logits.BLOCK = chunked_logits.CHUNK  # at once, as on a GPU
@@ -90,10 +91,10 @@ def train(shape, variant, meter):
     torch.manual_seed(0)
     policy = LlamaForCausalLM(configuration(shape))
     value = LlamaForTokenClassification(configuration(shape))
-    reference = None if variant.get("rank") else LlamaForCausalLM(configuration(shape))
-    policy = with_lora(policy, LoraSettings(variant.get("rank", 0)))
-    value = train_parts(value, False, LoraSettings(variant.get("rank", 0)))
-    for model in (policy, value) if variant.get("rank") else ():  # as the stage does
+    reference = None if variant.get("r") else LlamaForCausalLM(configuration(shape))
+    policy = with_lora(policy, LoraSettings(variant.get("r", 0)))
+    value = train_parts(value, False, LoraSettings(variant.get("r", 0)))
+    for model in (policy, value) if variant.get("r") else ():  # as the stage does
         hold_frozen(model, variant.get("bf16", False), always_autocast=True)
     if reference is not None:
         hold_frozen(reference.requires_grad_(False), variant.get("bf16", False), linear_only=True)

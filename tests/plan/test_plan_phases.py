@@ -40,8 +40,9 @@ def planned(name):
     elif name == "scoring":
         phases = [scoring(model, SCORED, {"weights": 2.0 * model.scorer_parameters})]
     else:
-        lora, bf16 = LoraSettings(VARIANTS[name].get("rank", 0)), VARIANTS[name].get("bf16", False)
-        config = Config("p", "d", value_init="policy", lora=lora, bf16=bf16, ppo=PPO)
+        lora, bf16 = LoraSettings(VARIANTS[name].get("r", 0)), VARIANTS[name].get("bf16", False)
+        settings = {**vars(PPO), "lora": lora, "bf16": bf16}
+        config = Config(policy="p", data="d", value_init="policy", **settings)
         others = {"reward model": 0.0}
         phases = policies.ppo_phases(config, model, model, others, Numbers(PROMPT, COMPLETION), Form("single"))
     return {phase.name: phase for phase in phases}

@@ -79,7 +79,13 @@ def test_policy_and_value_learn_apart_and_the_base_stays(saved, accelerator, ran
     assert any(".value_adapter." in n for n in adapters) and any(".default." in n for n in adapters)
     history = []
     settings = PPOSettings(
-        steps=8, rollouts=32, minibatches=2, micro_batch=16, max_new_tokens=8, learning_rate=2e-2, warmup_steps=0
+        steps=8,
+        rollouts=32,
+        num_mini_batches=2,
+        per_device_train_batch_size=16,
+        max_new_tokens=8,
+        learning_rate=2e-2,
+        warmup_steps=0,
     )
 
     def reward(completions):

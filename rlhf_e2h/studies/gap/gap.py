@@ -31,7 +31,7 @@ from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.models import open_policy
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=230,
     about="train on none, easy, medium, hard and all problems at equal n, by several methods",
@@ -65,7 +65,7 @@ class Config:
     layers: Literal["middle", "last", "hase"] = "hase"  # hidden states that the probe reads
     template: str | None = None  # text before a solution, with {problem}, for probe and rm
     # of icl and sft: sections, chat, minerva or {template: FILE}; auto: what is saved beside the base, else sections
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     max_new_tokens: int = 256
     training: TrainingSettings = field(default_factory=TrainingSettings)  # of sft
     fit: FitSettings = field(default_factory=FitSettings)  # of rm

@@ -38,7 +38,7 @@ from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
 from rlhf_e2h.text_formats import format_of
 
-VERSION = 4
+VERSION = 5
 TRAITS = Traits(
     order=240,
     about="train students on a weak supervisor's soft labels of hard problems",
