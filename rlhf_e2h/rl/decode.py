@@ -99,7 +99,7 @@ def _read_prompts(model: Any, prompts: Sequence[Sequence[int]], cache: Any) -> t
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with, less than the shortest; 0 if too few for a pass of their own."""
-    low, high = min(map(list, prompts)), max(map(list, prompts))  # all others lie between these two in alphabetical order
+    low, high = min(map(list, prompts)), max(map(list, prompts))  # all others lie between them in alphabetical order
     limit = min(map(len, prompts)) - 1
     common = next((t for t in range(limit) if low[t] != high[t]), limit)
     return common if len(prompts) > 1 and common >= SHARED else 0
