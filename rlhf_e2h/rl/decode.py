@@ -5,7 +5,7 @@ Axes: P prompts, B rows (P x n completions), T tokens, V vocabulary, L prompt an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,17 @@ class Rule:
 
 
 def decode_batch(
-    model: Any, prompts: Sequence[Sequence[int]], n: int, rule: Rule, uniform_BT: Tensor
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    rule: Rule,
+    uniform_BT: Tensor,
+    on_done: Callable[[int], None] | None = None,
 ) -> list[tuple[list[int], list[float]]]:
-    """(token ids, log-probabilities) of n completions a prompt, the end token included."""
+    """(token ids, log-probabilities) of n completions a prompt, the end token included.
+
+    `on_done` is called as completions end, with how many have ended since the last call.
+    """
     device, (total, new_tokens) = model.device, uniform_BT.shape
     width = max(map(len, prompts))
     tokens_BT = torch.full((total, new_tokens), -1, device=device)
@@ -50,6 +58,7 @@ def decode_batch(
     ends_E = torch.tensor(sorted(rule.ends), device=device)
     alive_B = torch.arange(total, device=device)  # rows still in the batch, as indices into the full one
     going_B = torch.ones(total, dtype=torch.bool, device=device)  # of those, the rows that have not ended
+    left = total
     with decoding_cache(model, width + new_tokens) as cache:
         logits_PV, mask_PL = _read_prompts(model, prompts, cache)
         position_P1 = mask_PL.sum(-1, keepdim=True) - 1
@@ -65,8 +74,11 @@ def decode_batch(
             going_B = going_B & ~torch.isin(token_B, ends_E)
             if rule.stop is not None:
                 going_B &= ~_stopped(rule.stop, tokens_BT[alive_B, : step + 1], going_B)
-            count = int(going_B.sum())
-            if step + 1 == new_tokens or not count:
+            count = 0 if step + 1 == new_tokens else int(going_B.sum())
+            if on_done and count < left:
+                on_done(left - count)
+            left = count
+            if not count:
                 break
             if count <= (1 - ENDED) * len(going_B):
                 keep = kept_rows(going_B)

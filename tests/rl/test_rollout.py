@@ -67,11 +67,20 @@ def test_samples_do_not_depend_on_the_batch(tiny):
     at_once = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5)
     one_by_one = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=4)
     assert at_once.completion_ids == one_by_one.completion_ids
-    sizes: list[int] = []  # a batch smaller than n divides the samples of one problem: memory holds that many at most
-    divided = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=3, on_batch=sizes.append)
+    # a batch smaller than n divides the samples of one problem: memory holds that many at most
+    divided = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=3)
     assert at_once.completion_ids == divided.completion_ids
-    assert sizes == [3, 1, 3, 1]
     assert at_once.completion_ids != generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=6).completion_ids
+
+
+def test_completions_are_counted_as_they_end(tiny):
+    model, tokenizer = tiny
+    counts: list[int] = []
+    rollouts = generate(
+        model, tokenizer, PROMPTS, n=16, temperature=1.5, max_new_tokens=60, seed=2, on_batch=counts.append
+    )
+    ends = sorted(len(ids) for ids in rollouts.completion_ids)
+    assert counts == [ends.count(length) for length in sorted(set(ends))] and len(counts) > 2
 
 
 def test_rows_that_finish_early_are_cut_behind_eos(tiny):
