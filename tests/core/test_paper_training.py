@@ -64,7 +64,7 @@ def test_the_schedule_of_the_paper_ends_at_a_hundredth(tmp_path):
     run = StageRun("sft", "sft", tmp_path, 0, tmp_path, Tracker(tmp_path), {})
     arguments = trainer_arguments(TrainingSettings(**PAPER), run)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
-    name, options = arguments["lr_scheduler_type"], arguments["lr_scheduler_kwargs"]
+    name, options = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
     schedule = get_scheduler(name, optimizer, 0, 100, scheduler_specific_kwargs=options)
     for _ in range(100):
         optimizer.step()
