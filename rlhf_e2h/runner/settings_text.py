@@ -120,8 +120,8 @@ def _fields(module: str, definition: ast.ClassDef) -> Iterable[tuple[str, str, a
 
 
 def _lines(group: _Group, indent: str) -> Iterator[str]:
-    needed_first = sorted(_fields(group.module, group.definition), key=lambda field: field[2].value is not None)
-    for module, name, node in needed_first:
+    fields = _fields(group.module, group.definition)  # needed ones first, then its own, then inherited ones
+    for module, name, node in sorted(fields, key=lambda field: (field[2].value is not None, field[0] != group.module)):
         source = _source(module)
         assert source is not None
         for above in _comment_above(source, node):

@@ -7,7 +7,6 @@ folder that plain transformers loads, and quality.json with its metrics on held-
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from reward_models.records import Stepwise, write_jsonl
 from reward_models.settings import TrainSettings
 from reward_models.train import train
 from rlhf_e2h.data.firewall import read_problems
+from rlhf_e2h.data.splitting import held_out
 from rlhf_e2h.parallel.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runner.config import ConfigError, Input
@@ -117,8 +117,8 @@ def main(config: Config, run: StageRun) -> None:
         for record in at_most(found.records, config.limit, run.seed)
     ]
     # by its text whoever a problem comes from: records may have others than `data`
-    training = [record for record in records if not _held_out(record.problem, config.held_out)]
-    validation = [record for record in records if _held_out(record.problem, config.held_out)]
+    training = [record for record in records if not held_out(record.problem, config.held_out)]
+    validation = [record for record in records if held_out(record.problem, config.held_out)]
     if config.faultless_per_faulty is not None:
         training = thinned(training, config.faultless_per_faulty, run.seed)
     by_text = {p["problem"]: p for p in rows}
@@ -221,8 +221,3 @@ def _text_format(config: Config, run: StageRun) -> TextFormat:
         why = "that of the graded samples" if config.graded else "no samples, and none is set"
     run.use_format(made.of_rows(), why)
     return made.of_rows()
-
-
-def _held_out(problem: str, share: float) -> bool:
-    """Whether a problem is kept for validation: by its text, so that every reward model of a run keeps out the same."""
-    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
-from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
+from reward_models.model import load_tokenizer
+from reward_models.peft_folder import is_adapter, load_merged
 from reward_models.precision import restore_frozen, stored_half
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
@@ -60,31 +61,23 @@ def new_llama(shape: ModelShape, tokenizer: str, seed: int) -> tuple[LlamaForCau
     return LlamaForCausalLM(config), made
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer beside a model, with a pad token.
+def policy_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a model that writes.
 
     Raises:
         FileNotFoundError: a local folder without tokenizer files.
         ValueError: no end-of-text token.
     """
-    folder = Path(path)
-    if is_adapter(folder):
-        path = tokenizer_folder(folder)
-    elif folder.is_dir() and not any(folder.glob("tokenizer*")):
-        raise FileNotFoundError(
-            f"{folder}: a model folder without tokenizer; copy tokenizer.json and tokenizer_config.json into it"
-        )
-    with explained(path):
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    tokenizer: Tokenizer = load_tokenizer(path, padding_side=None)
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"{path}: the tokenizer has no end-of-text token, so no solution could end; name one as `eos_token` in its "
-            "tokenizer_config.json"
-        )
-    if tokenizer.pad_token_id is None:
-        # Padding is masked by length everywhere, so sharing the id of EOS is safe here.
-        tokenizer.pad_token = tokenizer.eos_token
+        raise ValueError(_NO_END.format(path))
     return tokenizer
+
+
+_NO_END = (
+    "{}: the tokenizer has no end-of-text token, so no solution could end; name one as `eos_token` in its "
+    "tokenizer_config.json"
+)
 
 
 def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedModel, Tokenizer]:
@@ -97,7 +90,7 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; use one of {sorted(DTYPES)}")
     check_model_folder(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = policy_tokenizer(path)
     with explained(path):
         if is_adapter(path):
             model = load_merged(path, DTYPES[dtype])
@@ -199,7 +192,7 @@ def policy_format(path: str | Path, settings: FormatSettings | None, sections: b
     context = _in_context(path)
     if context is not None:
         return context[2], _EXEMPLARS
-    return choose_format(settings, path, load_tokenizer(path), sections)
+    return choose_format(settings, path, policy_tokenizer(path), sections)
 
 
 def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[PreTrainedModel, Tokenizer]:

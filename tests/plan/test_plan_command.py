@@ -193,7 +193,16 @@ def test_a_reward_model_that_learns_from_few_records_costs_what_they_cost(monkey
     monkeypatch.setenv("E2H_DATA", "somewhere")
     settings = ["prm.limit=10", "prm.held_out=0.5", "prm.training.batch_size=1", "prm.training.epochs=2"]
     command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
-    main([*command, "--tokens", "50,70", *settings, "prm.training.per_device_train_batch_size=1", "prm.training.max_length=400"])
+    main(
+        [
+            *command,
+            "--tokens",
+            "50,70",
+            *settings,
+            "prm.training.per_device_train_batch_size=1",
+            "prm.training.max_length=400",
+        ]
+    )
     assert stage(json.loads(capsys.readouterr().out), "prm")["tokens"] == 10 / 2 * 2 * (50 + 70)
 
 

@@ -10,7 +10,6 @@ Burns et al. 2023 (arXiv 2312.09390); EleutherAI, "Experiments in Weak-to-Strong
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.data.splitting import held_out
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.records import GRADED, SAMPLES
 from rlhf_e2h.runner.config import ConfigError, Input
@@ -135,7 +135,7 @@ def _task(config: Config, run: StageRun) -> Task:
     shared = {row["problem_id"] for row in transfer} & {row["problem_id"] for row in bank}
     if shared:
         raise ConfigError(f"{run.name}: {len(shared)} problems of the bank are also learnt from; use separate splits")
-    train_N = np.array([not _held_out(row["problem_id"], config.fit.held_out) for row in transfer], dtype=bool)
+    train_N = np.array([not held_out(row["problem_id"], config.fit.held_out) for row in transfer], dtype=bool)
     if not train_N.any():
         raise ConfigError(f"{run.name}: no finished solution of levels {config.levels} in {config.transfer}")
     return Task(problems, transfer, bank, train_N, format_of(run.path(config.transfer)))
@@ -149,10 +149,6 @@ def _thinned(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
     if limit is None or limit >= len(rows):
         return rows
     return [rows[i] for i in sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist())]
-
-
-def _held_out(problem_id: str, share: float) -> bool:
-    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
 def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], Labels]:
