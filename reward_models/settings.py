@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from typing import Any, ClassVar
 
 LOSS_ON = ("every_token", "step_end")  # see targets.py
@@ -100,6 +101,7 @@ class TrainerSettings(OptimisationSettings):
     # of the schedule; the paper's code: cosine_with_min_lr with {min_lr_rate: 0.01}
     lr_scheduler_kwargs: dict[str, float] = field(default_factory=dict)
     max_length: int = 1024  # tokens
+    load_in_4bit: bool = False  # QLoRA: frozen weights in 4 bits; needs lora.r above 0 and bitsandbytes
     extra: dict[str, Any] = field(
         default_factory=dict
     )  # arguments of the library's trainer, such as {optim: adafactor}
@@ -114,7 +116,18 @@ class TrainerSettings(OptimisationSettings):
                 f"batch_size {self.batch_size} is not a multiple of per_device_train_batch_size {micro}; "
                 "change one of them"
             )
+        if self.load_in_4bit and not self.lora.r:
+            raise ValueError("load_in_4bit needs lora.r above 0; 4-bit weights cannot be trained themselves")
         self._check_extra()
+
+    def refuse(self, why: str, *names: str) -> None:
+        """
+        Raises:
+            ValueError: one of these settings is set, and this training does not have it.
+        """
+        for name in names:
+            if value := attrgetter(name)(self):
+                raise ValueError(f"{name} is {value}, but {why}; leave it out")
 
     def _check_extra(self) -> None:
         if not self.extra:
@@ -159,7 +172,6 @@ class TrainSettings(TrainerSettings):
     seed: int = 0
     loss_on: str = "every_token"  # or "step_end"; see targets.py
     orm_share: float | None = None  # OPRM: share of outcome records in the mixture; None: records as they come
-    load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and lora.r above 0
     freeze_layers: int = 0  # N layers from the bottom, the embeddings below them included
     group_by_length: bool = True  # batches of similar length: less padding
     # a batch is one row without padding, and no text attends to another: by kernel with flash attention, elsewhere by a
@@ -182,8 +194,6 @@ class TrainSettings(TrainerSettings):
                 f"freeze_layers is {self.freeze_layers} with lora.r {self.lora.r}; it must be at least 0, and 0 "
                 "with LoRA, which freezes everything but its adapters"
             )
-        if self.load_in_4bit and not self.lora.r:
-            raise ValueError("load_in_4bit needs lora.r above 0; 4-bit weights cannot be trained themselves")
 
 
 @dataclass
@@ -199,11 +209,7 @@ class PairwiseSettings(TrainerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lora.r or self.save_steps:
-            raise ValueError(
-                f"a pairwise model trains all weights and keeps no checkpoints; lora.r is {self.lora.r} and save_steps "
-                f"{self.save_steps}, set both to 0"
-            )
+        self.refuse("a pairwise model trains all weights and keeps no checkpoints", "lora.r", "save_steps")
 
 
 def setting_names(settings: type) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from reward_models.lora import lora_config
+from reward_models.lora import four_bit, lora_config
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.encoding import check_positions, preference_rows
@@ -134,8 +134,10 @@ def _round(
     rounds: Rounds, start: Path, chosen: list[dict[str, Any]], config: Config, run: StageRun, number: int
 ) -> None:
     """A function of its own, so that its models are gone when the next round samples."""
-    policy = rounds.policy(number)
-    reference = open_policy(start).model if number and config.reference == "first" else None
+    bits = four_bit(config.training)
+    policy = rounds.policy(number, bits)
+    other = number > 0 and config.reference == "first"
+    reference = open_policy(start, quantization=bits).model if other else None
     rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from reward_models.lora import lora_config
+from reward_models.lora import four_bit, lora_config
 from reward_models.model import freeze_parts
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.rl.endings import end_tokens, token_limit
@@ -33,6 +33,7 @@ from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_argum
 from rlhf_e2h.training.encoded_trainers import online_trainer
 from rlhf_e2h.training.lengths import report_unfinished
 from rlhf_e2h.training.models import Policy, open_policy, save_policy
+from rlhf_e2h.training.precision import hold_frozen
 
 VERSION = 3
 TRAITS = Traits(
@@ -114,7 +115,8 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy), text_format=config.format)
+    bits = four_bit(config.training)
+    policy = open_policy(run.path(config.policy), text_format=config.format, quantization=bits)
     run.use_format(policy.text_format, policy.why)
     prompts = open_prompts(config, run, policy, config.max_new_tokens)
     # before there is a trainer that would choose this process's GPU
@@ -196,7 +198,7 @@ def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Ro
     )
     freeze_parts(model, config.training.freeze_embeddings, config.training.freeze_norms)
     columns = ("prompt", "problem_id", "problem", "level")
-    return online_trainer(config.algorithm)(
+    trainer = online_trainer(config.algorithm)(
         model=model,
         reward_funcs=reward,
         args=arguments,
@@ -204,3 +206,6 @@ def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Ro
         processing_class=tokenizer,
         peft_config=lora_config(config.training.lora),
     )
+    if config.training.load_in_4bit:
+        hold_frozen(trainer.model, config.training.bf16)
+    return trainer

@@ -39,6 +39,10 @@ class PretrainSettings(TrainerSettings):
     max_steps: int = 0  # 0: no training
     adam_beta2: float = 0.98
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse("the small base model is trained whole", "lora.r")
+
 
 @dataclass
 class Config:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reward_models.lora import four_bit
 from reward_models.records import write_jsonl
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.runner.config import ConfigError, Input
@@ -101,7 +102,8 @@ def main(config: Config, run: StageRun) -> None:
 def _round(rounds: Rounds, texts: list[dict[str, str]], config: Config, run: StageRun, number: int) -> None:
     """A function of its own, so that its models are gone when the next round samples."""
     other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
-    policy = rounds.policy(number) if other is None else open_policy(run.path(other))
+    bits = four_bit(config.training)
+    policy = rounds.policy(number, bits) if other is None else open_policy(run.path(other), quantization=bits)
     title = f"ReST {number + 1}"
     model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, run, title)
     rounds.keep(number, model, policy.tokenizer)

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
+from reward_models.lora import in_four_bits, on_full_weights
 from reward_models.model import load_tokenizer
 from reward_models.peft_folder import is_adapter, load_merged
-from reward_models.precision import restore_frozen, stored_half
+from reward_models.precision import engine_holds_weights, restore_frozen, stored_half
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
@@ -80,8 +81,12 @@ _NO_END = (
 )
 
 
-def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedModel, Tokenizer]:
+def load_policy(
+    path: str | Path, dtype: str = "float32", quantization: Any = None
+) -> tuple[PreTrainedModel, Tokenizer]:
     """A causal language model and its tokenizer, from a local folder or a hub id; a PEFT folder is merged.
+
+    With `quantization`, as `reward_models.lora.four_bit` makes it, the weights are in 4 bits.
 
     Raises:
         FileNotFoundError: the folder lacks config or tokenizer.
@@ -89,13 +94,19 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; use one of {sorted(DTYPES)}")
+    if quantization and (engine_holds_weights() or is_adapter(path)):
+        raise ValueError(
+            f"{path}: load_in_4bit is for whole models, under DDP or on one process; launch with ddp.yaml, or merge "
+            "the adapter first"
+        )
     check_model_folder(path)
     tokenizer = policy_tokenizer(path)
     with explained(path):
         if is_adapter(path):
             model = load_merged(path, DTYPES[dtype])
         else:
-            model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+            options = {"dtype": DTYPES[dtype], "quantization_config": quantization}
+            model = AutoModelForCausalLM.from_pretrained(str(path), **options)
     fit_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, path)
     note_end_tokens(tokenizer, model)
     return model, tokenizer
@@ -150,6 +161,7 @@ def open_policy(
     device: torch.device | None = None,
     text_format: FormatSettings | None = None,
     sections: bool = False,
+    quantization: Any = None,
 ) -> Policy:
     """A policy from a model folder, a hub id, or the output of an `icl` stage, with its text format.
 
@@ -163,7 +175,7 @@ def open_policy(
     if context is not None:
         base, prefix, used = context
         return Policy(*_placed(base, dtype, device), prefix, used, _EXEMPLARS)
-    model, tokenizer = _placed(path, dtype, device)
+    model, tokenizer = _placed(path, dtype, device, quantization)
     return Policy(model, tokenizer, "", *choose_format(text_format, path, tokenizer, sections))
 
 
@@ -195,8 +207,12 @@ def policy_format(path: str | Path, settings: FormatSettings | None, sections: b
     return choose_format(settings, path, policy_tokenizer(path), sections)
 
 
-def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[PreTrainedModel, Tokenizer]:
-    model, tokenizer = load_policy(path, dtype)
+def _placed(
+    path: str | Path, dtype: str, device: torch.device | None, quantization: Any = None
+) -> tuple[PreTrainedModel, Tokenizer]:
+    model, tokenizer = load_policy(path, dtype, quantization)
+    if quantization:
+        return model, tokenizer  # put there by bitsandbytes, for good
     if device is None and torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         device = torch.device("cuda")
     if device is not None:
@@ -209,6 +225,8 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFo
     forget_adapter(out)
     base = str(model.config.name_or_path)
     if hasattr(model, "merge_and_unload"):
+        if in_four_bits(model):
+            model = on_full_weights(model, AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32))
         came_in = restore_frozen(model) or stored_half(base)
         save_adapter(model, out)
         model = model.merge_and_unload()  # merged in float32, stored in the precision that the base was stored in

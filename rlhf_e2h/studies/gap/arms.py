@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.lora import four_bit
 from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
@@ -98,7 +99,7 @@ def fine_tuned(
     text_format: FormatSettings | None = None,
 ) -> Policy:  # fmt: skip
     """The base model after SFT on solved problems."""
-    policy = open_policy(base, text_format=text_format, sections=True)
+    policy = open_policy(base, text_format=text_format, sections=True, quantization=four_bit(training))
     texts = policy.text_format
     rows = [texts.row(problem, texts.exemplar(solution)) for problem, solution in solved]
     shutil.rmtree(run.scratch / "trainer", ignore_errors=True)

@@ -22,7 +22,7 @@ from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler
 from reward_models.lora import with_lora
 from reward_models.metrics import auc
-from reward_models.model import load_tokenizer, new_model
+from reward_models.model import freeze_parts, load_tokenizer, new_model
 from reward_models.score import Scorer
 from reward_models.settings import TrainerSettings
 from reward_models.trainer import Steps
@@ -54,6 +54,10 @@ class FitSettings(TrainerSettings):
     adam_beta2: float = 0.95
     held_out: float = 0.1  # share of problems whose weak labels choose the best checkpoint
     eval_steps: int = 0  # steps between such evaluations; 0: keep the last weights
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse("models of this study are small and quickly trained", "load_in_4bit", "save_steps")
 
 
 class SoftTrainer(Trainer):
@@ -140,6 +144,7 @@ def fit_soft(
     torch.manual_seed(seed)
     model = _model(base, contract, settings, layers)
     model.config.pad_token_id = tokenizer.pad_token_id
+    freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
     learnt_R = torch.tensor([label for row in rows.labels for label in row])
     radius = weak_losses.midweak_radius(learnt_R) if loss.radius is None else loss.radius

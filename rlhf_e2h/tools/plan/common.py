@@ -61,7 +61,7 @@ def trained_model(model: Architecture, settings: Any, scorer: bool = False) -> T
     """A model in training under the `lora` and freezing settings of its stage."""
     adapters = model.lora_parameters(settings.lora.r) if settings.lora.r else 0
     frozen = {name: getattr(settings, name) and not adapters for name in ("freeze_embeddings", "freeze_norms")}
-    return Trained(model, scorer, adapters, **frozen)
+    return Trained(model, scorer, adapters, **frozen, four_bit=getattr(settings, "load_in_4bit", False))
 
 
 def trainer_phases(
