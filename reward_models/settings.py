@@ -169,7 +169,7 @@ class TrainSettings(TrainerSettings):
     num_train_epochs: float = 2.0
     batch_size: int = 128
     warmup_steps: float = 0.1
-    seed: int = 0
+    seed: int = 0  # in a stage that of the run takes its place
     loss_on: str = "every_token"  # or "step_end"; see targets.py
     orm_share: float | None = None  # OPRM: share of outcome records in the mixture; None: records as they come
     freeze_layers: int = 0  # N layers from the bottom, the embeddings below them included
@@ -214,9 +214,9 @@ class PairwiseSettings(TrainerSettings):
 
 def setting_names(settings: type) -> list[str]:
     """What may be set, the settings of a group with a dot: `learning_rate`, `lora.r`."""
-    found = []
+    found: list[str] = []
     for one in fields(settings):
         group = one.default_factory
-        inner = setting_names(group) if isinstance(group, type) and is_dataclass(group) else []
+        inner: list[str] = setting_names(group) if isinstance(group, type) and is_dataclass(group) else []
         found += [f"{one.name}.{name}" for name in inner] or [one.name]
     return found

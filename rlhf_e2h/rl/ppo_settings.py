@@ -72,7 +72,7 @@ class PPOSettings(OptimisationSettings):
     value_learning_rate: float | None = None  # as learning_rate if not given
     min_lr_rate: float = 0.01  # of the learning rate, left at the end
     value_only_steps: int = 0  # first steps in which only the value model learns
-    seed: int = 0
+    seed: int = 0  # in a stage that of the run takes its place
 
     def __post_init__(self) -> None:
         super().__post_init__()

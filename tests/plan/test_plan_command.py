@@ -191,7 +191,7 @@ def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has
 
 def test_a_reward_model_that_learns_from_few_records_costs_what_they_cost(monkeypatch, capsys):
     monkeypatch.setenv("E2H_DATA", "somewhere")
-    settings = ["prm.limit=10", "prm.held_out=0.5", "prm.training.batch_size=1", "prm.training.epochs=2"]
+    settings = ["prm.limit=10", "prm.held_out=0.5", "prm.training.batch_size=1", "prm.training.num_train_epochs=2"]
     command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
     main(
         [
