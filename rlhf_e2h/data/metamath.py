@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from reward_models.conversational import ANSWER_PHRASE
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.solutions import Solution
 from rlhf_e2h.data.steps import solution_steps
 from rlhf_e2h.prompts import SECTIONS
-
-ANSWER_PHRASE = "The answer is:"
 
 
 def read_metamath(rows: Iterable[Row], gsm8k: bool = True) -> Iterator[Solution]:
