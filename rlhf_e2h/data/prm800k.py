@@ -8,6 +8,7 @@ from reward_models.prm800k import paths
 from reward_models.records import BadRecord
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.solutions import Solution
+from rlhf_e2h.data.sources import Source
 
 
 def read_prm800k(rows: Iterable[Row], quality_control: bool = True) -> Iterator[Solution]:
@@ -34,3 +35,11 @@ def read_prm800k(rows: Iterable[Row], quality_control: bool = True) -> Iterator[
             if path.steps:
                 place = f"{row.where}/{number}"
                 yield Solution(place, problem, problem, path.steps, path.labels, complete, ratings=path.ratings)
+
+
+SOURCE = Source(
+    "prm800k",
+    solutions=lambda rows, settings: read_prm800k(rows, settings.quality_control),
+    counts=(24_000, 0, 0),
+    step_records=90_000,
+)

@@ -10,6 +10,7 @@ from reward_models.shepherd import marked_steps
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.gsm8k import without_calculations
 from rlhf_e2h.data.solutions import Solution
+from rlhf_e2h.data.sources import Source
 
 
 def read_shepherd(rows: Iterable[Row], tasks: tuple[str, ...] = ("MATH",)) -> Iterator[Solution]:
@@ -31,3 +32,11 @@ def read_shepherd(rows: Iterable[Row], tasks: tuple[str, ...] = ("MATH",)) -> It
         steps, marks = cut_steps(texts, labels)
         if steps:
             yield Solution(f"shepherd-{index:06d}", problem, problem, tuple(steps), tuple(marks))
+
+
+SOURCE = Source(
+    "shepherd",
+    solutions=lambda rows, settings: read_shepherd(rows, tuple(settings.tasks)),
+    counts=(400_000, 0, 0),
+    step_records=400_000,
+)
