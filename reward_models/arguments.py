@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from reward_models.dataset import optimiser_steps
-from reward_models.evaluation import SELECTION
+from reward_models.kinds import kind_of
 from reward_models.settings import TrainerSettings, TrainSettings
 
 WAIT = 12 * 3600  # seconds for the other processes; one may evaluate or save for all
@@ -87,7 +87,7 @@ def scorer_arguments(folder: Path, settings: TrainSettings, kind: str, rows: int
         save_strategy="steps" if save_every else "no",
         save_steps=save_every or 500,
         remove_unused_columns=False,
-        **evaluation(settings.eval_steps, SELECTION[kind] if settings.patience else None),
+        **evaluation(settings.eval_steps, kind_of(kind).selection if settings.patience else None),
     )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != world:

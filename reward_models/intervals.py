@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models import metrics
-from reward_models.evaluation import first_error_of
+from reward_models.evaluation import first_error_of, judgements
+from reward_models.kinds import kind_of
 from reward_models.records import Stepwise
 from reward_models.score import StepScores
 
@@ -67,10 +68,11 @@ def intervals(
     said = [scores.score for _, _, scores in outcomes]
     parts = {"step": (labels, probs, step_of), "outcome": (right, said, outcome_of)}
     found = {name: _percentiles(values) for name, values in _by_part(parts, drawn).items()}
-    if kind == "orm":  # what it says at a step is no judgement of that step: its last word is calibrated
-        step_of, labels, probs = outcome_of, right, [scores.steps[-1] for _, _, scores in outcomes]
+    judged = [(i, *pair) for i in kept for pair in judgements(kind_of(kind), [(records[i], scored[i])])]
+    judged_of, truths = [i for i, _, _ in judged], [truth for _, truth, _ in judged]
+    given = [prob for _, _, prob in judged]
     return found | {
-        "calibration_error": _percentiles(metrics.weighted_calibration_error(labels, probs, drawn.weights(step_of))),
+        "calibration_error": _percentiles(metrics.weighted_calibration_error(truths, given, drawn.weights(judged_of))),
         "first_error_f1": _percentiles(_f1(kept, records, scored, drawn)),
     }
 

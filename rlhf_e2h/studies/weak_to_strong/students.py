@@ -20,6 +20,7 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, 
 from reward_models.arguments import evaluation, training_arguments, warmup
 from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler
+from reward_models.kinds import kind_of
 from reward_models.lora import with_lora
 from reward_models.metrics import auc
 from reward_models.model import freeze_parts, load_tokenizer, new_model
@@ -123,7 +124,7 @@ def fit_soft(
     layers: int = 0,
     validation: tuple[Sequence[Item], Labels] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
-    kind: Literal["orm", "prm"] = "orm",
+    kind: str = "orm",
     on_step: Callable[[int, int], None] | None = None,
     text_format: TextFormat = SECTIONS,
 ) -> Scorer:
@@ -185,9 +186,7 @@ def predict(scorer: Scorer, items: Sequence[Item]) -> NDArray[np.float64]:
     return np.where(np.isfinite(scores_N), scores_N, 0.5)
 
 
-def soft_contract(
-    kind: Literal["orm", "prm"], template: str | None, text_format: TextFormat = SECTIONS
-) -> StepContract:
+def soft_contract(kind: str, template: str | None, text_format: TextFormat = SECTIONS) -> StepContract:
     """How a model of the study reads solutions; `template` as in `StepContract`, that of the samples if None."""
     return StepContract(
         kind,
@@ -202,7 +201,7 @@ def judge(scorer: Scorer, items: Sequence[Item]) -> Labels:
 
     1/2 where a solution is too long to be read.
     """
-    by_step = scorer.contract.kind == "prm"
+    by_step = kind_of(scorer.contract.kind).steps
     found = []
     for (_, steps), result in zip(items, scorer.score_stream(items), strict=True):
         unread = [0.5] * (len(steps) if by_step else 1)

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from reward_models.aggregate import aggregate
 from reward_models.encode import encode
+from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.records import write_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.data.splitting import held_out
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.records import GRADED, SAMPLES
+from rlhf_e2h.records import read_graded, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -127,11 +128,11 @@ def _truth(config: Config, task: Task, rows: Sequence[Row]) -> Labels:
 def _task(config: Config, run: StageRun) -> Task:
     data = run.path(config.data)
     problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(data, split)}
-    file = GRADED if config.supervision == "truth" else SAMPLES
-    rows = read_jsonl(run.path(config.transfer) / file, required=("problem_id", "sample_id", "text"))
+    read = read_graded if config.supervision == "truth" else read_samples
+    rows = read(run.path(config.transfer), "sample_id")
     chosen = [row for row in rows if row["finished"] and problems[row["problem_id"]]["level"] in config.levels]
     transfer = _thinned(_distinct(chosen), config.limit, run.seed)
-    bank = read_jsonl(run.path(config.bank) / SAMPLES, required=("problem_id", "sample_id", "text"))
+    bank = read_samples(run.path(config.bank), "sample_id")
     shared = {row["problem_id"] for row in transfer} & {row["problem_id"] for row in bank}
     if shared:
         raise ConfigError(f"{run.name}: {len(shared)} problems of the bank are also learnt from; use separate splits")
@@ -153,7 +154,7 @@ def _thinned(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
 
 def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], Labels]:
     """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
-    rows = read_jsonl(run.path(str(config.easy)) / GRADED, required=("problem_id", "text", "correct"))
+    rows = read_graded(run.path(str(config.easy)))
     rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
     rows = _thinned(_distinct(rows), config.limit, run.seed)
     labels = _truth(config, task, rows)
@@ -172,7 +173,7 @@ def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.fl
     return predict(scorer, task.items(task.bank)), judge(scorer, task.items(task.transfer))
 
 
-def _kind(config: Config) -> Literal["orm", "prm"]:
+def _kind(config: Config) -> str:
     return "orm" if config.step_labels == "none" else "prm"
 
 
@@ -190,7 +191,7 @@ class _Features:
             kind = _kind(self.config)
             contract = soft_contract(kind, self.config.template, self.task.texts)
             encoded = encode(load_tokenizer(self.base), contract, [p for p, _ in items], [steps for _, steps in items])
-            positions = [row.positions if kind == "prm" else row.positions[-1:] for row in encoded]
+            positions = [kind_of(kind).judgements(row.positions) for row in encoded]
             states_RD = token_features(self.base, [row.ids for row in encoded], positions, self.config.layers)
             self._cached[which] = states_RD, [len(row) for row in positions]
         return self._cached[which]
