@@ -91,6 +91,40 @@ def test_a_model_from_outside_is_known_by_its_content(recipe, runs, tmp_path):
     assert Store(loaded).finished(icl, 0) is None
 
 
+def test_names_in_a_mapping_of_inputs_are_in_the_identity(recipe, runs):
+    """They stand in the outputs; a folder of the time when they were left out is found under the same names."""
+    evaluate = 'stage: evaluate\ndata: "@prepare"\npolicies: {${called}: "@pretrain"}\nmax_new_tokens: 6\n'
+    (recipe / "4_evaluate.yaml").write_text(evaluate)
+    (recipe / "recipe.yaml").write_text("name: small\nvariables: {shots: 1, called: one}\n")
+    run_recipe(load_recipe(recipe, [runs]))
+    run_recipe(load_recipe(recipe, [runs, "called=other"]))
+    first, second = _identities(recipe, [runs]), _identities(recipe, [runs, "called=other"])
+    assert first.pop("evaluate") != second.pop("evaluate") and first == second
+    found = {row["policy"] for file in Path(runs[5:]).glob("evaluate/*/outcomes.jsonl") for row in read_jsonl(file)}
+    assert found == {"one", "other"}
+    shutil.rmtree(Path(runs[5:], "evaluate"))
+    loaded = load_recipe(recipe, [runs])
+    run_recipe(loaded)
+    store, spec = Store(loaded), loaded.stages["evaluate"]
+    identity, inputs = store.identity(spec, 0)
+    old = store._identity(spec, 0, inputs, {}, named=False)
+    store.folder(spec, identity).rename(store.folder(spec, old))
+    assert old != identity and Store(loaded).finished(spec, 0) == store.folder(spec, old)
+    renamed = load_recipe(recipe, [runs, "called=other"])
+    assert Store(renamed).finished(renamed.stages["evaluate"], 0) is None
+
+
+def test_samples_that_were_cut_are_a_warning(recipe, runs):
+    """A random model ends no text: `sample` and `evaluate` say so beneath their lines."""
+    (recipe / "4_evaluate.yaml").write_text(
+        'stage: evaluate\ndata: "@prepare"\npolicies: {one: "@pretrain"}\nmax_new_tokens: 5\n'
+    )
+    run_recipe(load_recipe(recipe, [runs]))
+    said = {name: read_done(next(Path(runs[5:], name).iterdir()))["warnings"] for name in ("sample", "evaluate")}
+    assert said["sample"][0].startswith("20 of 20 samples were cut at max_new_tokens=6 before an end token; raise it; ")
+    assert said["evaluate"][0].startswith("one: 10 of 10 samples were cut at max_new_tokens=5 before an end token")
+
+
 def test_changed_input_content_changes_the_identity(recipe, runs):
     run_recipe(load_recipe(recipe, [runs]))
     first = _identities(recipe, [runs])
