@@ -20,6 +20,7 @@ _QUALITY = (
     "step_accuracy",
     "step_balanced_accuracy",
     "outcome_auc",
+    "within_problem_auc",
     "outcome_accuracy",
     "outcome_balanced_accuracy",
     "calibration_error",

@@ -158,6 +158,7 @@ QUALITY_LABELS = {  # metric name -> what the page calls it, in the order of the
     "step_auc_hard": "step AUC, hard",
     "outcome_auc_easy": "outcome AUC, easy",
     "outcome_auc_hard": "outcome AUC, hard",
+    "within_problem_auc_hard": "the same within a problem, hard",
     "step_balanced_accuracy_all": "step accuracy, balanced",
     "outcome_balanced_accuracy_all": "outcome accuracy, balanced",
     "calibration_error_easy": "calibration error, easy",

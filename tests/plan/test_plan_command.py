@@ -172,7 +172,7 @@ def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has
 
     def grpo(*overrides):
         command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
-        main([*command, "--tokens", "50,100", "new_tokens=100", *overrides])
+        main([*command, "--tokens", "50,100", "new_tokens=100", "grpo.optional=false", *overrides])
         found = stage(json.loads(capsys.readouterr().out), "grpo")
         return found, found["memory"]["single"]["parts"]
 

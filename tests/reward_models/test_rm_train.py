@@ -186,7 +186,7 @@ def test_an_adapter_that_cannot_be_shared_says_why(base, tmp_path):
     config = tmp_path / "adapter/adapter_config.json"
     text = config.read_text()
     config.write_text(text.replace('"use_dora": false', '"use_dora": true'))
-    with pytest.raises(CannotShareError, match=r"no plain LoRA adapter \(use_dora\)"):
+    with pytest.raises(CannotShareError, match=r"is not a plain LoRA adapter \(use_dora\)"):
         read_adapter(tmp_path)
     config.write_text(text)
     with pytest.raises(CannotShareError, match="whose weights are not those of other"):
@@ -332,7 +332,7 @@ def test_over_long_and_unlabelled_records_are_counted(base):
     ("changes", "message"),
     [
         ({"loss_on": "tokens"}, "every_token, step_end"),
-        ({"micro_batch_size": 3}, "no multiple"),
+        ({"micro_batch_size": 3}, "not a multiple of micro_batch_size 3"),
         ({"patience": 2}, "needs evaluations"),
         ({"load_in_4bit": True}, "lora_rank"),
         ({"freeze_layers": 1, "lora_rank": 4}, "0 with LoRA"),

@@ -103,7 +103,7 @@ def test_grpo_and_rloo_train_on_the_rewards_of_ppo(tmp_path, models, algorithm):
         (DPO, {"rounds": 0}, "must be at least 1"),
         (DPO, {"margin": 3.0, "margin_unlabelled": 3.0}, "no pair reaches the margin"),
         (REST, {"threshold": 1.1, "levels": [5], "problems": 2}, "keeps no solution"),
-        (GRPO, {"generations": 3}, "no multiple of generations 3"),
+        (GRPO, {"generations": 3}, "not a multiple of generations 3"),
         (GRPO, {"generations": 1}, "at least 2"),
         (GRPO, {"reward_model": None, "outcome": "none"}, "nothing gives a reward"),
         (GRPO, {"max_new_tokens": 120}, "lower max_new_tokens"),

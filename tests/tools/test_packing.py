@@ -205,7 +205,7 @@ def test_what_was_changed_is_refused(
     assert not files(run) and not list(tmp_path.rglob("outside"))
 
 
-@pytest.mark.parametrize("share", [0.2, 0.6, 0.99])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])  # a tar ends in up to 10 kB of zeros, which nobody misses
 @pytest.mark.parametrize("name", ["small.tar.gz", "whole.tar"])
 def test_a_pack_that_was_cut_short(there: Path, tmp_path: Path, share: float, name: str) -> None:
     run, _ = here(there, tmp_path)
