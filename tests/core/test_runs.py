@@ -93,25 +93,26 @@ def test_a_model_from_outside_is_known_by_its_content(recipe, runs, tmp_path):
 
 def test_names_in_a_mapping_of_inputs_are_in_the_identity(recipe, runs):
     """They stand in the outputs; a folder of the time when they were left out is found under the same names."""
-    evaluate = 'stage: evaluate\ndata: "@prepare"\npolicies: {${called}: "@pretrain"}\nmax_new_tokens: 6\n'
-    (recipe / "4_evaluate.yaml").write_text(evaluate)
-    (recipe / "recipe.yaml").write_text("name: small\nvariables: {shots: 1, called: one}\n")
-    run_recipe(load_recipe(recipe, [runs]))
-    run_recipe(load_recipe(recipe, [runs, "called=other"]))
-    first, second = _identities(recipe, [runs]), _identities(recipe, [runs, "called=other"])
-    assert first.pop("evaluate") != second.pop("evaluate") and first == second
-    found = {row["policy"] for file in Path(runs[5:]).glob("evaluate/*/outcomes.jsonl") for row in read_jsonl(file)}
-    assert found == {"one", "other"}
-    shutil.rmtree(Path(runs[5:], "evaluate"))
-    loaded = load_recipe(recipe, [runs])
-    run_recipe(loaded)
-    store, spec = Store(loaded), loaded.stages["evaluate"]
-    identity, inputs = store.identity(spec, 0)
-    old = store._identity(spec, 0, inputs, {}, named=False)
-    store.folder(spec, identity).rename(store.folder(spec, old))
-    assert old != identity and Store(loaded).finished(spec, 0) == store.folder(spec, old)
-    renamed = load_recipe(recipe, [runs, "called=other"])
-    assert Store(renamed).finished(renamed.stages["evaluate"], 0) is None
+
+    def loaded(name):
+        text = f'stage: evaluate\ndata: "@prepare"\npolicies: {{{name}: "@pretrain"}}\nmax_new_tokens: 6\n'
+        (recipe / "4_evaluate.yaml").write_text(text)
+        return load_recipe(recipe, [runs])
+
+    found = {}
+    for name in ("one", "other"):
+        run_recipe(loaded(name))
+        spec = loaded(name).stages["evaluate"]
+        folder = Store(loaded(name)).finished(spec, 0)
+        assert {row["policy"] for row in read_jsonl(folder / "outcomes.jsonl")} == {name}
+        found[name] = folder
+    assert found["one"] != found["other"]
+    shutil.rmtree(found["other"])
+    store, spec = Store(loaded("one")), loaded("one").stages["evaluate"]
+    old = store.folder(spec, store._identity(spec, 0, store.identity(spec, 0)[1], {}, named=False))
+    found["one"].rename(old)
+    assert old != found["one"] and Store(loaded("one")).finished(spec, 0) == old
+    assert Store(loaded("other")).finished(loaded("other").stages["evaluate"], 0) is None
 
 
 def test_samples_that_were_cut_are_a_warning(recipe, runs):
