@@ -189,6 +189,14 @@ def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has
     assert again["flops"] - once["flops"] == pytest.approx(5 * forward)
 
 
+def test_a_reward_model_that_learns_from_few_records_costs_what_they_cost(monkeypatch, capsys):
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+    settings = ["prm.limit=10", "prm.held_out=0.5", "prm.training.batch_size=1", "prm.training.epochs=2"]
+    command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
+    main([*command, "--tokens", "50,70", *settings, "prm.training.micro_batch_size=1", "prm.training.max_length=400"])
+    assert stage(json.loads(capsys.readouterr().out), "prm")["tokens"] == 10 / 2 * 2 * (50 + 70)
+
+
 def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_base(monkeypatch):
     monkeypatch.setenv("E2H_DATA", "somewhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -75,6 +75,7 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     if config.reference_solutions:
         records += data.easy_labels(recipe, config.data, "easy", numbers)
     settings = config.training
+    records = min(records, config.limit or records)
     length = min(numbers.prompt + numbers.solution, settings.max_length)
     tokens = trained_rows(settings, records * (1 - config.held_out)) * length
     flops = training_flops(model, tokens, length, 0, settings.gradient_checkpointing)
