@@ -68,6 +68,7 @@ def _draw_quality(data: Sequence[Row], palette: Palette) -> Any:
                 axes.plot(at, [row["low"], row["high"]], color=look.colour, linewidth=0.9, alpha=0.7)
     axes.axhline(0.5, color=MARKER["ink"], linewidth=0.9)
     axes.set_xticks(list(LEVELS))
+    axes.set_xlim(LEVELS[0] - 0.3, LEVELS[-1] + 0.3)  # the same in every figure, whichever levels are known
     axes.set_xlabel("level")
     figure.legend(loc="outside lower center", ncols=4)
     return figure

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,8 +123,11 @@ def test_samples_that_were_cut_are_a_warning(recipe, runs):
     )
     run_recipe(load_recipe(recipe, [runs]))
     said = {name: read_done(next(Path(runs[5:], name).iterdir()))["warnings"] for name in ("sample", "evaluate")}
-    assert said["sample"][0].startswith("20 of 20 samples were cut at max_new_tokens=6 before an end token; raise it; ")
-    assert said["evaluate"][0].startswith("one: 10 of 10 samples were cut at max_new_tokens=5 before an end token")
+    found = re.search(
+        r"^(\d+) of 20 samples were cut at max_new_tokens=6 before an end token; raise it", said["sample"][0]
+    )
+    assert found and int(found[1]) > 10, said  # a random model writes an end token now and then
+    assert re.match(r"one: \d+ of 10 samples were cut at max_new_tokens=5 before an end token", said["evaluate"][0])
 
 
 def test_changed_input_content_changes_the_identity(recipe, runs):
