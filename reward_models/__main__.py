@@ -172,15 +172,21 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reward_models.export import export_sequence_classification
+    import torch
+
+    from reward_models.export import export_dtype, export_sequence_classification
     from reward_models.transfer import import_model
 
+    dtype = getattr(torch, options.dtype) if options.dtype else None
     if options.style:
-        contract = import_model(options.source, options.out, options.style)
+        contract = import_model(options.source, options.out, options.style, dtype)
         print(f"{options.out}: {contract.kind}, scores read at {contract.readout}, {contract.aggregation} of the steps")
         return
-    difference = export_sequence_classification(options.source, options.out)
-    print(f"{options.out}: sequence classifier, largest difference of a logit on probe texts {difference:.1g}")
+    difference = export_sequence_classification(options.source, options.out, dtype)
+    stored = str(dtype or export_dtype(options.source)).removeprefix("torch.")
+    print(
+        f"{options.out}: sequence classifier in {stored}, largest difference of a logit on probe texts {difference:.1g}"
+    )
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {

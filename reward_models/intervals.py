@@ -67,12 +67,47 @@ def intervals(
     said = [scores.score for _, _, scores in outcomes]
     parts = {"step": (labels, probs, step_of), "outcome": (right, said, outcome_of)}
     found = {name: _percentiles(values) for name, values in _by_part(parts, drawn).items()}
-    if kind == "orm":  # what it says at a step is no judgement of that step: its last word is calibrated
-        step_of, labels, probs = outcome_of, right, [scores.steps[-1] for _, _, scores in outcomes]
+    of, labels, probs = _calibrated(records, scored, kind)
     return found | {
-        "calibration_error": _percentiles(metrics.weighted_calibration_error(labels, probs, drawn.weights(step_of))),
+        "calibration_error": _percentiles(metrics.weighted_calibration_error(labels, probs, drawn.weights(of))),
         "first_error_f1": _percentiles(_f1(kept, records, scored, drawn)),
     }
+
+
+def curve_intervals(
+    records: Sequence[Stepwise],
+    scored: Sequence[StepScores],
+    kind: str,
+    problems_B: Sequence[str],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Ends | None]:
+    """95 % percentile intervals of `observed` at each point of the `calibration_curve` of `evaluation.compare`.
+
+    None for a point that more than half of the draws leave without a score.
+    """
+    of, labels, probs = _calibrated(records, scored, kind)
+    weights = _Draws(problems_B, draws, seed).weights(of)
+    return [_percentiles(values_D) for values_D in metrics.weighted_calibration_curve(labels, probs, weights).T]
+
+
+def _calibrated(
+    records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
+) -> tuple[list[int], list[int], list[float]]:
+    """What calibration is measured on: index of the record, label and probability of each step.
+
+    What an ORM says at a step is no judgement of that step: its last word is taken, with the outcome.
+    """
+    found = []
+    for i, (record, scores) in enumerate(zip(records, scored, strict=True)):
+        if scores.skipped:
+            continue
+        if kind == "orm":
+            found += [(i, int(record.outcome), scores.steps[-1])] if record.outcome is not None else []
+        else:
+            pairs = zip(record.labels or [], scores.steps, strict=False)
+            found += [(i, label, prob) for label, prob in pairs if label is not None]
+    return [i for i, _, _ in found], [label for _, label, _ in found], [prob for _, _, prob in found]
 
 
 def _by_part(parts: dict[str, tuple[list[int], list[float], list[int]]], drawn: _Draws) -> dict[str, Floats]:
