@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from reward_models.dataset import optimiser_steps
-from reward_models.evaluation import SELECTION
+from reward_models.kinds import kind_of
 from reward_models.settings import TrainSettings
 
 WAIT = 12 * 3600  # seconds for the other processes; one may evaluate or save for all
@@ -62,7 +62,7 @@ def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: i
         save_steps=save_every or 500,
         save_total_limit=2,
         load_best_model_at_end=bool(settings.patience),
-        metric_for_best_model=f"eval_{SELECTION[kind]}" if settings.patience else None,
+        metric_for_best_model=f"eval_{kind_of(kind).selection}" if settings.patience else None,
         greater_is_better=True,
         seed=settings.seed,
         report_to="none",

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models import metrics
-from reward_models.evaluation import first_error_of
+from reward_models.evaluation import first_error_of, judgements
+from reward_models.kinds import kind_of
 from reward_models.records import Stepwise
 from reward_models.score import StepScores
 
@@ -67,9 +68,9 @@ def intervals(
     said = [scores.score for _, _, scores in outcomes]
     parts = {"step": (labels, probs, step_of), "outcome": (right, said, outcome_of)}
     found = {name: _percentiles(values) for name, values in _by_part(parts, drawn).items()}
-    of, labels, probs = _calibrated(records, scored, kind)
+    of, truths, given = _calibrated(records, scored, kind)
     return found | {
-        "calibration_error": _percentiles(metrics.weighted_calibration_error(labels, probs, drawn.weights(of))),
+        "calibration_error": _percentiles(metrics.weighted_calibration_error(truths, given, drawn.weights(of))),
         "first_error_f1": _percentiles(_f1(kept, records, scored, drawn)),
     }
 
@@ -94,20 +95,10 @@ def curve_intervals(
 def _calibrated(
     records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
 ) -> tuple[list[int], list[int], list[float]]:
-    """What calibration is measured on: index of the record, label and probability of each step.
-
-    What an ORM says at a step is no judgement of that step: its last word is taken, with the outcome.
-    """
-    found = []
-    for i, (record, scores) in enumerate(zip(records, scored, strict=True)):
-        if scores.skipped:
-            continue
-        if kind == "orm":
-            found += [(i, int(record.outcome), scores.steps[-1])] if record.outcome is not None else []
-        else:
-            pairs = zip(record.labels or [], scores.steps, strict=False)
-            found += [(i, label, prob) for label, prob in pairs if label is not None]
-    return [i for i, _, _ in found], [label for _, label, _ in found], [prob for _, _, prob in found]
+    """What calibration is measured on, by the kind of the model: index of the record, label and probability."""
+    kept = [i for i, scores in enumerate(scored) if not scores.skipped]
+    judged = [(i, *pair) for i in kept for pair in judgements(kind_of(kind), [(records[i], scored[i])])]
+    return [i for i, _, _ in judged], [label for _, label, _ in judged], [prob for _, _, prob in judged]
 
 
 def _by_part(parts: dict[str, tuple[list[int], list[float], list[int]]], drawn: _Draws) -> dict[str, Floats]:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from reward_models.aggregate import AGGREGATIONS
+from reward_models.kinds import KINDS
 
 DTYPES = ("float32", "bfloat16", "float16")
 SUMMARY = "Command line: `python -m reward_models {train,score,rerank,serve,export}`."
@@ -72,7 +73,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "records", nargs="+", metavar="RECORDS OUT", help="JSON Lines files, and last the folder to write"
     )
-    train.add_argument("--kind", required=True, choices=["orm", "prm", "oprm", "pairwise"])
+    train.add_argument("--kind", required=True, choices=[*KINDS, "pairwise"])
     train.add_argument("--validation", help="held-out records; metrics go to OUT/training.json")
     train.add_argument("--format", default="auto", help="format of all files (default: recognised by row)")
 

@@ -26,8 +26,9 @@ from reward_models.arguments import training_arguments
 from reward_models.card import model_card
 from reward_models.contract import StepContract
 from reward_models.dataset import TokenRows, build_rows, check_material
-from reward_models.evaluation import SELECTION, evaluate_records
+from reward_models.evaluation import evaluate_records
 from reward_models.forward import keeps_texts_apart
+from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer, quiet
 from reward_models.peft_folder import merging_base
 from reward_models.precision import base_dtype
@@ -63,7 +64,7 @@ def train(
     order: Callable[[list[int]], Sampler[int]] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a reward model of `kind` (orm, prm, oprm) and save it in `out`.
+    """Train a reward model of `kind` (a name in `kinds.KINDS`) and save it in `out`.
 
     `contract` sets template, separator and aggregation; without one the defaults of the kind hold. `on_log` gets the
     Trainer's logs with `step` and `max_steps` in them, `on_step` those two after every step; `on_epoch` the number of
@@ -149,11 +150,10 @@ def _check_selection(held_out: Sequence[Stepwise], kind: str, settings: TrainSet
         raise ValueError(
             f"eval_every is {settings.eval_every} but there are no validation records; pass some, or set 0"
         )
-    classes = {record.outcome for record in held_out}
-    if kind != "orm":
-        classes = {label for record in held_out for label in record.labels or []}
+    classes = {label for record in held_out for label in kind_of(kind).truths(record)}
     if settings.patience and not {0, 1} <= classes:
-        raise ValueError(f"early stopping watches {SELECTION[kind]}, but validation labels are only {classes - {None}}")
+        selection = kind_of(kind).selection
+        raise ValueError(f"early stopping watches {selection}, but validation labels are only {classes - {None}}")
 
 
 def _check_launch(trainer: StepTrainer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
+from reward_models.kinds import KINDS
 from rlhf_e2h.data.levels import LEVELS
 from rlhf_e2h.report.comparisons import REFERENCE
 from rlhf_e2h.report.figures import Plot, Row, make_plot
@@ -28,7 +29,7 @@ def quality_by_level(
     """
     data = []
     for name, seeds in quality.items():
-        if metric == "step_auc" and name.startswith("orm"):
+        if metric == "step_auc" and any(name.startswith(kind.name) and not kind.steps for kind in KINDS.values()):
             continue  # an outcome model does not judge single steps
         for level in LEVELS:
             known = [row for row in seeds if row.get(f"{metric}_{level}") is not None]

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from reward_models.contract import StepContract
+from reward_models.kinds import kind_of
 from reward_models.records import Stepwise, read_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import curve
@@ -77,7 +78,7 @@ def reranked_bank(
         best_PK = as_matrix(rows, aggregate_steps(scored, config.best_of_n))[1]
         vote_PK = as_matrix(rows, aggregate_steps(scored, config.weighted_vote))[1]
         kind = StepContract.from_config(AutoConfig.from_pretrained(run.path(reference)), reference).kind
-        if kind == "orm":
+        if not kind_of(kind).steps:
             # An outcome model speaks at the last step; its scores at earlier steps are not judgements of those steps.
             best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from reward_models.contract import StepContract
 from reward_models.dataset import optimiser_steps
+from reward_models.kinds import kind_of
 from reward_models.lengths import WARN
 from reward_models.records import Stepwise, write_jsonl
 from reward_models.train import TrainSettings, train
@@ -50,7 +51,8 @@ TRAITS = Traits(
 class Config:
     """Settings of the `reward` stage."""
 
-    kind: Literal["orm", "prm", "oprm"]  # what is trained: outcome, process, or both in one model
+    # what is trained: orm (outcome), prm (process), oprm (both in one model); see reward_models/kinds.py
+    kind: str
     base: Input  # model to start from; the paper starts from the base model, not from SFT
     data: Input  # output of a prepare stage
     graded: Input | None = None  # output of a grade stage: solutions with their outcome
@@ -79,21 +81,22 @@ class Config:
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
 
     def __post_init__(self) -> None:
-        if self.faultless_per_faulty is not None and (self.kind == "orm" or self.faultless_per_faulty <= 0):
+        kind = kind_of(self.kind)
+        if self.faultless_per_faulty is not None and (not kind.steps or self.faultless_per_faulty <= 0):
             raise ValueError(
                 f"faultless_per_faulty is {self.faultless_per_faulty} for kind {self.kind!r}; it must be above 0, and "
                 "is for prm and oprm; an orm has `balance`"
             )
-        if self.balance_outcomes and self.kind != "oprm":
+        if self.balance_outcomes and not (kind.outcomes and kind.steps):
             raise ValueError(
                 f"balance_outcomes is for kind oprm, not {self.kind!r}: an orm is balanced in any case, and a prm "
                 "reads no outcomes"
             )
-        if self.kind == "prm" and self.graded and self.step_labels == "none" and not self.taught_otherwise():
+        if not kind.outcomes and self.graded and self.step_labels == "none" and not self.taught_otherwise():
             raise ValueError(
-                "kind: prm learns from labels of steps, and graded samples have none with step_labels: none. Set "
-                "step_labels: procedural (the procedural domain) or outcome, or give `records` with step labels, for "
-                "example those of an annotate stage; an orm learns from the samples as they are"
+                f"kind: {self.kind} learns from labels of steps, and graded samples have none with step_labels: none. "
+                "Set step_labels: procedural (the procedural domain) or outcome, or give `records` with step labels "
+                "(those of an annotate stage are such); an orm learns from the samples as they are"
             )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from reward_models.formats import read_records
+from reward_models.kinds import kind_of
 from reward_models.records import Stepwise, read_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.prompts import SECTIONS, TextFormat
@@ -75,7 +76,8 @@ def outcome_rows(config: Any, rows: list[Row], lost: dict[str, int] | None = Non
     """
     finished = [row for row in rows if row["finished"]]
     distinct = list({(row["problem_id"], row["text"]): row for row in finished}.values())
-    kept = balanced(distinct, config.balance) if config.kind == "orm" or config.balance_outcomes else distinct
+    balances = config.balance_outcomes or not kind_of(config.kind).steps
+    kept = balanced(distinct, config.balance) if balances else distinct
     if lost is not None:
         lost["unfinished"] = len(rows) - len(finished)
         lost["repeated"] = len(finished) - len(distinct)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.kinds import kind_of
 from reward_models.records import read_jsonl, write_jsonl
 from reward_models.score import Scorer
 from rlhf_e2h.data import procedural
@@ -110,7 +111,7 @@ def _judge(
     texts = format_of(run.path(config.graded))
     scored = score(bank, problems, scorer, name, on_row, texts)
     write_jsonl(run.out / f"scores_{name}_{seed}.jsonl", scored)
-    how = "last" if scorer.contract.kind == "orm" else config.aggregation
+    how = config.aggregation if kind_of(scorer.contract.kind).steps else "last"
     ids, best_PK = as_matrix(scored, aggregate_steps(scored, how), "the bank")
     correct_PK = as_matrix(scored, [bool(row["correct"]) for row in scored])[1]
     number = {key: index for index, key in enumerate(ids)}

@@ -20,6 +20,7 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, 
 from reward_models.arguments import on_one_device
 from reward_models.contract import StepContract
 from reward_models.dataset import LengthSampler, optimiser_steps
+from reward_models.kinds import kind_of
 from reward_models.metrics import auc
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
@@ -189,7 +190,7 @@ def judge(scorer: Scorer, items: Sequence[Item]) -> Labels:
 
     1/2 where a solution is too long to be read.
     """
-    by_step = scorer.contract.kind == "prm"
+    by_step = kind_of(scorer.contract.kind).steps
     found = []
     for (_, steps), result in zip(items, scorer.score_stream(items), strict=True):
         unread = [0.5] * (len(steps) if by_step else 1)

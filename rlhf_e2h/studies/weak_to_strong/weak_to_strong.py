@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from reward_models.aggregate import aggregate
 from reward_models.encode import encode
+from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data import procedural
@@ -194,7 +195,7 @@ class _Features:
             kind = _kind(self.config)
             contract = soft_contract(kind, self.config.template, self.task.texts)
             encoded = encode(load_tokenizer(self.base), contract, [p for p, _ in items], [steps for _, steps in items])
-            positions = [row.positions if kind == "prm" else row.positions[-1:] for row in encoded]
+            positions = [kind_of(kind).judgements(row.positions) for row in encoded]
             states_RD = token_features(self.base, [row.ids for row in encoded], positions, self.config.layers)
             self._cached[which] = states_RD, [len(row) for row in positions]
         return self._cached[which]
