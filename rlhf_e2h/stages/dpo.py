@@ -20,6 +20,7 @@ from reward_models.records import write_jsonl
 from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.records import Preference, pairs_file
 from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -111,7 +112,7 @@ def main(config: Config, run: StageRun) -> None:
                 "(unlabelled); lower them, or sample more or hotter"
             )
         if run.is_main:
-            write_jsonl(run.out / f"pairs_{number}.jsonl", chosen)
+            write_jsonl(run.out / pairs_file(number), chosen)
             run.log({**summary(rows), **pair_counts(chosen)}, step=number)
         if rounds.begin(number):
             _round(rounds, start, chosen, config, run, number)
@@ -152,17 +153,16 @@ def pairs(
         for (high, best), (low, worst) in both_ends:
             if high - low <= margin:
                 break
-            found.append(
-                {
-                    "prompt": prompt,
-                    "chosen": text_format.training_text(best["text"]),
-                    "rejected": text_format.training_text(worst["text"]),
-                    "end": text_format.end,
-                    "margin": high - low,
-                    "problem_id": problem_id,
-                    "labelled": labelled,
-                }
+            pair = Preference(
+                prompt=prompt,
+                chosen=text_format.training_text(best["text"]),
+                rejected=text_format.training_text(worst["text"]),
+                end=text_format.end,
+                margin=high - low,
+                problem_id=problem_id,
+                labelled=labelled,
             )
+            found.append(dict(pair))
     return found
 
 

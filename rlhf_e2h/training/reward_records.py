@@ -10,10 +10,10 @@ import numpy as np
 
 from reward_models.formats import read_records
 from reward_models.kinds import kind_of
-from reward_models.records import Stepwise, read_jsonl
+from reward_models.records import Stepwise
 from rlhf_e2h.data import procedural
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import read_graded
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 
@@ -38,7 +38,7 @@ def gather(config: Any, run: StageRun, problems: dict[str, str], texts: TextForm
     """
     found = Found()
     if config.graded:
-        rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
+        rows = read_graded(run.path(config.graded))
         kept = outcome_rows(config, rows, found.lost)
         if rows and not kept:
             raise ConfigError(f"{run.name}: {_why_none(rows, config.balance)}")

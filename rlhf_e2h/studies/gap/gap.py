@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import read_graded
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -156,7 +156,7 @@ class _Study:
         self.groups = slices.groups_of(self._measure(), config.easy_max, config.hard_min)
 
     def _bank(self, reference: str) -> arms.Bank:
-        rows = read_jsonl(self.run.path(reference) / GRADED, required=("problem_id", "text", "correct", "finished"))
+        rows = read_graded(self.run.path(reference), "finished")
         rows = [row for row in rows if row["problem_id"] in self.problems]
         features = None
         if "probe" in {*self.config.methods, *self.config.by_level, *self.config.curves_of}:

@@ -22,12 +22,12 @@ from reward_models.aggregate import aggregate
 from reward_models.encode import encode
 from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.records import write_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.records import GRADED, SAMPLES
+from rlhf_e2h.records import read_graded, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -128,11 +128,11 @@ def _truth(config: Config, task: Task, rows: Sequence[Row]) -> Labels:
 def _task(config: Config, run: StageRun) -> Task:
     data = run.path(config.data)
     problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(data, split)}
-    file = GRADED if config.supervision == "truth" else SAMPLES
-    rows = read_jsonl(run.path(config.transfer) / file, required=("problem_id", "sample_id", "text"))
+    read = read_graded if config.supervision == "truth" else read_samples
+    rows = read(run.path(config.transfer), "sample_id")
     chosen = [row for row in rows if row["finished"] and problems[row["problem_id"]]["level"] in config.levels]
     transfer = _thinned(_distinct(chosen), config.limit, run.seed)
-    bank = read_jsonl(run.path(config.bank) / SAMPLES, required=("problem_id", "sample_id", "text"))
+    bank = read_samples(run.path(config.bank), "sample_id")
     shared = {row["problem_id"] for row in transfer} & {row["problem_id"] for row in bank}
     if shared:
         raise ConfigError(f"{run.name}: {len(shared)} problems of the bank are also learnt from; use separate splits")
@@ -158,7 +158,7 @@ def _held_out(problem_id: str, share: float) -> bool:
 
 def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], Labels]:
     """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
-    rows = read_jsonl(run.path(str(config.easy)) / GRADED, required=("problem_id", "text", "correct"))
+    rows = read_graded(run.path(str(config.easy)))
     rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
     rows = _thinned(_distinct(rows), config.limit, run.seed)
     labels = _truth(config, task, rows)
