@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from reward_models.contract import PROBLEM_SLOT, StepContract
@@ -65,7 +66,7 @@ def export_sequence_classification(source: str | Path, out: str | Path, dtype: t
     (Path(out) / SCORE_TEMPLATE).write_text(score_template(bare), encoding="utf-8")
     again = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32)
     rounding = _largest_difference(model, again, tokenizer, contract)
-    difference = _largest_difference(model.to(stored).float(), again, tokenizer, contract)
+    difference = _largest_difference(nn.Module.to(model, stored).float(), again, tokenizer, contract)
     if difference > TOLERANCE:
         raise ValueError(
             f"the export differs by {difference:.2g} in a logit; this tokenizer ends texts with a token of its own"
