@@ -14,9 +14,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from reward_models.contract import PLAIN
 from reward_models.conversational import (
@@ -194,3 +196,25 @@ def cut_after_error(record: Stepwise) -> Stepwise:
         return record
     end = labels.index(0) + 1
     return Stepwise(record.problem, record.steps[:end], labels[:end], None, record.extra)
+
+
+def balance(records: Iterable[Stepwise], ratio: float = 3.0, seed: int = 0) -> list[Stepwise]:
+    """Outcome records with right to wrong between 1:ratio and ratio:1 for each problem (paper, C.1).
+
+    The larger side is thinned at random; problems with one side only are left out, since they teach the problem and
+    not the solution. Order is kept.
+    """
+    if ratio < 1:
+        raise ValueError(f"ratio is {ratio}; it must be at least 1")
+    groups: dict[str, dict[int, list[int]]] = {}
+    rows = list(records)
+    for index, record in enumerate(rows):
+        if record.outcome is not None:
+            groups.setdefault(record.problem, {0: [], 1: []})[record.outcome].append(index)
+    rng = np.random.default_rng(seed)
+    kept: list[int] = []
+    for sides in groups.values():
+        limit = int(ratio * min(len(side) for side in sides.values()))
+        for side in sides.values():
+            kept += side if len(side) <= limit else rng.choice(side, limit, replace=False).tolist()
+    return [rows[index] for index in sorted(kept)]

@@ -19,7 +19,6 @@ MAX_FACTORED = 1 << 40  # larger integers under a root stay as they are
 
 Monomial = tuple[tuple[Any, Fraction], ...]  # (base, exponent) pairs in order, no base twice
 Poly = dict[Monomial, Fraction]
-HALF = Fraction(1, 2)
 
 
 @lru_cache(maxsize=16_384)

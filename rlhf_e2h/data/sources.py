@@ -8,7 +8,6 @@ a generator), or solutions and step labels of the problems of another `prepare` 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.data.levels import problem_key
 from rlhf_e2h.data.own_rows import problem_text
 from rlhf_e2h.data.solutions import Solution
+from rlhf_e2h.runner.config import nearest
 
 PACKAGE = "rlhf_e2h.data"
 
@@ -64,9 +64,7 @@ def find_source(name: str) -> Source:
         ValueError: there is none; names the nearest.
     """
     if name not in sources():
-        near = difflib.get_close_matches(str(name), sources(), n=1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"source {name!r} is not known; choose one of {', '.join(sources())}{meant}")
+        raise ValueError(f"source {name!r} is not known; {nearest(name, sources())}")
     return sources()[name]
 
 

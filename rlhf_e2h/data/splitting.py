@@ -75,7 +75,7 @@ def split_made(source: Source, per_level: Mapping[str, Sequence[int]], seed: int
         counts = dict(zip(LEVELS, per_level[name], strict=True))
         rows = source.made(counts, 3 * seed + offset, seen)
         seen.update(row["problem"] for row in rows)
-        made[name] = [Example.from_row(row, source.name, name) for row in rows]
+        made[name] = [Example(**row | {"source": source.name, "origin": name}) for row in rows]
     return Split(made["train"], made["validation"], made["test"])
 
 

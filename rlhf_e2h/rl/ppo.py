@@ -176,7 +176,7 @@ def _experience(trainer: Trainer, rollouts: Rollouts, rewards: Sequence[Reward])
         weights = importance_weights(logprobs, sampled, mask, settings.importance_cap)
     if settings.whiten_advantages:
         advantages = whiten(advantages, mask)
-    return Experience(batch, sampled, logprobs, values, advantages, returns, weights), metrics
+    return Experience(batch, logprobs, values, advantages, returns, weights), metrics
 
 
 def _update(

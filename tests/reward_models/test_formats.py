@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reward_models.formats import convert, cut_after_error, load_records
+from reward_models.formats import balance, convert, cut_after_error, load_records
 from reward_models.records import BadRecord, Stepwise
 
 DATA = Path(os.environ.get("E2H_DATA") or Path(__file__).parents[3] / "shared/data") / "prm_samples.jsonl"
@@ -124,6 +124,18 @@ def test_both_sets_are_cut_as_prepare_cuts_them():
     text = "q Step 1: In Step 1: we add.\n\nSo. ки\nStep 2: The answer is: x. The answer is: 5 ки"
     (record,) = convert({"input": text, "label": text.replace("ки", "+")})
     assert record.steps == ["In Step 1: we add.\nSo.", "The answer is: x.", "# Answer\n\n5"]
+
+
+def test_balance_keeps_one_to_three():
+    def group(problem, right, wrong):
+        return [Stepwise(problem, ["a"], None, outcome) for outcome in [1] * right + [0] * wrong]
+
+    kept = balance([*group("p", 2, 20), *group("q", 5, 5), *group("r", 4, 0)], seed=1)
+    counts = {
+        problem: [sum(r.problem == problem and r.outcome == outcome for r in kept) for outcome in (1, 0)]
+        for problem in "pqr"
+    }
+    assert counts == {"p": [2, 6], "q": [5, 5], "r": [0, 0]}
 
 
 @needs_data

@@ -124,7 +124,7 @@ def fit_soft(
     layers: int = 0,
     validation: tuple[Sequence[Item], Labels] | None = None,
     on_log: Callable[[Mapping[str, float]], None] | None = None,
-    kind: Literal["orm", "prm"] = "orm",
+    kind: str = "orm",
     on_step: Callable[[int, int], None] | None = None,
     text_format: TextFormat = SECTIONS,
 ) -> Scorer:
@@ -173,9 +173,7 @@ def predict(scorer: Scorer, items: Sequence[Item]) -> NDArray[np.float64]:
     return np.where(np.isfinite(scores_N), scores_N, 0.5)
 
 
-def soft_contract(
-    kind: Literal["orm", "prm"], template: str | None, text_format: TextFormat = SECTIONS
-) -> StepContract:
+def soft_contract(kind: str, template: str | None, text_format: TextFormat = SECTIONS) -> StepContract:
     """How a model of the study reads solutions; `template` as in `StepContract`, that of the samples if None."""
     return StepContract(
         kind,

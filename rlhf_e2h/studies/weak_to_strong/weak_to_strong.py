@@ -177,7 +177,7 @@ def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.fl
     return predict(scorer, task.items(task.bank)), judge(scorer, task.items(task.transfer))
 
 
-def _kind(config: Config) -> Literal["orm", "prm"]:
+def _kind(config: Config) -> str:
     return "orm" if config.step_labels == "none" else "prm"
 
 
