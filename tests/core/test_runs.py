@@ -123,11 +123,9 @@ def test_samples_that_were_cut_are_a_warning(recipe, runs):
     )
     run_recipe(load_recipe(recipe, [runs]))
     said = {name: read_done(next(Path(runs[5:], name).iterdir()))["warnings"] for name in ("sample", "evaluate")}
-    found = re.search(
-        r"^(\d+) of 20 samples were cut at max_new_tokens=6 before an end token; raise it", said["sample"][0]
-    )
-    assert found and int(found[1]) > 10, said  # a random model writes an end token now and then
-    assert re.match(r"one: \d+ of 10 samples were cut at max_new_tokens=5 before an end token", said["evaluate"][0])
+    (cut,) = re.findall(r"(\d+) of 20 samples were cut at max_new_tokens=6 before an end token", str(said["sample"]))
+    assert int(cut) > 10  # a random model writes an end token now and then
+    assert re.search(r"one: \d+ of 10 samples were cut at max_new_tokens=5 before an end token", str(said["evaluate"]))
 
 
 def test_changed_input_content_changes_the_identity(recipe, runs):
