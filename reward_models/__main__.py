@@ -157,6 +157,8 @@ def _rerank(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from reward_models.hub import check_reachable
+
     try:
         from reward_models.serving.server import Limits, serve
     except ImportError as error:
@@ -167,6 +169,7 @@ def _serve(options: argparse.Namespace) -> None:
         if not key:
             raise ValueError(f"--api-key-env {options.api_key_env}: that environment variable is empty or not set")
     limits = Limits(options.max_body_bytes, options.max_documents, queue=options.max_queue)
+    check_reachable(options.model)
     print(f"serving {options.model} on http://{options.host}:{options.port}", file=sys.stderr)
     serve(options.model, options.host, options.port, key, limits, **_open_scorer_arguments(options))
 
