@@ -162,6 +162,8 @@ def _rerank(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from reward_models.hub import check_reachable
+
     try:
         from reward_models.serving.server import Limits, serve
     except ImportError as error:
@@ -172,20 +174,27 @@ def _serve(options: argparse.Namespace) -> None:
         if not key:
             raise ValueError(f"--api-key-env {options.api_key_env}: that environment variable is empty or not set")
     limits = Limits(options.max_body_bytes, options.max_documents, queue=options.max_queue)
+    check_reachable(options.model)
     print(f"serving {options.model} on http://{options.host}:{options.port}", file=sys.stderr)
     serve(options.model, options.host, options.port, key, limits, **_open_scorer_arguments(options))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reward_models.export import export_sequence_classification
+    import torch
+
+    from reward_models.export import export_dtype, export_sequence_classification
     from reward_models.transfer import import_model
 
+    dtype = getattr(torch, options.dtype) if options.dtype else None
     if options.style:
-        contract = import_model(options.source, options.out, options.style)
+        contract = import_model(options.source, options.out, options.style, dtype)
         print(f"{options.out}: {contract.kind}, scores read at {contract.readout}, {contract.aggregation} of the steps")
         return
-    difference = export_sequence_classification(options.source, options.out)
-    print(f"{options.out}: sequence classifier, largest difference of a logit on probe texts {difference:.1g}")
+    difference = export_sequence_classification(options.source, options.out, dtype)
+    stored = str(dtype or export_dtype(options.source)).removeprefix("torch.")
+    print(
+        f"{options.out}: sequence classifier in {stored}, largest difference of a logit on probe texts {difference:.1g}"
+    )
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {

@@ -68,13 +68,37 @@ def intervals(
     said = [scores.score for _, _, scores in outcomes]
     parts = {"step": (labels, probs, step_of), "outcome": (right, said, outcome_of)}
     found = {name: _percentiles(values) for name, values in _by_part(parts, drawn).items()}
-    judged = [(i, *pair) for i in kept for pair in judgements(kind_of(kind), [(records[i], scored[i])])]
-    judged_of, truths = [i for i, _, _ in judged], [truth for _, truth, _ in judged]
-    given = [prob for _, _, prob in judged]
+    of, truths, given = _calibrated(records, scored, kind)
     return found | {
-        "calibration_error": _percentiles(metrics.weighted_calibration_error(truths, given, drawn.weights(judged_of))),
+        "calibration_error": _percentiles(metrics.weighted_calibration_error(truths, given, drawn.weights(of))),
         "first_error_f1": _percentiles(_f1(kept, records, scored, drawn)),
     }
+
+
+def curve_intervals(
+    records: Sequence[Stepwise],
+    scored: Sequence[StepScores],
+    kind: str,
+    problems_B: Sequence[str],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Ends | None]:
+    """95 % percentile intervals of `observed` at each point of the `calibration_curve` of `evaluation.compare`.
+
+    None for a point that more than half of the draws leave without a score.
+    """
+    of, labels, probs = _calibrated(records, scored, kind)
+    weights = _Draws(problems_B, draws, seed).weights(of)
+    return [_percentiles(values_D) for values_D in metrics.weighted_calibration_curve(labels, probs, weights).T]
+
+
+def _calibrated(
+    records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
+) -> tuple[list[int], list[int], list[float]]:
+    """What calibration is measured on, by the kind of the model: index of the record, label and probability."""
+    kept = [i for i, scores in enumerate(scored) if not scores.skipped]
+    judged = [(i, *pair) for i in kept for pair in judgements(kind_of(kind), [(records[i], scored[i])])]
+    return [i for i, _, _ in judged], [label for _, label, _ in judged], [prob for _, _, prob in judged]
 
 
 def _by_part(parts: dict[str, tuple[list[int], list[float], list[int]]], drawn: _Draws) -> dict[str, Floats]:

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokeni
 from reward_models.causes import explained
 from reward_models.contract import StepContract
 from reward_models.heads import HEAD_NAMES, head_of, load_mlp_model, quiet
+from reward_models.hub import check_reachable
 from reward_models.peft_folder import is_adapter, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 
@@ -190,3 +191,4 @@ def _check_folder(path: str | Path) -> None:
     looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1
     if looks_local and not os.path.isdir(os.path.expanduser(text)):
         raise FileNotFoundError(f"{text}: no such folder; give a checkpoint folder or a model id of the hub")
+    check_reachable(text)

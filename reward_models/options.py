@@ -8,6 +8,7 @@ from typing import Any
 from reward_models.aggregate import AGGREGATIONS
 from reward_models.kinds import KINDS
 
+DTYPES = ("float32", "bfloat16", "float16")
 SUMMARY = "Command line: `python -m reward_models {train,score,rerank,serve,export}`."
 TRAIN_HELP = """Train a reward model from JSON Lines of records:
   {"problem": "2 + 3?", "steps": ["2 + 3 = 5", "# Answer\\n\\n5"], "labels": [1, 1], "outcome": 1}
@@ -118,6 +119,7 @@ def _add_serve(commands: Any) -> None:
 def _add_export(commands: Any) -> None:
     export = _command(commands, "export", "convert checkpoints from and to other classes", EXPORT_HELP)
     export.add_argument("--from", dest="style", help="e2h, math-shepherd, qwen-prm or trl-prm")
+    export.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: that of the base)")
     export.add_argument("source")
     export.add_argument("out")
 
@@ -131,7 +133,7 @@ def _command(commands: Any, name: str, summary: str, text: str) -> argparse.Argu
 
 def _scorer_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    made.add_argument("--dtype", choices=DTYPES, default="float32")
     made.add_argument("--max-tokens-per-batch", type=int, default=16384)
     made.add_argument("--max-length", type=int, help="tokens of one solution (default: the model's limit)")
     made.add_argument("--overlong", choices=["error", "truncate_left", "skip"], default="error")

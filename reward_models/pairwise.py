@@ -27,6 +27,7 @@ from reward_models.lengths import losses
 from reward_models.model import HEAD_NAMES, freeze_parts, load_tokenizer, new_model, quiet
 from reward_models.pairs import Pair
 from reward_models.peft_folder import merging_base
+from reward_models.precision import base_dtype
 from reward_models.readout import split_steps
 from reward_models.settings import PairwiseSettings
 
@@ -77,13 +78,8 @@ def train_pairwise(
     _save(model, base, contract, out)
     tokenizer.save_pretrained(out)
     result = {**metrics, "pairs": len(pairs), "too_long": len(pairs) - used}
-    report = {
-        **result,
-        "kind": "pairwise",
-        "base": str(base),
-        "contract": contract.to_dict(),
-        "settings": asdict(settings),
-    }
+    report = {**result, "kind": "pairwise", "base": str(base), "base_dtype": base_dtype(base)}
+    report |= {"contract": contract.to_dict(), "settings": asdict(settings)}
     (Path(out) / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (Path(out) / "README.md").write_text(pairwise_card(report), encoding="utf-8")
     return result

@@ -31,6 +31,7 @@ from reward_models.forward import keeps_texts_apart
 from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer, quiet
 from reward_models.peft_folder import merging_base
+from reward_models.precision import base_dtype
 from reward_models.prepare import prepare_model, save_model
 from reward_models.records import Stepwise
 from reward_models.resume import checkpoint_to_resume, run_identity
@@ -113,7 +114,8 @@ def train(
     result["validation"] = evaluate_records(scorer, held_out) if held_out else None
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(out)
-        report = {**result, "base": str(base), "contract": contract.to_dict(), "settings": asdict(settings)}
+        report = {**result, "base": str(base), "base_dtype": base_dtype(base), "contract": contract.to_dict()}
+        report |= {"settings": asdict(settings)}
         _write_report(out, {**report, "levels": _tally(records, "level"), "sources": _tally(records, "source")})
     return result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.evaluation import compare
-from reward_models.intervals import intervals
+from reward_models.intervals import curve_intervals, intervals
 from reward_models.records import Stepwise
 from reward_models.score import StepScores
 from rlhf_e2h.data.levels import LEVELS, band
@@ -35,6 +35,8 @@ def quality_by_group(
     """The metrics of `reward_models.evaluation.compare` and `within_problem_auc`, with `intervals` by problem, of the
     groups that have records.
 
+    Points of the calibration curve have theirs as `observed_ci`.
+
     Returns:
         A mapping from "easy", "hard", "all" and "1" to "5".
     """
@@ -47,9 +49,12 @@ def quality_by_group(
         if chosen:
             part = [records[i] for i in chosen], [scored[i] for i in chosen], kind
             ids = [problem_ids[i] for i in chosen]
+            found = compare(*part)
+            for point, interval in zip(found["calibration_curve"], curve_intervals(*part, ids), strict=True):
+                point["observed_ci"] = interval
             within, ends = within_problem_auc(part[0], part[1], ids)
             known = {**intervals(*part, ids), WITHIN: ends}
-            quality[name] = compare(*part) | {WITHIN: within, "intervals": known}
+            quality[name] = found | {WITHIN: within, "intervals": known}
     return quality
 
 

@@ -20,15 +20,18 @@ from transformers import (
     BertForTokenClassification,
 )
 
+from reward_models.__main__ import run as command
 from reward_models.adapters import CannotShareError, fingerprint, read_adapter
 from reward_models.contract import KEY, StepContract
 from reward_models.dataset import LengthSampler, build_rows
 from reward_models.export import export_sequence_classification
 from reward_models.forward import keeps_texts_apart
 from reward_models.model import head_of, load_tokenizer, new_model
+from reward_models.pairs import Pair
+from reward_models.pairwise import train_pairwise
 from reward_models.records import Stepwise
 from reward_models.score import Scorer
-from reward_models.settings import LoraSettings
+from reward_models.settings import LoraSettings, PairwiseSettings
 from reward_models.train import TrainSettings, train
 
 
@@ -166,6 +169,28 @@ def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_p
     for name in ("orm", "export"):
         weights = load_file(tmp_path / name / "model.safetensors")
         assert {value.dtype for value in weights.values()} == {torch.bfloat16}, name
+
+
+@pytest.mark.parametrize("kind", ["orm", "pairwise"])
+def test_full_training_stays_float32_and_its_export_has_the_precision_of_the_base(base, tmp_path, kind, capsys):
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
+    if kind == "orm":
+        train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "rm", replace(FAST, num_train_epochs=1))
+    else:
+        pairs = [Pair("What is 3?", "good step.", "bad step.")] * 8
+        train_pairwise(
+            tmp_path / "base", pairs, tmp_path / "rm", PairwiseSettings(learning_rate=1e-2, num_train_epochs=1)
+        )
+    assert command(["export", str(tmp_path / "rm"), str(tmp_path / "half")]) == 0
+    assert command(["export", str(tmp_path / "rm"), str(tmp_path / "whole"), "--dtype", "float32"]) == 0
+    half, whole = capsys.readouterr().out.splitlines()
+    assert "in bfloat16," in half and "in float32," in whole
+    for name, dtype in (("rm", torch.float32), ("half", torch.bfloat16), ("whole", torch.float32)):
+        weights = load_file(tmp_path / name / "model.safetensors")
+        assert {value.dtype for value in weights.values()} == {dtype}, name
+    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")}
+    assert sizes["half"] < 0.6 * sizes["whole"]
 
 
 def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.recipe import load_recipe
 from rlhf_e2h.runner.runs import run_stage
 from rlhf_e2h.runner.store import Store
+from rlhf_e2h.tools.dashboards import PANELS
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
 PREPARE = {
@@ -159,6 +161,9 @@ def test_of_equal_evaluations_the_later_weights_are_kept(tmp_path, models):
     """All are 0 here, as all may be 1 where easy problems are solved from the start: training must not be lost."""
     best, _ = run_ppo(tmp_path, models, eval_steps=1, keep="best")
     assert {row["eval/accuracy_easy"] for row in read_jsonl(best / "metrics.jsonl")} == {0.0}
+    names = set().union(*read_jsonl(best / "metrics.jsonl"))
+    asked = {metric for part in PANELS["ppo"].values() for metric in part} - {"alarm/*"}  # of wandb's panels
+    assert not [metric for metric in asked if not any(fnmatch(name, metric) for name in names)]
     last, _ = run_ppo(tmp_path, models, eval_steps=1, keep="last")
     a, b = (load_file(folder / "model.safetensors") for folder in (best, last))
     assert all(torch.equal(a[name], b[name]) for name in a)

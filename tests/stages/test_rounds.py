@@ -11,6 +11,7 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.store import ASSETS
 from rlhf_e2h.samples import rounds as rounds_module
 from rlhf_e2h.samples.rounds import problems_of_round
+from rlhf_e2h.tools.dashboards import PANELS
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,7 @@ def test_grpo_and_rloo_train_on_the_rewards_of_ppo(tmp_path, models, algorithm):
     assert len(metrics) == 2  # 4 prompts x 4 completions, 8 an update
     names = set().union(*metrics)
     assert {"train/kl", "train/rollout/unfinished", "train/reward/length"} <= names
+    assert {metric for part in PANELS["grpo"].values() for metric in part} <= names  # of wandb's panels
     assert not any("accuracy_level_4" in name or "accuracy_level_5" in name for name in names)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from reward_models.lora import four_bit
 from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Decoding, sample
@@ -30,8 +31,6 @@ from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import Policy, open_policy, save_policy
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
