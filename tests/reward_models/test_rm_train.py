@@ -179,7 +179,8 @@ def test_full_training_stays_float32_and_its_export_has_the_precision_of_the_bas
         train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "rm", replace(FAST, num_train_epochs=1))
     else:
         pairs = [Pair("What is 3?", "good step.", "bad step.")] * 8
-        train_pairwise(
+        settings = PairwiseSettings(learning_rate=1e-2, num_train_epochs=1)
+        train_pairwise(tmp_path / "base", pairs, tmp_path / "rm", settings)
             tmp_path / "base", pairs, tmp_path / "rm", PairwiseSettings(learning_rate=1e-2, num_train_epochs=1)
         )
     assert command(["export", str(tmp_path / "rm"), str(tmp_path / "half")]) == 0
