@@ -7,7 +7,6 @@ folder that plain transformers loads, and quality.json with its metrics on held-
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,7 +33,7 @@ from rlhf_e2h.training.chance import at_chance
 from rlhf_e2h.training.items import FLIPS, RewardDynamics, flips, reward_items, with_flips
 from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.training.models import policy_format
-from rlhf_e2h.training.reward_records import at_most, gather, thinned
+from rlhf_e2h.training.reward_records import at_most, gather, held_out, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
 VERSION = 3
@@ -119,8 +118,8 @@ def main(config: Config, run: StageRun) -> None:
         for record in at_most(found.records, config.limit, run.seed)
     ]
     # by its text whoever a problem comes from: records may have others than `data`
-    training = [record for record in records if not _held_out(record.problem, config.held_out)]
-    validation = [record for record in records if _held_out(record.problem, config.held_out)]
+    training = [record for record in records if not held_out(record.problem, config.held_out)]
+    validation = [record for record in records if held_out(record.problem, config.held_out)]
     if config.faultless_per_faulty is not None:
         training = thinned(training, config.faultless_per_faulty, run.seed)
     by_text = {p["problem"]: p for p in rows}
@@ -223,8 +222,3 @@ def _text_format(config: Config, run: StageRun) -> TextFormat:
         why = "that of the graded samples" if config.graded else "no samples, and none is set"
     run.use_format(made.of_rows(), why)
     return made.of_rows()
-
-
-def _held_out(problem: str, share: float) -> bool:
-    """Whether a problem is kept for validation: by its text, so that every reward model of a run keeps out the same."""
-    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32

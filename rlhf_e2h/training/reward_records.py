@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,6 +115,11 @@ def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
         most = int(ratio * min(len(group[True]), len(group[False])))
         kept += group[True][:most] + group[False][:most]
     return kept
+
+
+def held_out(problem: str, share: float) -> bool:
+    """Whether a problem is kept for validation: by its name or text alone, so that all models of a run keep out the same."""
+    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
 def at_most(records: list[Kind], limit: int | None, seed: int) -> list[Kind]:
