@@ -14,9 +14,9 @@ import yaml
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.levels import LEVELS
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.training_figures import LOSS, RL_PANELS
 
-Row = dict[str, Any]
 _QUALITY = (
     "step_auc",
     "step_accuracy",

@@ -8,6 +8,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from rlhf_e2h.data.firewall import SEALED_LABELS, allowed_scope
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.comparisons import SIDE_KEYS
 from rlhf_e2h.report.results import main_seed
 from rlhf_e2h.runner.traits import STAGES
@@ -15,7 +16,6 @@ from rlhf_e2h.runner.traits import STAGES
 BANDS = ("easy", "hard", "all")
 DECODING_ORDER = ("greedy", "mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")
 CEILINGS = ("pass_at_n",)  # not decodings: they need to know the answer
-Row = dict[str, Any]
 
 
 def index_rows(results: Mapping[str, Any]) -> dict[tuple[Any, ...], Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
@@ -16,6 +16,7 @@ from rlhf_e2h.data.levels import choose
 from rlhf_e2h.data.solution_formats import Format, rewrite
 from rlhf_e2h.data.step_targets import step_targets
 from rlhf_e2h.prompts import TextFormat
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -35,7 +36,6 @@ TRAITS = Traits(
     distributed=True,
     tiny={"training.bf16": False, "training.epochs": 1},
 )
-Row = dict[str, Any]
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
 from rlhf_e2h.encoding import check_positions, trl_rows
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
@@ -16,8 +17,6 @@ from rlhf_e2h.training.models import LoraSettings, lora_config
 from rlhf_e2h.training.precision import hold_frozen
 from rlhf_e2h.training.sft_loss import sft_trainer
 from rlhf_e2h.training.sft_plan import Snapshots, TrainingPlan
-
-Row = dict[str, Any]
 
 
 def finetune(

@@ -13,11 +13,9 @@ from reward_models.kinds import kind_of
 from reward_models.records import Stepwise
 from rlhf_e2h.data import procedural
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.records import read_graded
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
-
-Row = dict[str, Any]
 
 Kind = TypeVar("Kind")
 

@@ -12,6 +12,14 @@ from rlhf_e2h.runner.progress import Pulse, _Work, clock, progress_bar
 LINE = re.compile(r"\d\d:\d\d:\d\d (\S+): (.*)")
 
 
+def test_the_first_of_many_items_tells_no_rate():
+    work = _Work("scoring", 1600, "solutions", started=0.0)
+    work.sign(1, 46.0)  # of these, 45.8 seconds were loading the model
+    assert work.text(46.0) == "scoring 1/1,600 solutions"
+    work.sign(31, 56.0)
+    assert work.text(56.0) == "scoring 31/1,600 solutions, 3.0 solutions/s, 8 min 43 s left"
+
+
 def test_rate_and_time_left_by_hand():
     work = _Work("fine-tuning", 100, "steps", started=0.0)
     assert work.text(5.0) == "fine-tuning 0/100 steps"

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Decoding, sample
@@ -29,8 +30,6 @@ from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.models import LoraSettings, Policy, open_policy, save_policy
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

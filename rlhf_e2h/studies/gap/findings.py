@@ -16,7 +16,7 @@ import numpy as np
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import EASY
-from rlhf_e2h.records import read_graded
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.progress import console
@@ -36,7 +36,6 @@ TRAITS = Traits(
     seeded=False,
     all_seeds=True,
 )
-Row = dict[str, Any]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.records import read_graded
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -37,7 +37,6 @@ TRAITS = Traits(
     about="train on none, easy, medium, hard and all problems at equal n, by several methods",
     trains=True,
 )
-Row = dict[str, Any]
 Method = Literal["icl", "sft", "probe", "rm"]
 
 

@@ -27,7 +27,7 @@ from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.records import read_graded, read_samples
+from rlhf_e2h.records import Row, read_graded, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -46,7 +46,6 @@ TRAITS = Traits(
     trains=True,
 )
 PREDICTIONS = "predictions.jsonl"
-Row = dict[str, Any]
 
 
 @dataclass
