@@ -118,7 +118,7 @@ def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
 
 
 def held_out(problem: str, share: float) -> bool:
-    """Whether a problem is kept for validation: by its name or text alone, so that all models of a run keep out the same."""
+    """Whether a problem is kept for validation: by its name or text, so that all models of a run keep out the same."""
     return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
