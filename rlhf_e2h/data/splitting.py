@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -161,8 +160,3 @@ def without_near_duplicates(split: Split, threshold: float) -> Split:
     train, validation = ([e for e in side if e.problem_id not in near] for side in (split.train, split.validation))
     dropped = [Duplicate(left, right, "near") for left, right in near.items()]
     return Split(train, validation, split.test, [*split.duplicates, *dropped], split.too_long)
-
-
-def held_out(key: str, share: float) -> bool:
-    """Whether what has this key is kept for validation: by its hash, so that all stages of a run keep out the same."""
-    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) < share * 2**32

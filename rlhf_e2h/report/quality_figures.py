@@ -101,15 +101,17 @@ def calibration_plot(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Plo
 def _draw_calibration(rows: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure(height=3.4)
     axes.plot([0, 1], [0, 1], color=MARKER["s0"], linewidth=0.9)
-    for name in dict.fromkeys(row["reward_model"] for row in rows):
+    names = list(dict.fromkeys(row["reward_model"] for row in rows))
+    for index, name in enumerate(names):
         mine = sorted((row for row in rows if row["reward_model"] == name), key=lambda row: row["score"])
+        shift = 0.008 * (index - (len(names) - 1) / 2)  # or the intervals would hide one another
         total = sum(row["n"] for row in mine)
         look, x, y = palette[name], [row["score"] for row in mine], [row["observed"] for row in mine]
         axes.plot(x, y, color=look.colour, marker=look.marker, markersize=3.5, linewidth=1.2, label=name)
         for row in mine:
             if row.get("observed_low") is not None:
                 ends = [row["observed_low"], row["observed_high"]]
-                axes.plot([row["score"]] * 2, ends, color=look.colour, linewidth=0.9, alpha=0.7)
+                axes.plot([row["score"] + shift] * 2, ends, color=look.colour, linewidth=0.9, alpha=0.7)
         axes.scatter(x, y, s=[220 * row["n"] / total for row in mine], color=look.colour, alpha=0.3, linewidth=0)
     percent_axis(axes)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -21,7 +21,6 @@ from reward_models.records import Stepwise, write_jsonl
 from reward_models.settings import TrainSettings
 from reward_models.train import train
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.data.splitting import held_out
 from rlhf_e2h.parallel.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runner.config import ConfigError, Input
@@ -35,7 +34,7 @@ from rlhf_e2h.training.chance import at_chance
 from rlhf_e2h.training.items import FLIPS, RewardDynamics, flips, reward_items, with_flips
 from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.training.models import policy_format
-from rlhf_e2h.training.reward_records import at_most, gather, thinned
+from rlhf_e2h.training.reward_records import at_most, gather, held_out, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
 VERSION = 4

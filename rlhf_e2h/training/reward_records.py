@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +102,11 @@ def _reference_records(run: StageRun, data: Path, problems: dict[str, str], text
     known = {key: texts.exemplar(label.solution) for key, label in labels.items() if label.solution}
     found = [(problems[key], texts.split_steps(solution)) for key, solution in known.items()]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
+
+
+def held_out(problem: str, share: float) -> bool:
+    """Whether a problem is kept for validation: by its name or text, so that all models of a run keep out the same."""
+    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
 def at_most(records: list[Kind], limit: int | None, seed: int) -> list[Kind]:

@@ -25,7 +25,6 @@ from reward_models.records import write_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
-from rlhf_e2h.data.splitting import held_out
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.records import Row, read_graded, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
@@ -38,6 +37,7 @@ from rlhf_e2h.studies.weak_to_strong.results import SCORES
 from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
 from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.training.reward_records import at_most, held_out
 
 VERSION = 5
 TRAITS = Traits(
@@ -130,7 +130,7 @@ def _task(config: Config, run: StageRun) -> Task:
     read = read_graded if config.supervision == "truth" else read_samples
     rows = read(run.path(config.transfer), "sample_id")
     chosen = [row for row in rows if row["finished"] and problems[row["problem_id"]]["level"] in config.levels]
-    transfer = _thinned(_distinct(chosen), config.limit, run.seed)
+    transfer = at_most(_distinct(chosen), config.limit, run.seed)
     bank = read_samples(run.path(config.bank), "sample_id")
     shared = {row["problem_id"] for row in transfer} & {row["problem_id"] for row in bank}
     if shared:
@@ -145,17 +145,11 @@ def _distinct(rows: list[Row]) -> list[Row]:
     return list({(row["problem_id"], row["text"]): row for row in rows}.values())
 
 
-def _thinned(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[i] for i in sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist())]
-
-
 def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], Labels]:
     """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
     rows = read_graded(run.path(str(config.easy)))
     rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
-    rows = _thinned(_distinct(rows), config.limit, run.seed)
+    rows = at_most(_distinct(rows), config.limit, run.seed)
     labels = _truth(config, task, rows)
     if len(set(np.concatenate(labels).tolist())) < 2:
         raise ConfigError(f"{run.name}: {len(rows)} easy samples, not both right and wrong ones; sample more of them")
