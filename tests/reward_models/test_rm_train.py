@@ -181,8 +181,6 @@ def test_full_training_stays_float32_and_its_export_has_the_precision_of_the_bas
         pairs = [Pair("What is 3?", "good step.", "bad step.")] * 8
         settings = PairwiseSettings(learning_rate=1e-2, num_train_epochs=1)
         train_pairwise(tmp_path / "base", pairs, tmp_path / "rm", settings)
-            tmp_path / "base", pairs, tmp_path / "rm", PairwiseSettings(learning_rate=1e-2, num_train_epochs=1)
-        )
     assert command(["export", str(tmp_path / "rm"), str(tmp_path / "half")]) == 0
     assert command(["export", str(tmp_path / "rm"), str(tmp_path / "whole"), "--dtype", "float32"]) == 0
     half, whole = capsys.readouterr().out.splitlines()
