@@ -67,7 +67,7 @@ def _print_log(log: Mapping[str, float]) -> None:
     print(json.dumps(figures), file=sys.stderr)
 
 
-def _parse_settings(pairs: Sequence[str], settings: Callable[..., Any]) -> Any:
+def _parse_settings(pairs: Sequence[str], settings: type[Any]) -> Any:
     """Settings of a class from KEY=VALUE; `lora.r=16` and `extra.optim=adafactor` go into groups."""
     from reward_models.settings import LoraSettings, setting_names
 

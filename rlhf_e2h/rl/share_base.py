@@ -134,7 +134,7 @@ def add_frozen(policy: Any, name: str, saved: SavedAdapter) -> None:
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    config = LoraSettings(saved.rank, saved.alpha, target_modules=saved.targets)
+    config = LoraSettings(saved.rank, saved.alpha, target_modules=saved.targets)  # type: ignore[arg-type]
     policy.add_adapter(name, lora_config(config))  # not the active one, so it needs no gradient
     room = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
     if {key: value.shape for key, value in room.items()} != {key: v.shape for key, v in saved.weights.items()}:

@@ -179,7 +179,7 @@ def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Ro
 
     model, tokenizer = policy.model, policy.tokenizer
     unknown = list(range(token_limit(tokenizer), model.config.vocab_size))
-    own = {"generation_kwargs": {"suppress_tokens": unknown}} if unknown else {}
+    own: dict[str, Any] = {"generation_kwargs": {"suppress_tokens": unknown}} if unknown else {}
     if config.algorithm == "grpo":
         own |= {"loss_type": config.loss, "scale_rewards": config.scale_rewards}
     arguments = trainer_arguments(
