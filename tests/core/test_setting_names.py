@@ -20,6 +20,7 @@ OURS = {
     "batch_size",  # the global one; accumulation follows from it
     "max_length",  # of TRL's configs
     "lora",
+    "load_in_4bit",  # of BitsAndBytesConfig
     "freeze_embeddings",
     "freeze_norms",
     "extra",
