@@ -298,7 +298,7 @@ def test_frozen_embeddings_and_norms_are_not_trained(tmp_path, models):
         ({"share_base": True}, "share_base needs lora.r above 0"),
         ({"share_base": True, "lora": {"r": 2}}, "needs a reward model on the same base, but .* has no adapter/"),
         ({"keep": "best", "eval_steps": 0}, "set eval_steps"),
-        ({"rollouts": 10}, "do not divide by num_mini_batches"),
+        ({"rollouts": 11}, "do not divide by num_mini_batches"),
         ({"learning_rat": 1}, "did you mean 'learning_rate'"),
         ({"max_new_tokens": 120}, r"prompts with max_new_tokens 120 exceed the model's 128"),
     ],
