@@ -154,7 +154,7 @@ def test_what_is_frozen_has_no_gradient_and_no_moments():
 
 
 def test_layers_in_4_bits_by_hand():
-    """Half a byte a weight of a linear layer and a float32 scale for 64; embeddings, output layer and norms as before."""
+    """Half a byte a weight of a linear layer and a float32 scale for 64; embeddings and norms as before."""
     model, real = made(hidden_size=128, intermediate_size=320)
     layers = sum(p.numel() for name, p in real.named_parameters() if name.endswith("proj.weight"))
     rest = model.parameters - layers
