@@ -25,7 +25,6 @@ RENAMED = {
     "micro_batch": ("per_device_train_batch_size",),
     "micro_batch_size": ("per_device_train_batch_size",),
     "minibatches": ("num_mini_batches",),
-    "ppo": ("kl_coef, cliprange and the like, beside it and no longer below it",),
     "rank": ("r",),
     "schedule": ("lr_scheduler_type",),
     "value_clip": ("cliprange_value",),
@@ -33,6 +32,8 @@ RENAMED = {
     "warmup": ("warmup_steps, which below 1 is a share of all steps",),
     "warmup_ratio": ("warmup_steps, which below 1 is a share of all steps",),
 }
+# old group -> one of its settings, which stand where the group stood
+MOVED = {"ppo": "kl_coef"}
 
 
 def renamed(name: str, known: Collection[str]) -> str | None:
@@ -40,4 +41,6 @@ def renamed(name: str, known: Collection[str]) -> str | None:
     for new in RENAMED.get(name, ()):
         if new.replace(",", " ").replace(".", " ").split()[0] in known:
             return f"{name} was renamed to {new}"
+    if MOVED.get(name) in known:
+        return f"the settings of `{name}` stand where `{name}` stood: write {MOVED[name]}, not {name}.{MOVED[name]}"
     return None

@@ -60,7 +60,7 @@ FIRST = {"policy": "p", "data": "d"}
         (sft, {"training": {"lora": {"rank": 8}}}, "training: lora: rank was renamed to r"),
         (dpo, {"training": {"schedule": "linear"}}, "schedule was renamed to lr_scheduler_type"),
         (grpo, {"generations": 4}, "generations was renamed to num_generations"),
-        (ppo, {"ppo": {"kl_coef": 0.1}}, "ppo was renamed to kl_coef, .*beside it"),
+        (ppo, {"ppo": {"kl_coef": 0.1}}, "stand where `ppo` stood: write kl_coef, not ppo.kl_coef"),
         (ppo, {"epochs": 2}, "epochs was renamed to num_ppo_epochs"),
         (ppo, {"betas": [0.9, 0.95]}, "betas was renamed to adam_beta1 and adam_beta2"),
         (reward, {"training": {"lora_rank": 8}}, "lora_rank was renamed to lora.r"),

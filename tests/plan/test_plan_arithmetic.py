@@ -153,6 +153,16 @@ def test_what_is_frozen_has_no_gradient_and_no_moments():
     )
 
 
+def test_layers_in_4_bits_by_hand():
+    """Half a byte a weight of a linear layer and a float32 scale for 64; embeddings and norms as before."""
+    model, real = made(hidden_size=128, intermediate_size=320)
+    layers = sum(p.numel() for name, p in real.named_parameters() if name.endswith("proj.weight"))
+    rest = model.parameters - layers
+    found = state((Trained(model, adapters=1000, four_bit=True),), Form("single"), False)
+    assert found["weights"] == pytest.approx(layers * 0.5625 + rest * 4 + 1000 * 4, rel=0.02)
+    assert (found["gradients"], found["optimiser"]) == (4000, 8000)
+
+
 def test_checkpointing_and_accumulation():
     model, _ = made(num_hidden_layers=40)
     trained = Trained(model)
