@@ -45,7 +45,7 @@ class Config:
     shares: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.1, 0.17, 0.25, 0.33, 0.5])
     mix_share: float = 0.17  # of the labels, ambiguous ones, of which ...
     mixes: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3, 0.5])  # ... these parts become easy-to-learn
-    test_share: float = 0.3  # of the easy problems; all hard ones are tested on
+    test_share: float = 0.4  # of the easy problems; all hard ones are tested on
     repeats: int = 3  # with other orders of training, random shares and held-out problems for the penalty
     components: int = 128
     penalty: float = 0.003  # of the head whose dynamics are read

@@ -47,7 +47,7 @@ class Config:
     curve: list[int] = field(default_factory=lambda: [50, 100, 200])  # further n, for the cost curve
     noise: list[float] = field(default_factory=lambda: [0.1, 0.3])  # labels redrawn with p, hard ones with 2p
     hard_cost: float = 2.0  # a hard label costs this many easy ones
-    test_share: float = 0.3  # of the problems, the same in every repeat
+    test_share: float = 0.4  # of the problems, the same in every repeat
     repeats: int = 5
     components: int = 128  # principal components of the states; 0: all
     draws: int = DRAWS

@@ -51,7 +51,7 @@ class Config:
     kinds: dict[str, Literal["steps", "outcomes"]] = field(default_factory=dict)  # task -> which labels of the stage
     budget: int = 400  # items whose truth the supervisor learns from
     student_items: int = 1000  # at most, that students and ceiling learn from
-    test_share: float = 0.3  # of the problems, the same in every repeat
+    test_share: float = 0.4  # of the problems, the same in every repeat
     repeats: int = 5
     components: int = 128  # principal components of the states; 0: all
     k: int = 20  # neighbours of kNN and TopoFilter; at most a tenth of the student's items
