@@ -1,6 +1,8 @@
 # Everything on a fresh machine with Python 3.11 or later: `make quickstart`, `make test`.
 PYTHON ?= python3
 SHELL := /bin/bash
+# test processes, of one thread each
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -29,7 +31,7 @@ base: install  ## rebuild the shipped base model
 	cp $$(ls -td runs/quickstart/pretrain/*/ | head -1){config.json,model.safetensors,tokenizer.json,tokenizer_config.json} rlhf_e2h/assets/base/
 
 test: install lint  ## what CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not vllm"
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not vllm"

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reward_models.causes import say
 from reward_models.options import parser
 from reward_models.records import iter_jsonl, write_jsonl
+from reward_models.renamed import renamed
 from reward_models.score_file import Unsplit, scored_rows
 
-PAIRWISE_SETTINGS = ("learning_rate", "epochs", "batch_size", "max_length", "seed")
-_SETTING = re.compile(r"[a-z_0-9]+=")
+_SETTING = re.compile(r"[a-z_0-9.]+=")
 
 # Nothing heavy is imported here: `rerank` on a table of scores and every `--help` answer without loading torch.
 
 
 def _train(options: argparse.Namespace) -> None:
     from reward_models.formats import load_records
-    from reward_models.train import TrainSettings, train
+    from reward_models.settings import TrainSettings
+    from reward_models.train import train
 
     *files, out = options.records
     if not files:
@@ -34,9 +34,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.kind == "pairwise":
         print(json.dumps(_train_pairs(options, files, out), indent=2))
         return
-    settings = TrainSettings(
-        **_parse_settings(options.settings, [field.name for field in dataclasses.fields(TrainSettings)])
-    )
+    settings = _parse_settings(options.settings, TrainSettings)
     records = [record for path in files for record in _load(load_records, path, options.format)]
     held_out = _load(load_records, options.validation, options.format) if options.validation else None
     result = train(options.base, records, options.kind, out, settings, held_out, on_log=_print_log)
@@ -46,11 +44,11 @@ def _train(options: argparse.Namespace) -> None:
 def _train_pairs(options: argparse.Namespace, files: Sequence[str], out: str) -> dict[str, Any]:
     from reward_models.pairs import read_pairs
     from reward_models.pairwise import train_pairwise
+    from reward_models.settings import PairwiseSettings
 
     if options.validation or options.format != "auto":
         raise ValueError("--kind pairwise reads chosen and rejected, and has neither --validation nor --format")
-    values = _parse_settings(options.settings, PAIRWISE_SETTINGS)
-    return train_pairwise(options.base, read_pairs(*files), out, **values)
+    return train_pairwise(options.base, read_pairs(*files), out, _parse_settings(options.settings, PairwiseSettings))
 
 
 def _load(load_records: Any, path: str, style: str) -> list[Any]:
@@ -69,19 +67,26 @@ def _print_log(log: Mapping[str, float]) -> None:
     print(json.dumps(figures), file=sys.stderr)
 
 
-def _parse_settings(pairs: Sequence[str], names: Collection[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _parse_settings(pairs: Sequence[str], settings: type[Any]) -> Any:
+    """Settings of a class from KEY=VALUE; `lora.r=16` and `extra.optim=adafactor` go into groups."""
+    from reward_models.settings import LoraSettings, setting_names
+
+    values: dict[str, Any] = {"lora": {}}
+    names = setting_names(settings)
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals or name not in names:
+        group, _, inner = name.rpartition(".")
+        if not equals or not (name in names or group == "extra"):
             raise ValueError(
-                f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
+                renamed(name, {one.partition(".")[0] for one in names})
+                or f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
             )
         try:
-            values[name] = json.loads(text)  # numbers, true, false, null
+            value = json.loads(text)  # numbers, true, false, null
         except json.JSONDecodeError:
-            values[name] = text
-    return values
+            value = text
+        (values.setdefault(group, {}) if group else values)[inner] = value
+    return settings(**values | {"lora": LoraSettings(**values["lora"])})
 
 
 def _open_scorer_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -157,6 +162,8 @@ def _rerank(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from reward_models.hub import check_reachable
+
     try:
         from reward_models.serving.server import Limits, serve
     except ImportError as error:
@@ -167,20 +174,27 @@ def _serve(options: argparse.Namespace) -> None:
         if not key:
             raise ValueError(f"--api-key-env {options.api_key_env}: that environment variable is empty or not set")
     limits = Limits(options.max_body_bytes, options.max_documents, queue=options.max_queue)
+    check_reachable(options.model)
     print(f"serving {options.model} on http://{options.host}:{options.port}", file=sys.stderr)
     serve(options.model, options.host, options.port, key, limits, **_open_scorer_arguments(options))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reward_models.export import export_sequence_classification
+    import torch
+
+    from reward_models.export import export_dtype, export_sequence_classification
     from reward_models.transfer import import_model
 
+    dtype = getattr(torch, options.dtype) if options.dtype else None
     if options.style:
-        contract = import_model(options.source, options.out, options.style)
+        contract = import_model(options.source, options.out, options.style, dtype)
         print(f"{options.out}: {contract.kind}, scores read at {contract.readout}, {contract.aggregation} of the steps")
         return
-    difference = export_sequence_classification(options.source, options.out)
-    print(f"{options.out}: sequence classifier, largest difference of a logit on probe texts {difference:.1g}")
+    difference = export_sequence_classification(options.source, options.out, dtype)
+    stored = str(dtype or export_dtype(options.source)).removeprefix("torch.")
+    print(
+        f"{options.out}: sequence classifier in {stored}, largest difference of a logit on probe texts {difference:.1g}"
+    )
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {

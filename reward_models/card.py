@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reward_models.kinds import kind_of
+
 _CARD = """---
 library_name: transformers
 tags: [reward-model, {kind}]
 ---
 # {title}
 
-Trained with `reward_models` from `{base}` on {used} solutions ({trained_tokens} labelled tokens; left out: {left_out}).
+It says {about}. Trained with `reward_models` from `{base}` on {used} solutions ({trained_tokens} labelled tokens;
+left out: {left_out}).
 Loss: token-weighted binary cross-entropy on {loss_on}, {epochs} epochs, learning rate {learning_rate}.
 
 Levels of its problems: {levels}. Sources: {sources}.
@@ -48,8 +51,6 @@ scores = [logits[((starts < end) & (starts < stops)).nonzero().max()].sigmoid().
 {metrics}
 """
 
-_TITLES = {"orm": "Outcome reward model", "prm": "Process reward model", "oprm": "Outcome and process reward model"}
-
 
 def model_card(report: Mapping[str, Any]) -> str:
     """Markdown of the card from the report that `train` writes."""
@@ -59,16 +60,17 @@ def model_card(report: Mapping[str, Any]) -> str:
     lines = [f"| {name} | {value:.4g} |" for name, value in plain.items() if value is not None]
     names = ("without_label", "thinned", "too_long")
     left_out = ", ".join(f"{report[name]} {name.replace('_', ' ')}" for name in names)
-    settings, contract = report["settings"], report["contract"]
+    kind, settings, contract = kind_of(report["kind"]), report["settings"], report["contract"]
     return _CARD.format(
         kind=report["kind"],
-        title=_TITLES[report["kind"]],
+        title=kind.title,
+        about=kind.about,
         base=_name(report["base"]),
         used=report["used"],
         trained_tokens=report["trained_tokens"],
         left_out=left_out,
         loss_on=settings["loss_on"].replace("_", " "),
-        epochs=settings["epochs"],
+        epochs=settings["num_train_epochs"],
         learning_rate=settings["learning_rate"],
         levels=_counts(report["levels"]),
         sources=_counts(report["sources"]),
@@ -106,7 +108,7 @@ def pairwise_card(report: Mapping[str, Any]) -> str:
         base=_name(report["base"]),
         used=report["pairs"] - report["too_long"],
         too_long=report["too_long"],
-        epochs=settings["epochs"],
+        epochs=settings["num_train_epochs"],
         learning_rate=settings["learning_rate"],
     )
 

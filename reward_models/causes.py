@@ -16,7 +16,7 @@ from pathlib import Path
 
 _ELSEWHERE = "or download it on another machine (`hf download {0} --local-dir FOLDER`) and give the folder"
 _SMALLER = (
-    "lower micro_batch_size (PPO: micro_batch; decoding: batch_size), which does not change the result, or set "
+    "lower per_device_train_batch_size (decoding: batch_size), which does not change the result, or set "
     "gradient_checkpointing, LoRA or --launch zero3.yaml; `e2h plan RECIPE` says what fits"
 )
 
@@ -57,7 +57,7 @@ OPENING = (
         "RemoteEntryNotFoundError", "", "{0}: has no config.json, so it is not a model; check the name", missing=True
     ),
     Cause(
-        "LocalEntryNotFoundError OfflineModeIsEnabled HfHubHTTPError ConnectionError", "",
+        "LocalEntryNotFoundError OfflineModeIsEnabled HfHubHTTPError ConnectionError TransportError", "",
         "model {0!r} is neither a folder here nor in the cache, and the hub cannot be reached: check the network, "
         "proxy and HF_ENDPOINT (and HF_HUB_OFFLINE, which forbids asking), " + _ELSEWHERE,
         missing=True,
@@ -106,7 +106,7 @@ ANYWHERE = (
         package="wandb",
     ),
     Cause(
-        "HfHubHTTPError ConnectionError LocalEntryNotFoundError", "",
+        "HfHubHTTPError ConnectionError LocalEntryNotFoundError TransportError", "",
         "the hub, or another server, cannot be reached or refuses ({error}): check the network, proxy, HF_ENDPOINT and "
         "`hf auth login`, and start the same command again",
     ),

@@ -13,24 +13,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reward_models.aggregate import AGGREGATIONS
+from reward_models.kinds import KINDS, kind_of
 
 KEY = "step_contract"
 VERSION = 2
 VERSIONS = (1, 2)  # of checkpoints that can be read; each keeps the scoring positions it was trained with
-KINDS = ("orm", "prm", "oprm")
 READOUTS = ("step_end", "marker", "separator")
 JOININGS = ("text", "steps", "pieces")
 HEADS = ("linear", "mlp")
 PROBLEM_SLOT = "{problem}"
-# The paper's defaults: the outcome is read at the last token; step scores meet in their minimum (App. L, best-of-n).
-DEFAULT_AGGREGATION = {"orm": "last", "prm": "min", "oprm": "min"}
 
 
 @dataclass(frozen=True)
 class StepContract:
     """What a caller must know to score text with a checkpoint."""
 
-    # orm: outcome of the whole solution; prm: correctness of each step; oprm: both in one model
+    # a key of `kinds.KINDS`. orm: outcome of the whole solution; prm: correctness of each step; oprm: both in one model
     kind: str
     # text before the solution; {problem} is replaced by the problem, nothing else is interpreted
     template: str = "# Question\n\n{problem}\n\n# Solution\n\n"
@@ -45,18 +43,18 @@ class StepContract:
     # text: the whole text goes through the tokenizer at once, and nothing follows the last step
     # steps: problem and steps go through it one by one, each step with the separator after it, the last one too
     # pieces: problem, steps and markers go through it one by one (TRL)
-    # empty: "steps" for models of steps, "text" for an orm, whose one score stands at the end of all it reads
+    # empty: "steps" for models of steps, "text" for others, whose one score stands at the end of all they read
     joining: str = ""
     # a step that begins with this text runs to the end: the answer and its heading are one step
     answer_mark: str = "# Answer"
-    # how the probabilities of the steps become one score; empty: last for orm, min for prm and oprm
+    # how the probabilities of the steps become one score; empty: that of the kind
     aggregation: str = ""
     # linear: one row on the last hidden state; mlp: Linear-ReLU-Linear (Qwen2.5-Math-PRM)
     head: str = "linear"
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        _check_choice("kind", self.kind, KINDS)
+        kind = kind_of(self.kind)
         _check_choice("readout", self.readout, READOUTS)
         _check_choice("head", self.head, HEADS)
         if self.version not in VERSIONS:
@@ -67,7 +65,7 @@ class StepContract:
             object.__setattr__(self, "joining", self._default_joining())
         _check_choice("joining", self.joining, JOININGS)
         if not self.aggregation:
-            object.__setattr__(self, "aggregation", DEFAULT_AGGREGATION[self.kind])
+            object.__setattr__(self, "aggregation", kind.aggregation)
         _check_choice("aggregation", self.aggregation, tuple(AGGREGATIONS))
         if PROBLEM_SLOT not in self.template:
             raise ValueError(f"template {self.template!r} has no {PROBLEM_SLOT}; the problem would never be read")
@@ -86,7 +84,7 @@ class StepContract:
     def _default_joining(self) -> str:
         """Version 1 had whole texts only: a tokenizer that joins a full stop and the blank line after it then read
         the last step at another token than the others, and where labels say which step is last, it told the label."""
-        whole = self.kind == "orm" or self.version == 1 or self.readout == "marker" or not self.separator
+        whole = not kind_of(self.kind).steps or self.version == 1 or self.readout == "marker" or not self.separator
         return "text" if whole else "steps"
 
     def prompt(self, problem: str) -> str:
@@ -133,3 +131,6 @@ class StepContract:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+
+
+PLAIN = StepContract("prm")  # the separator and the answer mark of texts that bring no contract

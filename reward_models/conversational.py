@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reward_models.contract import StepContract
+from reward_models.contract import PLAIN
 from reward_models.messages import is_conversation, last_exchange, text_of, turns
 from reward_models.readout import split_steps
 from reward_models.records import Stepwise, as_label, as_labels
@@ -23,10 +23,10 @@ Row = Mapping[str, Any]
 VERDICTS = ("correct", "outcome", "label", "is_correct")
 # After each step of OpenRLHF's `input`: Math-Shepherd's Cyrillic mark, or a special token of the tokenizer.
 _MARK = re.compile(r"\s*(?:ки|<\|?(?:step|extra_0|reserved_special_token_\d+|placeholder)\|?>)")
-_FIRST_STEP = re.compile(r"\s*\bStep 1\s*:")
+FIRST_STEP = re.compile(r"\s*\bStep 1\s*:")
 _STEP = re.compile(r"\s*\bStep \d+\s*:\s*")
-_ANSWER = re.compile(r"\s*The answer is:\s*")
-_PLAIN = StepContract("prm")  # the default separator and answer mark
+ANSWER_PHRASE = "The answer is:"
+BLANK_LINE = re.compile(r"\s*\n\s*\n\s*")
 
 
 def verdict(row: Row) -> int | None:
@@ -44,7 +44,7 @@ def verdict(row: Row) -> int | None:
 def outcome_record(problem: str, text: str, row: Row, taken: tuple[str, ...]) -> Stepwise:
     """A solution and its label; the fields that are not `taken` pass through."""
     extra = {key: value for key, value in row.items() if key not in {*taken, *VERDICTS}}
-    return Stepwise(problem, split_steps(_PLAIN, text), None, verdict(row), extra)
+    return Stepwise(problem, split_steps(PLAIN, text), None, verdict(row), extra)
 
 
 def from_messages(row: Row, name: str = "messages") -> list[Stepwise]:
@@ -70,7 +70,7 @@ def from_rlhflow(row: Row) -> list[Stepwise]:
         return from_messages(row, "conversations")
     if [turn.role for turn in said] != ["user", "assistant"] * len(judged):
         raise ValueError("conversations must be turns of the user (a step) and the assistant (+ or -), one each")
-    first = _FIRST_STEP.search(asked[0].text)
+    first = FIRST_STEP.search(asked[0].text)
     if first is None:
         raise ValueError("no 'Step 1:' in the first message, so problem and step cannot be told apart")
     problem, start = asked[0].text[: first.start()].strip(), asked[0].text[first.start() :]
@@ -96,7 +96,7 @@ def from_openrlhf(row: Row) -> list[Stepwise]:
             f"{len(segments)} marks in input and {len(labels)} entries in value; each step ends in one mark (ки or a "
             "special token), and nothing follows the last"
         )
-    first = _FIRST_STEP.search(segments[0])
+    first = FIRST_STEP.search(segments[0])
     if first is None:
         raise ValueError("no 'Step 1:' in input, so problem and first step cannot be told apart")
     problem = segments[0][: first.start()].strip()
@@ -104,20 +104,31 @@ def from_openrlhf(row: Row) -> list[Stepwise]:
     return [labelled(problem, segments, labels, {"source": "openrlhf"})]
 
 
-def labelled(problem: str, texts: list[str], labels: list[int | None], extra: dict[str, Any]) -> Stepwise:
-    """A record from texts "Step k: ..." with a label each; one that states the answer is two steps of that label."""
-    steps: list[str] = []
-    marks: list[int | None] = []
-    for text, label in zip(texts, labels, strict=True):
-        parts = parts_of(_STEP.sub("", text, count=1))
-        steps += parts
-        marks += [label] * len(parts)
-    outcome = marks[-1] if steps and steps[-1].startswith(_PLAIN.answer_mark) else None
+def labelled(problem: str, texts: Sequence[str], labels: Sequence[int | None], extra: dict[str, Any]) -> Stepwise:
+    """A record from texts "Step k: ..." with a label each; one that states the answer is two steps of that label.
+
+    The label of an answer at the end is the outcome.
+    """
+    steps, marks = cut_steps(texts, labels)
+    outcome = marks[-1] if steps and steps[-1].startswith(PLAIN.answer_mark) else None
     return Stepwise(problem, steps, marks, outcome, extra)
 
 
+def cut_steps(texts: Sequence[str], labels: Sequence[int | None]) -> tuple[list[str], list[int | None]]:
+    """Steps without their "Step k: ", each with its label; the answer, where one is stated, is a step after it."""
+    steps: list[str] = []
+    marks: list[int | None] = []
+    for text, label in zip(texts, labels, strict=True):
+        number = _STEP.match(text)
+        parts = parts_of(text[number.end() :] if number else text)
+        steps += parts
+        marks += [label] * len(parts)
+    return steps, marks
+
+
 def parts_of(text: str) -> list[str]:
-    """The text of a step, and after it the answer section if it says "The answer is: X"."""
-    body, *answer = _ANSWER.split(text.strip(), maxsplit=1)
-    parts = [body.strip()] if body.strip() or not answer else []
-    return [*parts, f"{_PLAIN.answer_mark}{_PLAIN.separator}{answer[0].strip()}"] if answer else parts
+    """The text of a step without blank lines, and after it the answer section if it says "The answer is: X"."""
+    body, phrase, answer = text.rpartition(ANSWER_PHRASE)
+    body, answer = (body, answer) if phrase else (answer, "")
+    parts = [BLANK_LINE.sub("\n", body.strip())] if body.strip() else []
+    return [*parts, f"{PLAIN.answer_mark}{PLAIN.separator}{answer.strip()}"] if answer.strip() else parts

@@ -15,18 +15,11 @@ from torch.utils.data import Dataset, Sampler
 
 from reward_models.contract import StepContract
 from reward_models.encode import encode
+from reward_models.kinds import IGNORED, kind_of
 from reward_models.lengths import losses
 from reward_models.readout import split_steps
 from reward_models.records import Stepwise
-from reward_models.targets import (
-    IGNORED,
-    is_outcome_record,
-    mix,
-    record_weight,
-    step_targets,
-    token_targets,
-    usable,
-)
+from reward_models.targets import mix, record_weight, step_targets, token_targets, usable
 
 log = logging.getLogger(__name__)
 CHUNK = 8192  # records a tokenizer call: offsets of a million records at once would fill the memory
@@ -106,7 +99,8 @@ def build_rows(
     """
     labelled = [index for index, record in enumerate(records) if usable(record, contract.kind)]
     kept = labelled
-    if contract.kind == "oprm":
+    kind = kind_of(contract.kind)
+    if kind.outcomes and kind.steps:
         kept = [labelled[place] for place in mix([records[index] for index in labelled], orm_share, seed)]
     chosen = [records[index] for index in kept]
     ids, labels, weights, sources = [], [], [], []
@@ -150,8 +144,7 @@ def check_material(
     classes: Counter[float] = Counter()
     for index in sources:
         targets = step_targets(records[index], kind)
-        whole = kind == "orm" or (kind == "oprm" and is_outcome_record(records[index]))
-        classes.update(targets[-1:] if whole else targets)
+        classes.update(targets[-1:] if kind_of(kind).is_whole(records[index]) else targets)
     del classes[IGNORED]
     given = counts["used"] + counts["too_long"]
     if found := losses(given, counts["too_long"], 0, "records (too_long)", f"max_length {max_length}"):
@@ -161,7 +154,7 @@ def check_material(
         other = "wrong" if label else "right"
         raise ValueError(
             f"all {count} labels are {label:g}; nothing to tell apart. Give {other} "
-            f"{'solutions' if kind == 'orm' else 'steps'} too"
+            f"{'steps' if kind_of(kind).steps else 'solutions'} too"
         )
 
 

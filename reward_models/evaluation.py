@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from reward_models import metrics
+from reward_models.kinds import Kind, kind_of
 from reward_models.records import Stepwise
 from reward_models.score import Scorer, StepScores
-
-# the figure that early stopping maximises
-SELECTION = {"orm": "outcome_auc", "prm": "step_auc", "oprm": "step_auc"}
 
 
 def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, Any]:
@@ -41,11 +39,9 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
     ]
     outcomes = [(record.outcome, scores) for record, scores in pairs if record.outcome is not None]
     step_labels, step_probs = [label for label, _ in steps], [prob for _, prob in steps]
-    labels, probs = step_labels, step_probs
     right, said = [outcome for outcome, _ in outcomes], [scores.score for _, scores in outcomes]
-    orm = kind == "orm"
-    if orm:
-        labels, probs = right, [scores.steps[-1] for _, scores in outcomes]
+    judged = judgements(kind_of(kind), pairs)
+    labels, probs = [label for label, _ in judged], [prob for _, prob in judged]
     return {
         "records": len(records),
         "skipped": len(records) - len(pairs),
@@ -61,9 +57,19 @@ def compare(records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
         "outcome_balanced_accuracy": metrics.balanced_accuracy(right, said),
         "outcome_roc": metrics.roc_curve(right, said),
         "first_error": _first_error(pairs),
-        "score_histogram": _histograms(pairs, last_only=orm),
+        "score_histogram": _histograms(pairs, kind_of(kind)),
         "score_spread": float(np.std(probs)) if probs else None,
     }
+
+
+def judgements(kind: Kind, pairs: Iterable[tuple[Stepwise, StepScores]]) -> list[tuple[int, float]]:
+    """(label, probability) of everything that a model of this kind judges and a label is known of."""
+    return [
+        (label, prob)
+        for record, scores in pairs
+        for label, prob in zip(kind.truths(record), kind.judgements(scores.steps), strict=False)
+        if label is not None
+    ]
 
 
 def first_error_of(record: Stepwise) -> int | None:
@@ -86,9 +92,9 @@ def _first_error(pairs: Sequence[tuple[Stepwise, StepScores]]) -> dict[str, floa
     return metrics.first_error_f1([first for first, _ in known], [steps for _, steps in known])
 
 
-def _histograms(pairs: Sequence[tuple[Stepwise, StepScores]], last_only: bool) -> dict[str, list[int]]:
+def _histograms(pairs: Sequence[tuple[Stepwise, StepScores]], kind: Kind) -> dict[str, list[int]]:
     by_level: dict[str, list[float]] = {}
     for record, scores in pairs:
         level = str(record.extra.get("level", "all"))
-        by_level.setdefault(level, []).extend(scores.steps[-1:] if last_only else scores.steps)
+        by_level.setdefault(level, []).extend(kind.judgements(scores.steps))
     return {level: metrics.histogram(by_level[level]) for level in sorted(by_level)}

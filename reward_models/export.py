@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from reward_models.contract import PROBLEM_SLOT, StepContract
@@ -20,14 +21,15 @@ TOLERANCE = 1e-4  # largest difference of a logit that an export may show on its
 _PROBES = [("What is 2 + 3?", ["2 + 3 = 5", "# Answer\n\n5"]), ("x", ["y"]), ("1 + 1 = ?", ["2 ", "3."])]
 
 
-def export_sequence_classification(source: str | Path, out: str | Path) -> float:
+def export_sequence_classification(source: str | Path, out: str | Path, dtype: torch.dtype | None = None) -> float:
     """Save an outcome model as `AutoModelForSequenceClassification` (vLLM, `sentence_transformers.CrossEncoder`).
 
     Such models read their last token that is not padding (texts end without EOS, so EOS may pad), so only a model whose
     score is its last step's can be exported. The export is loaded again and compared on probe texts; returns the
-    largest difference of a logit. It has the data type of its source. The tokenizer's chat template becomes the
-    contract's template, by which CrossEncoder joins question and solution; beside it stands SCORE_TEMPLATE for
-    `vllm serve OUT --chat-template`.
+    largest difference of a logit, in which the rounding to `dtype` counts. Without `dtype` it is stored as the base
+    was that the source was trained from, since full training stores float32 whatever the base. The tokenizer's chat
+    template becomes the contract's template, by which CrossEncoder joins question and solution; beside it stands
+    SCORE_TEMPLATE for `vllm serve OUT --chat-template`.
 
     Raises:
         ValueError: the score is not that of the last token, or the architecture cannot carry the head.
@@ -52,7 +54,7 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
         exported.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{type(exported).__name__} cannot hold these weights: {error}") from None
-    stored = config.dtype or torch.float32
+    stored = dtype or export_dtype(source)
     exported.to(stored)
     exported.config.dtype = stored
     with quiet():
@@ -63,12 +65,21 @@ def export_sequence_classification(source: str | Path, out: str | Path) -> float
     tokenizer.save_pretrained(out)
     (Path(out) / SCORE_TEMPLATE).write_text(score_template(bare), encoding="utf-8")
     again = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32)
-    difference = _largest_difference(model, again, tokenizer, contract)
+    rounding = _largest_difference(model, again, tokenizer, contract)
+    difference = _largest_difference(nn.Module.to(model, stored).float(), again, tokenizer, contract)
     if difference > TOLERANCE:
         raise ValueError(
             f"the export differs by {difference:.2g} in a logit; this tokenizer ends texts with a token of its own"
         )
-    return difference
+    return rounding
+
+
+def export_dtype(source: str | Path) -> torch.dtype:
+    """The precision in which the base of a trained model was stored, as `train` noted it; else that of the model."""
+    file = Path(source) / "training.json"
+    noted = json.loads(file.read_text(encoding="utf-8")).get("base_dtype") if file.is_file() else None
+    found: torch.dtype = (getattr(torch, noted) if noted else AutoConfig.from_pretrained(source).dtype) or torch.float32
+    return found
 
 
 def score_template(contract: StepContract, spelled: str = "") -> str:

@@ -14,14 +14,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from reward_models.contract import StepContract
+from reward_models.contract import PLAIN
 from reward_models.conversational import (
     VERDICTS,
     from_completion,
@@ -32,16 +29,15 @@ from reward_models.conversational import (
 )
 from reward_models.files import without_nan
 from reward_models.messages import is_conversation, last_exchange, text_of
+from reward_models.prm800k import from_prm800k
 from reward_models.readout import split_steps
 from reward_models.records import BadRecord, Stepwise, iter_places
-from reward_models.step_text import cut_answer
+from reward_models.shepherd import from_math_shepherd
 
 Row = Mapping[str, Any]
 AFTER_ERROR = ("drop", "keep")
-SHEPHERD_MARK = "ки"  # Cyrillic: the end of a step in Math-Shepherd
-_STEP_PREFIX = re.compile(r"^Step \d+:\s*")
-_SHEPHERD_ANSWER = "The answer is: "
-_PLAIN = StepContract("prm")  # the default separator and answer mark
+
+T = TypeVar("T")
 
 
 def load_records(path: str | Path, style: str = "auto", after_error: str = "drop") -> tuple[list[Stepwise], list[str]]:
@@ -117,91 +113,6 @@ def recognise(row: Row) -> str:
     raise ValueError(f"unknown format, the row has {sorted(row)}; known are {', '.join(CONVERTERS)}")
 
 
-def from_prm800k(row: Row) -> list[Stepwise]:
-    """The labelled path of a tree, and one record for each rated alternative on the way, labelled in its last step.
-
-    The path goes on with the chosen completion, else the human's, else the only one, as in the paper's code. The
-    human's has no rating. An answer section becomes a step of its own with the label of the step it closed.
-    """
-    problem: str = row["question"]["problem"]
-    path: list[str] = []
-    labels: list[int | None] = []
-    records: list[Stepwise] = []
-    extra = {"source": "prm800k", "finish_reason": row["label"].get("finish_reason")}
-    for step in row["label"]["steps"]:
-        completions, chosen = step.get("completions") or [], step.get("chosen_completion")
-        for index, completion in enumerate(completions):
-            on_path = index == chosen or (chosen is None and not step.get("human_completion") and len(completions) == 1)
-            if on_path or _rating(completion) is None:
-                continue
-            texts = _with_answer(completion["text"])
-            silent: list[int | None] = [None] * len(path)
-            records.append(
-                Stepwise(problem, [*path, *texts], [*silent, *[_rating(completion)] * len(texts)], None, extra)
-            )
-        following = _following(step, completions, chosen)
-        if following is None:
-            break
-        texts = _with_answer(following["text"])
-        path = [*path, *texts]
-        labels += [_rating(following)] * len(texts)
-    if any(label is not None for label in labels):
-        records.insert(0, Stepwise(problem, path, labels, None, extra))
-    if not records:
-        raise ValueError("no rated completion in this row")
-    return records
-
-
-def _following(step: Row, completions: Sequence[Row], chosen: int | None) -> Row | None:
-    if chosen is not None:
-        return completions[chosen]
-    return step.get("human_completion") or (completions[0] if len(completions) == 1 else None)
-
-
-def _rating(completion: Row) -> int | None:
-    rating = completion.get("rating")
-    if rating not in (-1, 0, 1, None):
-        raise ValueError(f"rating {rating!r} is none of -1, 0, 1, null")
-    return None if rating is None else int(rating >= 0)
-
-
-def _with_answer(text: str) -> list[str]:
-    step, section = cut_answer(text, _PLAIN.answer_mark)
-    parts = [step.rstrip()] if step.strip() or section is None else []
-    return parts if section is None else [*parts, section]
-
-
-def from_math_shepherd(row: Row) -> list[Stepwise]:
-    """One record. The marks of `label` stand where `input` has its step ends; text behind the last mark was cut off.
-
-    "Step k: " prefixes are dropped, "The answer is: X" becomes an answer step. The last mark is the outcome if there is
-    an answer.
-    """
-    text, marked = row["input"], row["label"]
-    segments = text.split(SHEPHERD_MARK)
-    position, marks = 0, []
-    for segment in segments[:-1]:
-        position += len(segment)
-        marks.append(marked[position : position + 1])
-        position += 1
-    if marked[: len(segments[0])] != segments[0] or set(marks) - {"+", "-"}:
-        raise ValueError("`input` and `label` do not line up, or a mark is neither + nor -")
-    problem, first, rest = segments[0].partition(" Step 1:")
-    if not first or not marks:
-        raise ValueError("no ' Step 1:' before the first step end")
-    steps, labels = [], []
-    for segment, mark in zip([f"Step 1:{rest}", *segments[1:-1]], marks, strict=True):
-        step, answered, answer = _STEP_PREFIX.sub("", segment.strip()).partition(_SHEPHERD_ANSWER)
-        parts = [step.strip()] if step.strip() or not answered else []
-        if answered:
-            parts.append(f"{_PLAIN.answer_mark}{_PLAIN.separator}{answer.strip()}")
-        steps += parts
-        labels += [int(mark == "+")] * len(parts)
-    outcome = labels[-1] if steps[-1].startswith(_PLAIN.answer_mark) else None
-    extra = {"source": "math-shepherd", "task": row.get("task")}
-    return [Stepwise(problem.strip(), steps, list(labels), outcome, extra)]
-
-
 def from_processbench(row: Row) -> list[Stepwise]:
     """`label` is the index of the first wrong step, -1 if there is none."""
     steps, first = row["steps"], row["label"]
@@ -232,7 +143,7 @@ def from_math_aps(row: Row) -> list[Stepwise]:
     for node in row["reasoning_steps"]:
         text = node["solution_prefix"].removeprefix(row["question"]).strip()
         if text:
-            steps = split_steps(_PLAIN, text)
+            steps = split_steps(PLAIN, text)
             labels = [*[None] * (len(steps) - 1), int(node["mc_value"] > 0)]
             extra = {"source": "math-aps", "mc_value": node["mc_value"]}
             records.append(Stepwise(row["question"], steps, labels, None, extra))
@@ -243,7 +154,7 @@ def from_math_aps(row: Row) -> list[Stepwise]:
 
 def from_graded(row: Row) -> list[Stepwise]:
     """A sampled solution and its verdict; `text` is cut at blank lines."""
-    steps = row["steps"] if "steps" in row else split_steps(_PLAIN, text_of(row["text"], "text"))
+    steps = row["steps"] if "steps" in row else split_steps(PLAIN, text_of(row["text"], "text"))
     extra = {key: value for key, value in row.items() if key not in {"problem", "text", "steps", *VERDICTS}}
     return [Stepwise(row["problem"], steps, None, verdict(row), extra)]
 
@@ -287,23 +198,24 @@ def cut_after_error(record: Stepwise) -> Stepwise:
     return Stepwise(record.problem, record.steps[:end], labels[:end], None, record.extra)
 
 
-def balance(records: Iterable[Stepwise], ratio: float = 3.0, seed: int = 0) -> list[Stepwise]:
-    """Outcome records with right to wrong between 1:ratio and ratio:1 for each problem (paper, C.1).
+def _outcome(record: Any) -> tuple[str, int | None]:
+    return record.problem, record.outcome
 
-    The larger side is thinned at random; problems with one side only are left out, since they teach the problem and
-    not the solution. Order is kept.
+
+def balance(
+    records: Iterable[T], ratio: float = 3.0, verdict: Callable[[T], tuple[str, int | None]] = _outcome
+) -> list[T]:
+    """Right to wrong between 1:ratio and ratio:1 for each problem (Sun et al. 2024, C.1), problem after problem.
+
+    Of the larger side the first are kept. Problems with one side only are left out, since they teach the problem and
+    not the solution; so are records without an outcome. `verdict` gives a record's problem and outcome.
     """
     if ratio < 1:
         raise ValueError(f"ratio is {ratio}; it must be at least 1")
-    groups: dict[str, dict[int, list[int]]] = {}
-    rows = list(records)
-    for index, record in enumerate(rows):
-        if record.outcome is not None:
-            groups.setdefault(record.problem, {0: [], 1: []})[record.outcome].append(index)
-    rng = np.random.default_rng(seed)
-    kept: list[int] = []
-    for sides in groups.values():
-        limit = int(ratio * min(len(side) for side in sides.values()))
-        for side in sides.values():
-            kept += side if len(side) <= limit else rng.choice(side, limit, replace=False).tolist()
-    return [rows[index] for index in sorted(kept)]
+    groups: dict[str, tuple[list[T], list[T]]] = {}
+    for record in records:
+        problem, right = verdict(record)
+        if right is not None:
+            groups.setdefault(problem, ([], []))[not right].append(record)
+    most = {problem: int(ratio * min(map(len, sides))) for problem, sides in groups.items()}
+    return [record for problem, sides in groups.items() for side in sides for record in side[: most[problem]]]

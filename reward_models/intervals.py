@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models import metrics
-from reward_models.evaluation import first_error_of
+from reward_models.evaluation import first_error_of, judgements
+from reward_models.kinds import kind_of
 from reward_models.records import Stepwise
 from reward_models.score import StepScores
 
@@ -67,12 +68,37 @@ def intervals(
     said = [scores.score for _, _, scores in outcomes]
     parts = {"step": (labels, probs, step_of), "outcome": (right, said, outcome_of)}
     found = {name: _percentiles(values) for name, values in _by_part(parts, drawn).items()}
-    if kind == "orm":  # what it says at a step is no judgement of that step: its last word is calibrated
-        step_of, labels, probs = outcome_of, right, [scores.steps[-1] for _, _, scores in outcomes]
+    of, truths, given = _calibrated(records, scored, kind)
     return found | {
-        "calibration_error": _percentiles(metrics.weighted_calibration_error(labels, probs, drawn.weights(step_of))),
+        "calibration_error": _percentiles(metrics.weighted_calibration_error(truths, given, drawn.weights(of))),
         "first_error_f1": _percentiles(_f1(kept, records, scored, drawn)),
     }
+
+
+def curve_intervals(
+    records: Sequence[Stepwise],
+    scored: Sequence[StepScores],
+    kind: str,
+    problems_B: Sequence[str],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Ends | None]:
+    """95 % percentile intervals of `observed` at each point of the `calibration_curve` of `evaluation.compare`.
+
+    None for a point that more than half of the draws leave without a score.
+    """
+    of, labels, probs = _calibrated(records, scored, kind)
+    weights = _Draws(problems_B, draws, seed).weights(of)
+    return [_percentiles(values_D) for values_D in metrics.weighted_calibration_curve(labels, probs, weights).T]
+
+
+def _calibrated(
+    records: Sequence[Stepwise], scored: Sequence[StepScores], kind: str
+) -> tuple[list[int], list[int], list[float]]:
+    """What calibration is measured on, by the kind of the model: index of the record, label and probability."""
+    kept = [i for i, scores in enumerate(scored) if not scores.skipped]
+    judged = [(i, *pair) for i in kept for pair in judgements(kind_of(kind), [(records[i], scored[i])])]
+    return [i for i, _, _ in judged], [label for _, label, _ in judged], [prob for _, _, prob in judged]
 
 
 def _by_part(parts: dict[str, tuple[list[int], list[float], list[int]]], drawn: _Draws) -> dict[str, Floats]:

@@ -134,6 +134,20 @@ def calibration_curve(labels_B: ArrayLike, probs_B: ArrayLike, bins: int = 10) -
     ]
 
 
+def weighted_calibration_curve(
+    labels_B: ArrayLike, probs_B: ArrayLike, weights_DB: Iterable[NDArray[np.float64]], bins: int = 10
+) -> NDArray[np.float64]:
+    """`observed` of each row of `calibration_curve` under each of D weightings, shape (D, K); NaN where all are 0."""
+    labels, probs = _pair(labels_B, probs_B)
+    _, bin_B = np.unique(np.minimum((probs * bins).astype(int), bins - 1), return_inverse=True)
+    count = int(bin_B.max()) + 1 if len(bin_B) else 0
+    found = []
+    for weights_B in weights_DB:
+        ones, total = (np.bincount(bin_B, weights=w, minlength=count) for w in (weights_B * labels, weights_B))
+        found.append(np.divide(ones, total, out=np.full(count, np.nan), where=total > 0))
+    return np.array(found, dtype=np.float64)
+
+
 def first_error(probs_S: Sequence[float], threshold: float = 0.5) -> int:
     """Index of the first step below the threshold, -1 if there is none."""
     return next((index for index, prob in enumerate(probs_S) if prob < threshold), -1)

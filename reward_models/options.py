@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 
 from reward_models.aggregate import AGGREGATIONS
+from reward_models.kinds import KINDS
 
+DTYPES = ("float32", "bfloat16", "float16")
 SUMMARY = "Command line: `python -m reward_models {train,score,rerank,serve,export}`."
 TRAIN_HELP = """Train a reward model from JSON Lines of records:
   {"problem": "2 + 3?", "steps": ["2 + 3 = 5", "# Answer\\n\\n5"], "labels": [1, 1], "outcome": 1}
@@ -17,7 +19,7 @@ With --kind pairwise, rows of `chosen` and `rejected` train a Bradley-Terry mode
 
 Settings are KEY=VALUE; reward_models/settings.py lists them with their defaults.
 
-  python -m reward_models train BASE_MODEL records.jsonl runs/prm --kind prm learning_rate=1e-5 epochs=2
+  python -m reward_models train BASE_MODEL records.jsonl runs/prm --kind prm learning_rate=1e-5 num_train_epochs=2
 """
 SCORE_HELP = """Score solutions. Rows need `problem` and either `steps` or `text`; other fields pass through.
 Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow with the file.
@@ -71,7 +73,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "records", nargs="+", metavar="RECORDS OUT", help="JSON Lines files, and last the folder to write"
     )
-    train.add_argument("--kind", required=True, choices=["orm", "prm", "oprm", "pairwise"])
+    train.add_argument("--kind", required=True, choices=[*KINDS, "pairwise"])
     train.add_argument("--validation", help="held-out records; metrics go to OUT/training.json")
     train.add_argument("--format", default="auto", help="format of all files (default: recognised by row)")
 
@@ -117,6 +119,7 @@ def _add_serve(commands: Any) -> None:
 def _add_export(commands: Any) -> None:
     export = _command(commands, "export", "convert checkpoints from and to other classes", EXPORT_HELP)
     export.add_argument("--from", dest="style", help="e2h, math-shepherd, qwen-prm or trl-prm")
+    export.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: that of the base)")
     export.add_argument("source")
     export.add_argument("out")
 
@@ -130,7 +133,7 @@ def _command(commands: Any, name: str, summary: str, text: str) -> argparse.Argu
 
 def _scorer_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    made.add_argument("--dtype", choices=DTYPES, default="float32")
     made.add_argument("--max-tokens-per-batch", type=int, default=16384)
     made.add_argument("--max-length", type=int, help="tokens of one solution (default: the model's limit)")
     made.add_argument("--overlong", choices=["error", "truncate_left", "skip"], default="error")

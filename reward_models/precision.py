@@ -75,6 +75,11 @@ def stored_half(base: str | Path) -> torch.dtype | None:
     return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
+def base_dtype(base: str | Path) -> str:
+    """The name of the precision of a base's files, for the report of a training: an export is stored so again."""
+    return str(stored_half(base) or torch.float32).removeprefix("torch.")
+
+
 def _convert_inputs(model: Any, on: bool) -> None:
     """Whether PEFT's layers copy their input to the adapters' precision, which autocast would turn back again."""
     for module in model.modules():

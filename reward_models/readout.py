@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from reward_models import step_text
 from reward_models.contract import StepContract
+from reward_models.kinds import kind_of
 
 Span = tuple[int, int]
 
@@ -62,7 +63,7 @@ def split_documents(contract: StepContract, texts: Sequence[str]) -> list[list[s
 
 def is_unsplit(contract: StepContract, text: str) -> bool:
     """Whether a model that scores steps would take a text of several lines for one step."""
-    return contract.kind != "orm" and step_text.is_unsplit(text, contract.separator)
+    return kind_of(contract.kind).steps and step_text.is_unsplit(text, contract.separator)
 
 
 def step_ends(offsets_T: Sequence[Span], spans: Sequence[Span]) -> list[int]:

@@ -1,4 +1,4 @@
-"""From records to training targets: which tokens carry which label, and the loss on them.
+"""From records to training targets: which tokens carry which label, and the loss on them. Kinds: `kinds.py`.
 
 | kind | every_token | step_end |
 |---|---|---|
@@ -21,43 +21,27 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from reward_models.encode import Encoded
+from reward_models.kinds import IGNORED, has_no_step_label, kind_of
 from reward_models.records import Stepwise
-
-IGNORED = -100.0
-LOSS_ON = ("every_token", "step_end")
 
 
 def usable(record: Stepwise, kind: str) -> bool:
     """Whether a record holds a label that this kind of model trains on."""
-    steps = any(label is not None for label in record.labels or [])
-    return {"orm": record.outcome is not None, "prm": steps, "oprm": steps or record.outcome is not None}[kind]
-
-
-def is_outcome_record(record: Stepwise) -> bool:
-    """Whether a record has no step label, so that an OPRM trains on it as an ORM does."""
-    return all(label is None for label in record.labels or [])
+    return kind_of(kind).usable(record)
 
 
 def step_targets(record: Stepwise, kind: str) -> list[float]:
     """Target of each step (S,), IGNORED where there is none. Empty steps have no token and are not trained."""
-    outcome = IGNORED if record.outcome is None else float(record.outcome)
-    if kind == "orm" or (kind == "oprm" and is_outcome_record(record)):
-        targets = [outcome] * len(record.steps)
-    else:
-        labels = record.labels or [None] * len(record.steps)
-        targets = [IGNORED if label is None else float(label) for label in labels]
-        if kind == "oprm" and record.outcome is not None:
-            targets[-1] = outcome
+    targets = kind_of(kind).step_targets(record)
     return [target if step.strip() else IGNORED for target, step in zip(targets, record.steps, strict=True)]
 
 
 def token_targets(record: Stepwise, row: Encoded, kind: str, loss_on: str) -> NDArray[np.float32]:
     """Target of each token (T,), IGNORED on the prompt and on steps without label."""
     targets = step_targets(record, kind)
-    outcome_only = kind == "orm" or (kind == "oprm" and is_outcome_record(record))
     if loss_on == "step_end":
         labels_T = np.full(len(row.ids), IGNORED, np.float32)
-        first = len(targets) - 1 if outcome_only else 0
+        first = len(targets) - 1 if kind_of(kind).is_whole(record) else 0
         for position, target in list(zip(row.positions, targets, strict=True))[first:]:
             if target != IGNORED:
                 labels_T[position] = target
@@ -94,8 +78,8 @@ def mix(records: Sequence[Stepwise], orm_share: float | None, seed: int) -> list
         raise ValueError(
             f"orm_share is {orm_share}; it must lie between 0 and 1, or be null for all records as they are"
         )
-    outcome = [index for index, record in enumerate(records) if is_outcome_record(record)]
-    stepped = [index for index, record in enumerate(records) if not is_outcome_record(record)]
+    outcome = [index for index, record in enumerate(records) if has_no_step_label(record)]
+    stepped = [index for index, record in enumerate(records) if not has_no_step_label(record)]
     if not outcome or not stepped:
         raise ValueError(f"{len(outcome)} outcome and {len(stepped)} step records cannot be mixed; an OPRM needs both")
     total = min(len(outcome) / orm_share, len(stepped) / (1 - orm_share))

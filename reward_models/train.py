@@ -1,6 +1,6 @@
 """Train an ORM, PRM or OPRM from `Stepwise` records on the Hugging Face Trainer.
 
-    train("base", records, "prm", "runs/prm", TrainSettings(learning_rate=1e-3, epochs=2), validation=held_out)
+    train("base", records, "prm", "runs/prm", TrainSettings(learning_rate=1e-3), validation=held_out)
 
 Runs on one process or under `accelerate launch` (DDP, DeepSpeed, FSDP): the global batch is the setting, the number of
 accumulated micro-batches follows from it. The result is a Hugging Face checkpoint with its step contract.
@@ -22,14 +22,16 @@ import torch
 from torch.utils.data import Sampler
 from transformers import AutoConfig
 
-from reward_models.arguments import training_arguments
+from reward_models.arguments import scorer_arguments
 from reward_models.card import model_card
 from reward_models.contract import StepContract
 from reward_models.dataset import TokenRows, build_rows, check_material
-from reward_models.evaluation import SELECTION, evaluate_records
+from reward_models.evaluation import evaluate_records
 from reward_models.forward import keeps_texts_apart
+from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer, quiet
 from reward_models.peft_folder import merging_base
+from reward_models.precision import base_dtype
 from reward_models.prepare import prepare_model, save_model
 from reward_models.records import Stepwise
 from reward_models.resume import checkpoint_to_resume, run_identity
@@ -62,7 +64,7 @@ def train(
     order: Callable[[list[int]], Sampler[int]] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a reward model of `kind` (orm, prm, oprm) and save it in `out`.
+    """Train a reward model of `kind` (a name in `kinds.KINDS`) and save it in `out`.
 
     `contract` sets template, separator and aggregation; without one the defaults of the kind hold. `on_log` gets the
     Trainer's logs with `step` and `max_steps` in them, `on_step` those two after every step; `on_epoch` the number of
@@ -91,7 +93,7 @@ def train(
     model.config.pad_token_id = tokenizer.pad_token_id
     _fit_attention(model, rows, settings)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
-    arguments = training_arguments(out / CHECKPOINTS, settings, kind, len(rows))
+    arguments = scorer_arguments(out / CHECKPOINTS, settings, kind, len(rows))
     trainer = StepTrainer(
         model,
         arguments,
@@ -112,7 +114,8 @@ def train(
     result["validation"] = evaluate_records(scorer, held_out) if held_out else None
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(out)
-        report = {**result, "base": str(base), "contract": contract.to_dict(), "settings": asdict(settings)}
+        report = {**result, "base": str(base), "base_dtype": base_dtype(base), "contract": contract.to_dict()}
+        report |= {"settings": asdict(settings)}
         _write_report(out, {**report, "levels": _tally(records, "level"), "sources": _tally(records, "source")})
     return result
 
@@ -143,15 +146,14 @@ def _write_report(out: Path, report: dict[str, Any]) -> None:
 
 def _check_selection(held_out: Sequence[Stepwise], kind: str, settings: TrainSettings) -> None:
     """Early stopping needs both classes, found out before hours of training rather than after."""
-    if settings.eval_every and not held_out:
+    if settings.eval_steps and not held_out:
         raise ValueError(
-            f"eval_every is {settings.eval_every} but there are no validation records; pass some, or set 0"
+            f"eval_steps is {settings.eval_steps} but there are no validation records; pass some, or set 0"
         )
-    classes = {record.outcome for record in held_out}
-    if kind != "orm":
-        classes = {label for record in held_out for label in record.labels or []}
+    classes = {label for record in held_out for label in kind_of(kind).truths(record)}
     if settings.patience and not {0, 1} <= classes:
-        raise ValueError(f"early stopping watches {SELECTION[kind]}, but validation labels are only {classes - {None}}")
+        selection = kind_of(kind).selection
+        raise ValueError(f"early stopping watches {selection}, but validation labels are only {classes - {None}}")
 
 
 def _check_launch(trainer: StepTrainer) -> None:
@@ -165,10 +167,10 @@ def _check_launch(trainer: StepTrainer) -> None:
 
 
 def _check_adapters(trainer: StepTrainer, settings: TrainSettings) -> None:
-    if settings.lora_rank and trainer.divides_weights:
+    if settings.lora.r and trainer.divides_weights:
         raise ValueError(
-            f"lora_rank {settings.lora_rank} under ZeRO-3 or FSDP: adapters cannot be merged into sharded weights; "
-            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora_rank to 0"
+            f"lora.r {settings.lora.r} under ZeRO-3 or FSDP: adapters cannot be merged into sharded weights; "
+            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora.r to 0"
         )
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from reward_models.causes import explained
 from reward_models.contract import StepContract
 from reward_models.encode import encode
 from reward_models.export import SCORE_TEMPLATE, export_sequence_classification, score_template
@@ -44,8 +45,10 @@ SAYS_MARK = 0.5  # what a Math-Shepherd model gives + and - together at a tag, a
 _SOLVED = ("What is 2 + 3 * 4?", ["Step 1: 3 * 4 = 12.", "Step 2: 2 + 12 = 14. The answer is: 14"])
 
 
-def import_model(source: str | Path, out: str | Path, style: str, **options: Any) -> StepContract:
-    """Convert a foreign checkpoint folder into one of ours and return its contract.
+def import_model(
+    source: str | Path, out: str | Path, style: str, dtype: torch.dtype | None = None, **options: Any
+) -> StepContract:
+    """Convert a foreign checkpoint folder into one of ours, stored in `dtype` or as it was, and return its contract.
 
     `style` is one of STYLES. Options: `good` and `bad`, the token texts of math-shepherd (+ and -); any field of the
     contract (`template`, `separator`, `marker`, `aggregation`), to overrule the style's.
@@ -56,7 +59,13 @@ def import_model(source: str | Path, out: str | Path, style: str, **options: Any
     """
     if style not in STYLES:
         raise ValueError(f"style {style!r} is not known; choose one of {', '.join(STYLES)}")
-    tokenizer, config = AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(source)
+    if not Path(source).is_dir():
+        raise FileNotFoundError(
+            f"{source}: no such folder; checkpoints of others are read from folders: `hf download {source} --local-dir "
+            "FOLDER`, then give FOLDER"
+        )
+    with explained(source):
+        tokenizer, config = AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(source)
     state = read_weights(source)
     words = {str(name): str(options.pop(name)) for name in ("good", "bad") if name in options}
     found = STYLES[style](state, tokenizer, words)
@@ -64,7 +73,7 @@ def import_model(source: str | Path, out: str | Path, style: str, **options: Any
     _check_architecture(config, found, style)
     if found.whole_marker:
         _check_marker(tokenizer, contract.marker, style)
-    stored = max((value.dtype for value in state.values()), key=[value.dtype for value in state.values()].count)
+    stored = dtype or max((value.dtype for value in state.values()), key=[v.dtype for v in state.values()].count)
     config.num_labels = 1
     config.id2label, config.label2id = {0: "score"}, {"score": 0}
     config.use_cache, config.pad_token_id = False, config.pad_token_id or tokenizer.pad_token_id

@@ -23,13 +23,12 @@ from reward_models.score import Scorer
 from reward_models.voting import majority, weighted_vote
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.data.firewall import Label
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.samples import bank
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.models import Policy, open_policy
 from rlhf_e2h.training.precision import sampling_dtype
-
-Row = dict[str, Any]
 
 
 def load_policy(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from rlhf_e2h.checker.exact import InexactError, UndefinedError, exact, opaque
-from rlhf_e2h.checker.nodes import Node, RefusedError, free_symbols
+from rlhf_e2h.checker.exact import InexactError, UndefinedError, opaque, rational
+from rlhf_e2h.checker.nodes import Node, RefusedError
 
 MAX_LOG = 1e6  # natural logarithm of the largest power that is computed
 MAX_GAMMA = 1e4
@@ -150,7 +150,7 @@ class Evaluator:
 
     def _power(self, op: str, base_node: Node, exponent_node: Node) -> Any:
         base = self._value(base_node)
-        exponent = self._rational(exponent_node)
+        exponent = rational(exponent_node)
         if op == "root":
             exponent = 1 / exponent if exponent else 1 / self._value(exponent_node)
         if exponent is None:
@@ -167,14 +167,6 @@ class Evaluator:
                 return sign * self.backend.power(-base, self.backend.number(exponent))
             exponent = self.backend.number(exponent)
         return self.backend.power(base, exponent)
-
-    def _rational(self, node: Node) -> Fraction | None:
-        if free_symbols(node):
-            return None
-        try:
-            return exact(node, {})
-        except (InexactError, UndefinedError):
-            return None
 
     def _function(self, name: str, arguments: list[Any]) -> Any:
         if name.startswith("apply:"):

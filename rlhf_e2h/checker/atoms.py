@@ -6,7 +6,6 @@ from rlhf_e2h.checker import vocabulary as words
 from rlhf_e2h.checker.nodes import Node, ParseError, num
 from rlhf_e2h.checker.tokens import Token
 
-_CLOSERS = frozenset((")", "]", "}", r"\}"))
 _OPENERS = frozenset(("(", "[", "{", r"\{"))
 _FUNCTION_LETTERS = frozenset("fgh")
 _PERHAPS_FUNCTION = frozenset("FGHPQTVpqr")

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from rlhf_e2h.checker.exact import InexactError, UndefinedError, exact, power
+from rlhf_e2h.checker.exact import InexactError, UndefinedError, power, rational
 from rlhf_e2h.checker.nodes import IMAGINARY, Node, free_symbols, num
 
 MAX_TERMS = 40
@@ -19,7 +19,6 @@ MAX_FACTORED = 1 << 40  # larger integers under a root stay as they are
 
 Monomial = tuple[tuple[Any, Fraction], ...]  # (base, exponent) pairs in order, no base twice
 Poly = dict[Monomial, Fraction]
-HALF = Fraction(1, 2)
 
 
 @lru_cache(maxsize=16_384)
@@ -54,26 +53,17 @@ def _poly(node: Node) -> Poly:
     if op == "div":
         return _times(_poly(args[0]), _power(_poly(args[1]), Fraction(-1)))
     if op in ("pow", "root"):
-        exponent = _rational(args[1])
+        exponent = rational(args[1])
         if exponent is None or (op == "root" and exponent == 0):
             return _atom((op, canonical(args[0]), canonical(args[1])))
         return _power(_poly(args[0]), exponent if op == "pow" else 1 / exponent)
     if not free_symbols(node):
-        value = _rational(node)
+        value = rational(node)
         if value is not None:
             return {(): value} if value else {}
     if op == "fn":
         return _atom((op, args[0], *(canonical(arg) for arg in args[1:])))
     raise InexactError(op)
-
-
-def _rational(node: Node) -> Fraction | None:
-    if free_symbols(node):
-        return None
-    try:
-        return exact(node, {})
-    except (InexactError, UndefinedError):
-        return None
 
 
 def _sum(polys: list[Poly]) -> Poly:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 
-from rlhf_e2h.checker.nodes import Node, RefusedError
+from rlhf_e2h.checker.nodes import Node, RefusedError, free_symbols
 
 MAX_BITS = 40_000  # of a numerator or denominator
 MAX_FACTORIAL = 3000
@@ -64,6 +64,16 @@ def exact(node: Node, values: Values) -> Fraction:
     if op == "det":
         return determinant([[exact(cell, values) for cell in row] for row in args])
     raise InexactError(op)
+
+
+def rational(node: Node) -> Fraction | None:
+    """The value of a node without symbols; None where it has symbols, is irrational or undefined."""
+    if free_symbols(node):
+        return None
+    try:
+        return exact(node, {})
+    except (InexactError, UndefinedError):
+        return None
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction:

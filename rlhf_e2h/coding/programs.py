@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from reward_models.contract import StepContract
 from reward_models.evaluation import compare
-from reward_models.records import Stepwise, read_jsonl, write_jsonl
+from reward_models.records import Stepwise, write_jsonl
 from reward_models.score import StepScores
 from reward_models.voting import pass_at_n
 from rlhf_e2h.coding.measure import expected_best_of_n
@@ -26,7 +26,7 @@ from rlhf_e2h.coding.sandbox import Limits
 from rlhf_e2h.data.apps import LEVEL_OF, is_tests, program_of
 from rlhf_e2h.data.firewall import Label, read_problems
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.records import OUTCOMES, SAMPLES, scored_file
+from rlhf_e2h.records import OUTCOMES, read_samples, read_scored
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
@@ -132,7 +132,7 @@ def _tested(
 def _bank(
     config: Config, run: StageRun, problems: Mapping[str, Row], labels: Mapping[str, Label], pool: ProgramPool
 ) -> list[Measured]:
-    rows = read_jsonl(run.path(str(config.samples)) / SAMPLES, required=("problem_id", "text", "finished"))
+    rows = read_samples(run.path(str(config.samples)), "finished")
     order = list(problems)
     strict_PK, average_PK = _tested(rows, order, labels, pool)
     count = strict_PK.shape[1]
@@ -145,7 +145,7 @@ def _bank(
         measured.append(Measured(name, "pass_at_n", None, scope, n, pass_at_n(strict_PK, n), best_P))
     quality: dict[str, Any] = {}
     for model, reference in config.reward_models.items():
-        scored = read_jsonl(run.path(str(config.rerank)) / scored_file(model))
+        scored = read_scored(run.path(str(config.rerank)), model)
         scores_PK = _scores(scored, order)
         scope = run.label_scope(str(config.samples), reference)
         for n in sizes:

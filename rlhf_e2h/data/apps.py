@@ -18,6 +18,7 @@ from reward_models.records import BadRecord
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row, iter_rows, saved_to_disk
 from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
+from rlhf_e2h.data.sources import Source
 from rlhf_e2h.prompts import SECTIONS
 
 LEVEL_OF = {"introductory": 1, "interview": 4, "competition": 5}
@@ -172,3 +173,12 @@ def iter_original(folder: Path) -> Iterator[Row]:
         starter = place / "starter_code.py"
         fields["starter_code"] = starter.read_text(encoding="utf-8") if starter.is_file() else None
         yield Row(str(place), fields)
+
+
+SOURCE = Source(
+    "apps",
+    problems=lambda rows, origin, intake, settings: read_apps(rows, origin, intake),
+    rows=iter_apps,
+    in_steps=False,  # a program is one step
+    counts=(5_000, 0, 5_000),
+)

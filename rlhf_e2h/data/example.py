@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,17 +21,3 @@ class Example:
     solution: str
     source: str
     origin: str = "train"
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any], source: str, origin: str) -> Example:
-        """An example from a row that has all fields (the procedural domain's, for instance)."""
-        return cls(
-            problem_id=row["problem_id"],
-            problem=row["problem"],
-            level=row["level"],
-            subject=row["subject"],
-            answer=row["answer"],
-            solution=row["solution"],
-            source=source,
-            origin=origin,
-        )

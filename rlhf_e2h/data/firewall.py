@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reward_models.records import BadRecord, iter_jsonl, read_jsonl, write_jsonl
+from reward_models.records import BadRecord, iter_jsonl, write_jsonl
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.levels import EASY
+from rlhf_e2h.records import Problem, read_rows
 from rlhf_e2h.runner.traits import STAGES
 
 SPLITS = ("train", "validation", "test")
@@ -36,7 +37,7 @@ SEALED_FILES = frozenset({SEALED_LABELS, FULL_STEPWISE})
 ABOUT_SEALED = SEALED_FILES | {"summary.json", "leaks.jsonl"}
 # A baseline that is meant to read hard labels says so by having one of these words in its stage name.
 OPEN_WORDS = frozenset({"full", "dagger", "hardonly"})
-PROBLEM_FIELDS = ("problem_id", "problem", "level", "subject", "source")
+PROBLEM_FIELDS = tuple(Problem.__annotations__)
 
 
 class FirewallError(ValueError):
@@ -118,7 +119,7 @@ def _problem_row(example: Example) -> dict[str, Any]:
 
 def read_problems(prepare_dir: str | Path, split: str) -> list[dict[str, Any]]:
     """The problems of a split, in file order: problem_id, problem, level, subject, source."""
-    return read_jsonl(Path(prepare_dir) / problems_file(split), required=PROBLEM_FIELDS)
+    return read_rows(Path(prepare_dir) / problems_file(split), Problem, PROBLEM_FIELDS)
 
 
 def read_labels(prepare_dir: str | Path, scope: str, splits: Collection[str] = SPLITS) -> dict[str, Label]:

@@ -9,6 +9,7 @@ from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
 from rlhf_e2h.data.own_rows import given_id
+from rlhf_e2h.data.sources import Source
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _ANSWER = re.compile(r"\n?\s*####\s*(.+?)\s*$", re.DOTALL)
@@ -62,3 +63,11 @@ def split_answer(text: str) -> tuple[str, str]:
 def without_calculations(text: str) -> str:
     """The text without calculator notes such as `<<48/2=24>>`."""
     return _CALCULATION.sub("", text)
+
+
+SOURCE = Source(
+    "gsm8k",
+    problems=lambda rows, origin, intake, settings: read_gsm8k(rows, origin, intake, settings.step_levels),
+    step_levels=True,
+    counts=(7_000, 473, 1_319),
+)

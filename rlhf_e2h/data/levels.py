@@ -18,7 +18,6 @@ from rlhf_e2h.data.example import Example
 LEVELS = (1, 2, 3, 4, 5)
 _LEVEL = re.compile(r"(?:level\s*)?([1-5])(?:\.0+)?", re.IGNORECASE)
 EASY = (1, 2, 3)
-HARD = (4, 5)
 
 
 def parse_level(value: Any) -> int | None:

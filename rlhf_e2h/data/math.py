@@ -16,6 +16,7 @@ from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.intake import NO_ANSWER, NO_LEVEL, Intake
 from rlhf_e2h.data.own_rows import answer_of, given_id, problem_text, solution_of
+from rlhf_e2h.data.sources import Source
 
 
 def read_math(
@@ -70,3 +71,10 @@ def last_boxed(text: str) -> str | None:
     """Content of the last outermost box of a solution; None without one, or where it is never closed."""
     found = boxes(text)
     return found[-1].content if found else None
+
+
+SOURCE = Source(
+    "math",
+    problems=lambda rows, origin, intake, settings: read_math(rows, origin, intake),
+    counts=(11_500, 500, 500),  # the paper's split
+)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from reward_models.conversational import ANSWER_PHRASE
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.solutions import Solution
+from rlhf_e2h.data.sources import Source
 from rlhf_e2h.data.steps import solution_steps
 from rlhf_e2h.prompts import SECTIONS
-
-ANSWER_PHRASE = "The answer is:"
 
 
 def read_metamath(rows: Iterable[Row], gsm8k: bool = True) -> Iterator[Solution]:
@@ -44,3 +44,11 @@ def response_steps(response: str) -> tuple[list[str], str]:
     if not phrase:
         text, answer = response, ""
     return solution_steps(text.partition("####")[0]), answer.partition("####")[0].strip()
+
+
+SOURCE = Source(
+    "metamath",
+    solutions=lambda rows, settings: read_metamath(rows, settings.with_gsm8k),
+    counts=(390_000, 0, 0),
+    step_records=390_000,
+)

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_e2h.data.sources import Source
+
 MODULUS = 5
 OPERATORS = "+*"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -195,3 +197,6 @@ def marked_text(rng: np.random.Generator, world: World, level: int) -> tuple[str
         believed = _written_value((int(match[2]), match[3], int(match[4])), rng, reader, hard)
         marked.append(step + (MARKS[0] if believed == int(match[5]) else MARKS[1]))
     return problem, marked
+
+
+SOURCE = Source("procedural", made=make_problems, tokens=(45, 60))

@@ -16,7 +16,7 @@ from rlhf_e2h.data.levels import (
     take_per_level,
     take_stratified,
 )
-from rlhf_e2h.data.procedural import make_problems
+from rlhf_e2h.data.sources import Source
 
 
 @dataclass
@@ -63,18 +63,19 @@ def evenly(total: int) -> list[int]:
     return [share + (index < remainder) for index in range(len(LEVELS))]
 
 
-def split_procedural(per_level: Mapping[str, Sequence[int]], seed: int) -> Split:
-    """Disjoint sets of procedural problems with the given counts by level.
+def split_made(source: Source, per_level: Mapping[str, Sequence[int]], seed: int) -> Split:
+    """Disjoint sets of problems that a source makes, with the given counts by level.
 
     Test is made first, so that it stays as it is when other sizes change.
     """
+    assert source.made is not None, f"{source.name} makes no problems"
     seen: set[str] = set()
     made = {}
     for offset, name in enumerate(("test", "validation", "train")):
         counts = dict(zip(LEVELS, per_level[name], strict=True))
-        rows = make_problems(counts, 3 * seed + offset, seen)
+        rows = source.made(counts, 3 * seed + offset, seen)
         seen.update(row["problem"] for row in rows)
-        made[name] = [Example.from_row(row, "procedural", name) for row in rows]
+        made[name] = [Example(**row | {"source": source.name, "origin": name}) for row in rows]
     return Split(made["train"], made["validation"], made["test"])
 
 

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.parallel.processes import collective_timeout, wait_for_all
+from rlhf_e2h.records import Row
 
-Row = dict[str, Any]
 Spend = Callable[[float, float], None]  # counts tokens and floating-point operations
 Work = Callable[[int, int, Spend], Sequence[Row]]  # the rows of items START to END
 SAVE_SECONDS = 120.0  # a block that took longer is followed by smaller ones

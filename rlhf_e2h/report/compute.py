@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.comparisons import REFERENCE, RERANKING, Comparison, is_optimised, side
 from rlhf_e2h.report.outcomes import Condition
 from rlhf_e2h.report.results import main_seed
 
-Row = dict[str, Any]
 Record = Mapping[str, Any]
 LABELS = ("none", "easy", "full")  # from narrow to wide
 SAMPLED = ("mean", "majority", *RERANKING)

@@ -10,12 +10,11 @@ from typing import Any
 from matplotlib.ticker import PercentFormatter
 
 from rlhf_e2h.data.levels import LEVELS
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.comparisons import CEILING, REFERENCE
 from rlhf_e2h.report.results import ALL_SEEDS, main_seed, write_csv
 from rlhf_e2h.report.svg import MARKER, Palette, new_figure, percent_axis, samples_axis, styled, to_svg
 from rlhf_e2h.report.tables import CEILINGS, index_rows
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

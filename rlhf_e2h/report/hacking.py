@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from reward_models.records import iter_jsonl
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.comparisons import REFERENCE
 from rlhf_e2h.stats.intervals import DRAWS, paired_difference
 
-Row = dict[str, Any]
 Judged = dict[tuple[str, str], dict[int, dict[str, tuple[float, float]]]]
 
 

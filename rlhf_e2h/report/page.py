@@ -101,6 +101,7 @@ def template_environment() -> Environment:
     )
     environment.filters.update(percent=_percent, signed=_signed, clock=_clock, thousands=_thousands, data_uri=_data_uri)
     environment.filters["flops"] = _flops
+    environment.filters["unbroken"] = _unbroken
     environment.filters["csv_uri"] = _csv_uri
     return environment
 
@@ -174,7 +175,12 @@ def _problems(results: Mapping[str, Any], level: str) -> int:
 
 
 def _percent(value: float | None, decimals: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{decimals}f}"
+    return "–" if value is None else f"{100 * value:.{decimals}f}".replace("-", "−")
+
+
+def _unbroken(text: str) -> str:
+    """No line begins with the sign of percent."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _signed(value: float | None) -> str:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.paper_apps import table_3
 from rlhf_e2h.report.published import QUALITY, SETUPS, TABLE_1, TABLE_2, TABLE_9, TABLE_10, published, setup_of
 from rlhf_e2h.report.sources import read_json
 from rlhf_e2h.report.tables import index_rows
 from rlhf_e2h.stats.intervals import wilson
 
-Row = dict[str, Any]
 COLUMNS = (
     "table", "row", "column", "slice", "published", "published_n", "ours", "ours_low", "ours_high", "n", "seeds",
     "difference", "difference_low", "difference_high", "reason",

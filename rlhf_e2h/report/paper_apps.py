@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.published import published
 
-Row = dict[str, Any]
 ROWS = {  # row -> (title, policy, decoding, samples)
     "full_greedy": ("SFT on all levels, greedy †", "sft_full", "greedy", 1),
     "easy_greedy": ("SFT on introductory problems, greedy", "sft_easy", "greedy", 1),

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
+from reward_models.kinds import KINDS
 from rlhf_e2h.data.levels import LEVELS
 from rlhf_e2h.report.comparisons import REFERENCE
 from rlhf_e2h.report.figures import Plot, Row, make_plot
@@ -28,7 +29,7 @@ def quality_by_level(
     """
     data = []
     for name, seeds in quality.items():
-        if metric == "step_auc" and name.startswith("orm"):
+        if metric == "step_auc" and any(name.startswith(kind.name) and not kind.steps for kind in KINDS.values()):
             continue  # an outcome model does not judge single steps
         for level in LEVELS:
             known = [row for row in seeds if row.get(f"{metric}_{level}") is not None]
@@ -68,6 +69,7 @@ def _draw_quality(data: Sequence[Row], palette: Palette) -> Any:
                 axes.plot(at, [row["low"], row["high"]], color=look.colour, linewidth=0.9, alpha=0.7)
     axes.axhline(0.5, color=MARKER["ink"], linewidth=0.9)
     axes.set_xticks(list(LEVELS))
+    axes.set_xlim(LEVELS[0] - 0.3, LEVELS[-1] + 0.3)  # the same in every figure, whichever levels are known
     axes.set_xlabel("level")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
@@ -77,17 +79,20 @@ def calibration_plot(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Plo
     """Reliability diagram: what a reward model says against what is so. None without scores.
 
     Args:
-        rows: reward_model, low (edge of the bin), score and observed in [0, 1], n; see `sources.calibration`.
+        rows: reward_model, low (edge of the bin), score and observed in [0, 1] with the ends of its interval, n; see
+            `sources.calibration`.
     """
     data = [dict(row) for row in rows]
     if not data:
         return None
+    least, most = min(row["n"] for row in data), max(row["n"] for row in data)
     return make_plot(
         "calibration",
         "Does a score of 80 % mean right in 80 % of the cases?",
-        "Scores of steps (of solutions for an ORM) on hard problems in ten bins, seeds pooled; larger marks hold more. "
-        "On the diagonal the scores are probabilities; below it the model is too sure.",
-        ("reward_model", "low", "score", "observed", "n"),
+        "Scores of steps (of solutions for an ORM) on hard problems in ten bins, seeds pooled, with 95 % intervals by "
+        f"problem. Larger marks hold more: from {least:,} scores to {most:,}. On the diagonal the scores are "
+        "probabilities; below it the model is too sure.",
+        ("reward_model", "low", "score", "observed", "observed_low", "observed_high", "n"),
         data,
         lambda: _draw_calibration(data, palette),
     )
@@ -96,11 +101,17 @@ def calibration_plot(rows: Sequence[Mapping[str, Any]], palette: Palette) -> Plo
 def _draw_calibration(rows: Sequence[Row], palette: Palette) -> Any:
     figure, axes = new_figure(height=3.4)
     axes.plot([0, 1], [0, 1], color=MARKER["s0"], linewidth=0.9)
-    for name in dict.fromkeys(row["reward_model"] for row in rows):
+    names = list(dict.fromkeys(row["reward_model"] for row in rows))
+    for index, name in enumerate(names):
         mine = sorted((row for row in rows if row["reward_model"] == name), key=lambda row: row["score"])
+        shift = 0.008 * (index - (len(names) - 1) / 2)  # or the intervals would hide one another
         total = sum(row["n"] for row in mine)
         look, x, y = palette[name], [row["score"] for row in mine], [row["observed"] for row in mine]
         axes.plot(x, y, color=look.colour, marker=look.marker, markersize=3.5, linewidth=1.2, label=name)
+        for row in mine:
+            if row.get("observed_low") is not None:
+                ends = [row["observed_low"], row["observed_high"]]
+                axes.plot([row["score"] + shift] * 2, ends, color=look.colour, linewidth=0.9, alpha=0.7)
         axes.scatter(x, y, s=[220 * row["n"] / total for row in mine], color=look.colour, alpha=0.3, linewidth=0)
     percent_axis(axes)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from pathlib import Path
+from statistics import variance
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,15 @@ import yaml
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.levels import LEVELS
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.training_figures import LOSS, RL_PANELS
 
-Row = dict[str, Any]
 _QUALITY = (
     "step_auc",
     "step_accuracy",
     "step_balanced_accuracy",
     "outcome_auc",
+    "within_problem_auc",
     "outcome_accuracy",
     "outcome_balanced_accuracy",
     "calibration_error",
@@ -68,7 +71,8 @@ def reward_model_quality(evaluations: Sequence[Path], trained: Mapping[str, Sequ
 def calibration(evaluations: Sequence[Path], band: str = "hard") -> list[Row]:
     """The calibration curves of reward models on one band of problems, seeds pooled.
 
-    Returns rows of reward_model, low (edge of the bin of scores), score, observed (weighted by n), n.
+    Returns rows of reward_model, low (edge of the bin of scores), score, observed (weighted by n), observed_low and
+    observed_high (its 95 % interval; None from older evaluations), n.
     """
     pooled: dict[tuple[str, float], list[Row]] = {}
     for folder in evaluations:
@@ -79,9 +83,27 @@ def calibration(evaluations: Sequence[Path], band: str = "hard") -> list[Row]:
     for (name, low), points in pooled.items():
         n = sum(point["n"] for point in points)
         mean = {key: sum(point[key] * point["n"] for point in points) / n for key in ("score", "observed")}
-        rows.append({"reward_model": name, "low": low, **mean, "n": n})
+        low_end, high_end = _interval_of_pooled(points, mean["observed"]) or (None, None)
+        rows.append(
+            {"reward_model": name, "low": low, **mean, "observed_low": low_end, "observed_high": high_end, "n": n}
+        )
     names = list(dict.fromkeys(row["reward_model"] for row in rows))
     return sorted(rows, key=lambda row: (names.index(row["reward_model"]), row["low"]))
+
+
+def _interval_of_pooled(points: Sequence[Row], mean: float) -> tuple[float, float] | None:
+    """Of a share pooled over seeds; as `tables.mean_quality`, with seeds weighted by their n."""
+    ends = [point["observed_ci"] for point in points if point.get("observed_ci") is not None]
+    if len(ends) < len(points):
+        return None
+    if len(ends) == 1:
+        return float(ends[0][0]), float(ends[0][1])
+    total = sum(point["n"] for point in points)
+    between = variance(point["observed"] for point in points)
+    over_problems = (((high - low) / (2 * 1.96)) ** 2 for low, high in ends)
+    squares = ((point["n"] / total) ** 2 * (own + between) for point, own in zip(points, over_problems, strict=True))
+    half = 1.96 * sqrt(sum(squares))
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def programs(evaluations: Sequence[Path]) -> list[Row]:

@@ -8,6 +8,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from rlhf_e2h.data.firewall import SEALED_LABELS, allowed_scope
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.comparisons import SIDE_KEYS
 from rlhf_e2h.report.results import main_seed
 from rlhf_e2h.runner.traits import STAGES
@@ -15,7 +16,6 @@ from rlhf_e2h.runner.traits import STAGES
 BANDS = ("easy", "hard", "all")
 DECODING_ORDER = ("greedy", "mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")
 CEILINGS = ("pass_at_n",)  # not decodings: they need to know the answer
-Row = dict[str, Any]
 
 
 def index_rows(results: Mapping[str, Any]) -> dict[tuple[Any, ...], Row]:
@@ -158,6 +158,7 @@ QUALITY_LABELS = {  # metric name -> what the page calls it, in the order of the
     "step_auc_hard": "step AUC, hard",
     "outcome_auc_easy": "outcome AUC, easy",
     "outcome_auc_hard": "outcome AUC, hard",
+    "within_problem_auc_hard": "the same within a problem, hard",
     "step_balanced_accuracy_all": "step accuracy, balanced",
     "outcome_balanced_accuracy_all": "outcome accuracy, balanced",
     "calibration_error_easy": "calibration error, easy",

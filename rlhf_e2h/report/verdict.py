@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.comparisons import CEILING, REFERENCE, is_optimised
 from rlhf_e2h.report.tables import index_rows
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Axes: P prompts, B rows (P x n completions), T tokens, V vocabulary, L prompt an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from rlhf_e2h.rl.endings import StopStrings
-from rlhf_e2h.rl.kv_cache import decoding_cache, kept_rows
+from rlhf_e2h.rl.kv_cache import BufferLayer, decoding_cache, kept_rows
 from rlhf_e2h.rl.token_choice import choose_tokens
 
 # Rows that have ended leave when they are this share of the batch: until then the work on them is less than the copies.
 ENDED = 0.1
+# Tokens in common (few-shot exemplars, a system prompt) from which on they are computed once for the whole batch.
+SHARED = 64
 
 
 @dataclass(frozen=True)
@@ -38,34 +40,45 @@ class Rule:
 
 
 def decode_batch(
-    model: Any, prompts: Sequence[Sequence[int]], n: int, rule: Rule, uniform_BT: Tensor
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    rule: Rule,
+    uniform_BT: Tensor,
+    on_done: Callable[[int], None] | None = None,
 ) -> list[tuple[list[int], list[float]]]:
-    """(token ids, log-probabilities) of n completions a prompt, the end token included."""
+    """(token ids, log-probabilities) of n completions a prompt, the end token included.
+
+    `on_done` is called as completions end, with how many have ended since the last call.
+    """
     device, (total, new_tokens) = model.device, uniform_BT.shape
-    ids_PL, mask_PL = _left_pad(prompts, device)
-    position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
-    width = ids_PL.shape[1]
+    width = max(map(len, prompts))
     tokens_BT = torch.full((total, new_tokens), -1, device=device)
     logprobs_BT = torch.zeros(total, new_tokens, device=device)
     ends_E = torch.tensor(sorted(rule.ends), device=device)
     alive_B = torch.arange(total, device=device)  # rows still in the batch, as indices into the full one
     going_B = torch.ones(total, dtype=torch.bool, device=device)  # of those, the rows that have not ended
+    left = total
     with decoding_cache(model, width + new_tokens) as cache:
-        logits_PV = _forward(model, ids_PL, mask_PL, position_PL, cache)
+        logits_PV, mask_PL = _read_prompts(model, prompts, cache)
+        position_P1 = mask_PL.sum(-1, keepdim=True) - 1
         if n > 1:
             cache.batch_repeat_interleave(n)
         logits_BV = logits_PV.repeat_interleave(n, 0)
         mask_BL = torch.ones(total, width + new_tokens, dtype=mask_PL.dtype, device=device)
         mask_BL[:, :width] = mask_PL.repeat_interleave(n, 0)
-        position_B1 = position_PL[:, -1:].repeat_interleave(n, 0)
+        position_B1 = position_P1.repeat_interleave(n, 0)
         for step in range(new_tokens):
             token_B, logprob_B = rule.draw(logits_BV, uniform_BT[alive_B, step])
             tokens_BT[alive_B[going_B], step], logprobs_BT[alive_B, step] = token_B[going_B], logprob_B
             going_B = going_B & ~torch.isin(token_B, ends_E)
             if rule.stop is not None:
                 going_B &= ~_stopped(rule.stop, tokens_BT[alive_B, : step + 1], going_B)
-            count = int(going_B.sum())
-            if step + 1 == new_tokens or not count:
+            count = 0 if step + 1 == new_tokens else int(going_B.sum())
+            if on_done and count < left:
+                on_done(left - count)
+            left = count
+            if not count:
                 break
             if count <= (1 - ENDED) * len(going_B):
                 keep = kept_rows(going_B)
@@ -75,6 +88,33 @@ def decode_batch(
             position_B1 = position_B1 + 1
             logits_BV = _forward(model, token_B[:, None], mask_BL[:, : width + step + 1], position_B1, cache)
     return _trim(tokens_BT, logprobs_BT)
+
+
+def _read_prompts(model: Any, prompts: Sequence[Sequence[int]], cache: Any) -> tuple[Tensor, Tensor]:
+    """(P, V) logits after each prompt, and which of the (P, L) places in the cache hold a token.
+
+    What all prompts begin with is computed once; the padding then stands behind it, where nothing attends to it. Models
+    whose cache looks back over a window of places get no such gap.
+    """
+    device, common = model.device, 0
+    if isinstance(cache.layers[0] if cache.layers else None, BufferLayer):
+        common = _common_prefix(prompts)
+    ids_PT, own_PT = _left_pad([prompt[common:] for prompt in prompts], device)
+    mask_PL = torch.cat([own_PT.new_ones(len(prompts), common), own_PT], 1)
+    position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
+    if common:
+        first_1C = torch.tensor([prompts[0][:common]], device=device)
+        _forward(model, first_1C, mask_PL[:1, :common], position_PL[:1, :common], cache)
+        cache.batch_repeat_interleave(len(prompts))
+    return _forward(model, ids_PT, mask_PL, position_PL[:, common:], cache), mask_PL
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, less than the shortest; 0 if too few for a pass of their own."""
+    low, high = min(map(list, prompts)), max(map(list, prompts))  # all others lie between them in alphabetical order
+    limit = min(map(len, prompts)) - 1
+    common = next((t for t in range(limit) if low[t] != high[t]), limit)
+    return common if len(prompts) > 1 and common >= SHARED else 0
 
 
 def _forward(model: Any, ids_BT: Tensor, mask_BL: Tensor, position_BT: Tensor, cache: Any) -> Tensor:

@@ -21,7 +21,6 @@ class Experience:
     """The rollouts of one step with everything that the updates need, (B, T) each."""
 
     batch: RolloutBatch
-    sampled_logprobs: Tensor  # what the sampler says
     old_logprobs: Tensor  # what the trainer says (or the sampler, see settings.old_logprobs)
     old_values: Tensor
     advantages: Tensor

@@ -60,7 +60,7 @@ def generate(
         top_k, top_p, min_p: as in vLLM and transformers; 0, 1 and 0 leave the distribution as it is.
         stop: a completion is finished when it holds one of these texts, which is cut off with what stands after it.
         batch_size: completions decoded together.
-        on_batch: called with the number of completions that have just been finished.
+        on_batch: called as completions end, with how many have ended since the last call.
         first_row: number of the first completion in a larger batch of which `prompts` is a part, so that the parts,
             sampled by several processes, give what one process would sample.
 
@@ -83,11 +83,9 @@ def generate(
         chosen, count = order[start : start + per_batch], min(at_once, n - first)
         rows_B = [p * n + first + k for p in chosen for k in range(count)]
         uniform_BT = uniforms([first_row + row for row in rows_B], max_new_tokens, seed).to(model.device)
-        done = decode_batch(model, [encoded[p] for p in chosen], count, rule, uniform_BT)
+        done = decode_batch(model, [encoded[p] for p in chosen], count, rule, uniform_BT, on_batch)
         for row, result in zip(rows_B, done, strict=True):
             rows[row] = result
-        if on_batch:
-            on_batch(len(done))
     model.train(was_training)
     return collect(tokenizer, encoded, rows, n, stop, rule.ends)
 

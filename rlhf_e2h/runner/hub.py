@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reward_models.causes import explained
+from reward_models.hub import check_reachable
 
 
 def check_model(name: str) -> str:
@@ -13,5 +14,6 @@ def check_model(name: str) -> str:
     """
     import huggingface_hub
 
+    check_reachable(name)
     with explained(name):
         return huggingface_hub.hf_hub_download(name, "config.json")

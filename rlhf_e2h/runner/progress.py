@@ -56,7 +56,9 @@ class _Work:
         since, base = self.first
         if self.completed > base:
             return (self.completed - base) / max(now - since, 1e-9)
-        return self.completed / max(since - self.started, 1e-9) if self.completed else None
+        # What is loaded before the first of many items would make days of minutes.
+        known = self.completed > 0 and self.completed * 100 >= self.total
+        return self.completed / max(since - self.started, 1e-9) if known else None
 
     def text(self, now: float) -> str:
         said = f"{self.description} {self.completed:,.0f}/{self.total:,.0f} {self.unit}"

@@ -9,15 +9,17 @@ unfinished.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rlhf_e2h.data import firewall
 from rlhf_e2h.runner.config import ConfigError, input_fields, result_settings
 from rlhf_e2h.runner.places import note_places
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
-from rlhf_e2h.runner.run_files import hash_data, hash_file, hash_tree, read_done
+from rlhf_e2h.runner.run_files import SETTINGS, hash_data, hash_file, hash_tree, read_done
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # settings of stages that name models; what others name must be there
@@ -68,8 +70,11 @@ class Store:
         names = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
         return self._identity(spec, seed, inputs, names), inputs
 
-    def _identity(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]], names: dict[str, str]) -> str:
-        described = {
+    def _identity(
+        self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]], names: dict[str, str], named: bool = True
+    ) -> str:
+        """`named`: with the names in mappings of inputs, which stand in the outputs."""
+        described: dict[str, Any] = {
             "kind": spec.kind,
             "version": spec.module.VERSION,
             "settings": result_settings(spec.config),
@@ -82,6 +87,11 @@ class Store:
         }
         if spec.traits.all_seeds:
             described["seeds"] = self.recipe.settings.seeds
+        if named and (mappings := _mappings(spec.config)):
+            described["names"] = {
+                key: {name: names.get(reference, reference) for name, reference in mapping.items()}
+                for key, mapping in mappings.items()
+            }
         return hash_data(described)[:12]
 
     def present(self, spec: StageSpec, seed: int) -> StageSpec:
@@ -136,20 +146,26 @@ class Store:
             identity, inputs = self.identity(spec, seed)
             folder: Path | None = self.folder(spec, identity)
             if read_done(self.folder(spec, identity)) is None:
-                folder = self._named_by_path(spec, seed, inputs)
+                folder = self._of_older_version(spec, seed, inputs)
             if folder is None:
                 return None
             self._finished[key] = folder
         return self._finished[key]
 
-    def _named_by_path(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]]) -> Path | None:
-        """The finished folder of an older version, which named inputs by path, here or on another machine."""
+    def _of_older_version(self, spec: StageSpec, seed: int, inputs: dict[str, list[Resolved]]) -> Path | None:
+        """The finished folder of an older version, whose identity left out the names in mappings of inputs.
+
+        Before that it also named inputs from outside by path, here or on another machine.
+        """
         spec = self.present(spec, seed)
         outside = {reference: found[0].digest for reference, found in inputs.items() if _is_path(reference, found)}
-        for folder in sorted((self.root / spec.name).glob("*/")) if outside else ():
-            was = {digests[0]: reference for reference, digests in (read_done(folder) or {}).get("inputs", {}).items()}
-            names = {reference: was.get(digest, reference) for reference, digest in outside.items()}
-            if was and self._identity(spec, seed, inputs, names) == folder.name:
+        for folder in sorted((self.root / spec.name).glob("*/")) if outside or _mappings(spec.config) else ():
+            done = read_done(folder)
+            if done is None or not _same_names(spec, folder, done.get("inputs", {}), inputs):
+                continue
+            was = {digests[0]: reference for reference, digests in done.get("inputs", {}).items()}
+            paths = {reference: was.get(digest, reference) for reference, digest in outside.items()}
+            if folder.name in {self._identity(spec, seed, inputs, names, named=False) for names in (outside, paths)}:
                 return folder
         return None
 
@@ -208,6 +224,23 @@ class Store:
 def _is_path(reference: str, found: list[Resolved]) -> bool:
     """Whether an input comes from a path outside the run; else it is a stage's, an asset or a model of the hub."""
     return not reference.startswith(("@", "asset:")) and found[0].path.is_absolute()
+
+
+def _mappings(config: Any) -> dict[str, dict[str, str]]:
+    """The inputs of a config that have names: policies and reward models by what the tables call them."""
+    values = {name: getattr(config, name) for name in input_fields(config)}
+    return {name: value for name, value in values.items() if isinstance(value, dict)}
+
+
+def _same_names(spec: StageSpec, folder: Path, was: dict[str, list[str]], inputs: dict[str, list[Resolved]]) -> bool:
+    """Whether the names in a finished stage's mappings meant what they mean now; `was`: digests by reference."""
+    file = folder / SETTINGS
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for key, mapping in _mappings(spec.config).items():
+        now = {name: [found.digest for found in inputs[reference]] for name, reference in mapping.items()}
+        if {name: was.get(reference) for name, reference in (before.get(key) or {}).items()} != now:
+            return False
+    return True
 
 
 def _members(value: dict[str, str] | list[str]) -> list[str]:

@@ -1,10 +1,11 @@
-"""Samples without answers, said where the user looks: a policy that writes another format is graded 0 otherwise."""
+"""Samples without answers or ends, said where the user looks: they are graded 0 otherwise, and nobody knows why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reward_models.lengths import WARN
 from rlhf_e2h.prompts import TextFormat
 
 if TYPE_CHECKING:
@@ -41,4 +42,24 @@ def say_missing_answers(
     """Warn in the log and beneath the stage's line where `missing_answers` has something to say."""
     found = missing_answers(rows, text_format, least)
     if found:
+        run.warn(f"{policy}: {found}" if policy else found)
+
+
+def unfinished(rows: Sequence[Mapping[str, Any]], max_new_tokens: int) -> str | None:
+    """What to say of samples (`finished`) of which more than a tenth reached no end token; else None."""
+    cut = sum(not row["finished"] for row in rows)
+    if cut <= WARN * len(rows):
+        return None
+    todo = "raise it"
+    if cut == len(rows):
+        todo += (
+            "; where texts end and then go on, the policy never writes its end token: fine-tune it (sft), give `stop`, "
+            "or correct eos_token_id of its generation_config.json"
+        )
+    return f"{cut} of {len(rows)} samples were cut at max_new_tokens={max_new_tokens} before an end token; {todo}"
+
+
+def say_unfinished(run: StageRun, rows: Sequence[Mapping[str, Any]], max_new_tokens: int, policy: str = "") -> None:
+    """Warn in the log and beneath the stage's line where `unfinished` has something to say."""
+    if rows and (found := unfinished(rows, max_new_tokens)):
         run.warn(f"{policy}: {found}" if policy else found)

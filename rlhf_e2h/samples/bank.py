@@ -16,6 +16,7 @@ from rlhf_e2h.data.apps import is_tests, program_of
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.records import Row
 from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
 from rlhf_e2h.rl.engines import open_engine
 from rlhf_e2h.rl.rollout import Rollouts, check_filters
@@ -24,7 +25,6 @@ from rlhf_e2h.samples.answer_pool import answer_pool
 from rlhf_e2h.training import spent
 from rlhf_e2h.training.models import Policy
 
-Row = dict[str, Any]
 FormatOf = TextFormat | Callable[[Row], TextFormat]
 
 

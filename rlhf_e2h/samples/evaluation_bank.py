@@ -10,14 +10,15 @@ import numpy as np
 from transformers import AutoConfig
 
 from reward_models.contract import StepContract
-from reward_models.records import Stepwise, read_jsonl
+from reward_models.kinds import kind_of
+from reward_models.records import Stepwise
 from reward_models.score import StepScores
 from reward_models.voting import curve
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.records import SAMPLES, scored_file
+from rlhf_e2h.records import read_samples, read_scored
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Row, aggregate_steps, as_matrix, grade
@@ -46,7 +47,7 @@ def voted_bank(
     config: Config, run: StageRun, policy: str, reference: str, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> list[Row]:
     """Outcome rows of the decodings of a bank that need no reward model."""
-    rows = grade(read_jsonl(run.path(reference) / SAMPLES), labels, progress=run.is_main)
+    rows = grade(read_samples(run.path(reference)), labels, progress=run.is_main)
     ids, classes_PK, correct_PK = _matrices(rows)
     curves = curve(classes_PK, correct_PK, **_draws(config, run))
     return list(_curve_rows(policy, curves, None, run.label_scope(reference), ids, problems))
@@ -64,7 +65,7 @@ def reranked_bank(
     config: Config, run: StageRun, samples: Path, problems: Mapping[str, Row], labels: Mapping[str, Label]
 ) -> tuple[list[Row], list[Row]]:
     """Outcome rows of every decoding of the bank, and solutions to read; writes quality.json."""
-    rows, policy = grade(read_jsonl(samples / SAMPLES), labels, progress=run.is_main), config.bank_policy
+    rows, policy = grade(read_samples(samples), labels, progress=run.is_main), config.bank_policy
     text_format = format_of(samples)
     ids, classes_PK, correct_PK = _matrices(rows)
     scope = run.label_scope(str(config.samples))
@@ -73,11 +74,11 @@ def reranked_bank(
     quality: dict[str, Any] = {}
     shown: list[Row] = []
     for name, reference in config.reward_models.items():
-        scored = read_jsonl(run.path(str(config.rerank)) / scored_file(name))
+        scored = read_scored(run.path(str(config.rerank)), name)
         best_PK = as_matrix(rows, aggregate_steps(scored, config.best_of_n))[1]
         vote_PK = as_matrix(rows, aggregate_steps(scored, config.weighted_vote))[1]
         kind = StepContract.from_config(AutoConfig.from_pretrained(run.path(reference)), reference).kind
-        if kind == "orm":
+        if not kind_of(kind).steps:
             # An outcome model speaks at the last step; its scores at earlier steps are not judgements of those steps.
             best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))

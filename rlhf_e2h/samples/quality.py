@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.evaluation import compare
-from reward_models.intervals import intervals
+from reward_models.intervals import curve_intervals, intervals
 from reward_models.records import Stepwise
 from reward_models.score import StepScores
 from rlhf_e2h.data.levels import LEVELS, band
+from rlhf_e2h.stats.auc import auc_kernel
+from rlhf_e2h.stats.intervals import bootstrap_mean
+
+WITHIN = "within_problem_auc"
 
 
 def easy_levels_of(prepare_dir: Path) -> list[int]:
@@ -28,7 +32,10 @@ def quality_by_group(
     levels: Sequence[int | None],
     easy_levels: Sequence[int],
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of `reward_models.evaluation.compare` with `intervals` by problem, of the groups that have records.
+    """The metrics of `reward_models.evaluation.compare` and `within_problem_auc`, with `intervals` by problem, of the
+    groups that have records.
+
+    Points of the calibration curve have theirs as `observed_ci`.
 
     Returns:
         A mapping from "easy", "hard", "all" and "1" to "5".
@@ -41,5 +48,34 @@ def quality_by_group(
     for name, chosen in groups.items():
         if chosen:
             part = [records[i] for i in chosen], [scored[i] for i in chosen], kind
-            quality[name] = compare(*part) | {"intervals": intervals(*part, [problem_ids[i] for i in chosen])}
+            ids = [problem_ids[i] for i in chosen]
+            found = compare(*part)
+            for point, interval in zip(found["calibration_curve"], curve_intervals(*part, ids), strict=True):
+                point["observed_ci"] = interval
+            within, ends = within_problem_auc(part[0], part[1], ids)
+            known = {**intervals(*part, ids), WITHIN: ends}
+            quality[name] = found | {WITHIN: within, "intervals": known}
     return quality
+
+
+def within_problem_auc(
+    records: Sequence[Stepwise], scored: Sequence[StepScores], problem_ids: Sequence[str]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Outcome AUC among the solutions of one problem, averaged over the problems that have right and wrong ones.
+
+    Best-of-n and votes choose among solutions of one problem, so this is the AUC that they live on: a model that only
+    tells easy problems from difficult ones has a high `outcome_auc` and a best-of-n no better than a random choice.
+
+    Returns:
+        The mean with its 95 % interval (bootstrap over problems); None without such a problem.
+    """
+    kept = [i for i, scores in enumerate(scored) if records[i].outcome is not None and not scores.skipped]
+    rows = {name: row for row, name in enumerate(dict.fromkeys(problem_ids[i] for i in kept))}
+    scores_N, right_N = [scored[i].score for i in kept], [records[i].outcome == 1 for i in kept]
+    kernel = auc_kernel(scores_N, right_N, [rows[problem_ids[i]] for i in kept], len(rows))
+    pairs_P = kernel.right * kernel.wrong
+    auc_P = kernel.wins.diagonal()[pairs_P > 0] / pairs_P[pairs_P > 0]
+    if not len(auc_P):
+        return None, None
+    mean = bootstrap_mean(auc_P)
+    return mean.estimate, (mean.low, mean.high)

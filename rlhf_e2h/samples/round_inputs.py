@@ -12,10 +12,9 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import Label, read_problems
 from rlhf_e2h.data.levels import choose
-from rlhf_e2h.records import SAMPLES
+from rlhf_e2h.records import SAMPLES, Scored, read_rows
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.run_files import SETTINGS, read_done
 from rlhf_e2h.runner.runs import StageRun
@@ -88,7 +87,7 @@ def _given(config: RoundConfig, run: StageRun, rounds: Rounds) -> list[Row]:
     reference = str(config.samples)
     path = run.path(reference)
     file = path / SAMPLES if path.is_dir() else path
-    rows = read_jsonl(file, required=("problem_id", "sample_id", "text", "answer", "finished"))
+    rows = read_rows(file, Scored, ("problem_id", "sample_id", "text", "answer", "finished"))
     sampled, scored = _origin(run.inputs[reference][0].folder, run.run_folder)
     if sampled and _digest(sampled, "policy") != run.inputs[config.policy][0].digest:
         raise ConfigError(

@@ -21,6 +21,7 @@ from rlhf_e2h.data.firewall import Label
 from rlhf_e2h.parallel.processes import join, wait_for_all
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.samples.answers import say_unfinished
 from rlhf_e2h.samples.bank import Decoding, Row, grade
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
 from rlhf_e2h.samples.judged import Judges, judged
@@ -62,9 +63,9 @@ class Rounds:
         self.validation: tuple[list[Row], Mapping[str, Label]] | None = None  # easy problems that choose a round
         self._accuracies: list[float] = []
 
-    def policy(self, number: int) -> Policy:
-        """The policy with which round `number` begins."""
-        return open_policy(self._start_of(number), text_format=self.settings)
+    def policy(self, number: int, quantization: Any = None) -> Policy:
+        """The policy with which round `number` begins, to be trained."""
+        return open_policy(self._start_of(number), text_format=self.settings, quantization=quantization)
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""
@@ -110,6 +111,8 @@ class Rounds:
             for part in parts:
                 part.spend(self.run.spend)
             report_unsplit(self.run, rows, [model] if model else [])
+            if not (self.bank and number == 0):
+                say_unfinished(self.run, rows, self.decoding.max_new_tokens, f"{self.title} {number + 1}")
             self._record(file.stem)
             write_jsonl(file, judged(list(parts[-1].rows()) if parts else rows, self.judges))
         wait_for_all()

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from reward_models.labels import Outcome, label_steps
-from reward_models.records import Stepwise, read_jsonl, write_jsonl
+from reward_models.records import Stepwise, write_jsonl
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import read_graded
 from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
 from rlhf_e2h.rl.engines import Engine, open_engine
 from rlhf_e2h.runner.config import ConfigError, Input, setting
@@ -66,7 +66,7 @@ def main(config: Config, run: StageRun) -> None:
     problems = {problem["problem_id"]: problem["problem"] for problem in read_problems(data, "train")}
     labels = run.labels(data, config.labels, splits=("train",))
     gold = {problems[key]: label.answer for key, label in labels.items()}
-    rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct", "finished"))
+    rows = read_graded(run.path(config.graded), "finished")
     graded = [row for row in rows if row["problem_id"] in labels]
     solutions = choose(graded, problems, config.per_problem, format_of(run.path(config.graded)))
     if not solutions:

@@ -26,7 +26,7 @@ from rlhf_e2h.runner.config import Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.samples.answers import say_missing_answers
+from rlhf_e2h.samples.answers import say_missing_answers, say_unfinished
 from rlhf_e2h.samples.bank import Decoding, Row, grade
 from rlhf_e2h.samples.bank_work import sample_bank, score_bank
 from rlhf_e2h.samples.evaluation_bank import reranked_bank, voted_bank
@@ -146,6 +146,7 @@ def _greedy(
         run.spend(*cost[name])
         rows, scope = grade(by_name[name], labels), run.label_scope(reference)
         say_missing_answers(run, rows, formats[name], name)
+        say_unfinished(run, rows, config.max_new_tokens, name)
         texts = formats[name].of_rows()
         outcomes += outcome_rows(rows, [row["correct"] for row in rows], problems, name, "greedy", None, scope, 1)
         if config.judge:

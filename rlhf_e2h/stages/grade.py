@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from reward_models.records import read_jsonl, write_jsonl
-from rlhf_e2h.records import GRADED, SAMPLES
+from reward_models.records import write_jsonl
+from rlhf_e2h.records import GRADED, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -39,7 +39,7 @@ class Config:
 
 
 def main(config: Config, run: StageRun) -> None:
-    rows = read_jsonl(run.path(config.samples) / SAMPLES, required=("problem_id", "sample_id", "text", "answer"))
+    rows = read_samples(run.path(config.samples), "sample_id", "answer")
     labels = run.labels(run.path(config.data), config.labels, config.purpose)
     graded = grade(rows, labels, progress=run.is_main)
     if not graded:

@@ -21,28 +21,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward_models.records import write_jsonl
-from rlhf_e2h.data.apps import iter_apps
 from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.files import Row, iter_hub, iter_rows, sha256_of, skipped_files
 from rlhf_e2h.data.firewall import write_split
 from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.data.leaks import Leak
 from rlhf_e2h.data.levels import EASY, LEVELS, check_per_level, counts_by_level, problem_key
-from rlhf_e2h.data.metamath import read_metamath
 from rlhf_e2h.data.own_rows import problem_text
-from rlhf_e2h.data.prm800k import read_prm800k
-from rlhf_e2h.data.shepherd import read_shepherd
 from rlhf_e2h.data.solution_sets import Choice, write_solution_set
 from rlhf_e2h.data.solutions import Matcher, Solution
-from rlhf_e2h.data.sources import read_sides
+from rlhf_e2h.data.sources import Source, find_source, read_sides, sources
 from rlhf_e2h.data.splitting import (
     Rules,
     Split,
     evenly,
     leaks_of,
     split_files,
+    split_made,
     split_paper,
-    split_procedural,
     split_random,
     take_some,
     without_near_duplicates,
@@ -61,7 +57,6 @@ TRAITS = Traits(
     runs_model=False,
     seeded=False,  # one split for all seeds of a recipe; `data_seed` gives another
 )
-SOLUTION_SOURCES = ("prm800k", "metamath", "shepherd")
 
 
 @dataclass
@@ -69,8 +64,8 @@ class Config:
     """Settings of `prepare`."""
 
     # problems: procedural, math, gsm8k, jsonl (rows of your own); solutions of them: prm800k, metamath, shepherd
-    # apps: programs with their tests (see data/apps.py)
-    source: Literal["procedural", "math", "gsm8k", "jsonl", "apps", "prm800k", "metamath", "shepherd"] = "procedural"
+    # apps: programs with their tests (see data/apps.py); each is declared in a file of data/ (see data/sources.py)
+    source: str = "procedural"
     # .jsonl, .json or .parquet file, or a folder of them (the original layout of MATH, for instance)
     train: Input | None = None
     test: Input | None = None  # the test side; may be missing with `split: random`
@@ -129,16 +124,18 @@ class Config:
         self._check_source()
 
     def _check_source(self) -> None:
-        if self.step_levels and self.source != "gsm8k":
-            raise ValueError(f"step_levels is for source: gsm8k, not {self.source}, whose rows have levels")
+        source = find_source(self.source)
+        if self.step_levels and not source.step_levels:
+            having = " or ".join(name for name, known in sources().items() if known.step_levels)
+            raise ValueError(f"step_levels is for source: {having}, not {self.source}, whose rows have levels")
         if self.step_levels and (len(self.step_levels) != 4 or sorted(self.step_levels) != self.step_levels):
             raise ValueError(f"step_levels is {self.step_levels}; give four numbers of steps that do not fall")
-        if self.source in SOLUTION_SOURCES:
+        if source.solutions:
             if not self.problems or not self.records:
                 raise ValueError(f"source: {self.source} needs `problems` (a prepare stage) and `records` (its files)")
-        elif self.source == "procedural":
+        elif source.made:
             if not (self.train_size or self.train_per_level) or not (self.test_size or self.test_per_level):
-                raise ValueError("source: procedural needs train_size and test_size (or the per_level counts)")
+                raise ValueError(f"source: {self.source} needs train_size and test_size (or the per_level counts)")
         elif not self.hub_id and not self.train:
             raise ValueError(f"source: {self.source} needs `train` (a file or folder) or `hub_id`")
         elif not self.hub_id and not self.test and self.split != "random":
@@ -149,22 +146,24 @@ def main(config: Config, run: StageRun) -> None:
     """Write the split and say what is in it."""
     if not run.is_main:
         return
-    if config.source in SOLUTION_SOURCES:
-        _prepare_solutions(config, run)
+    source = find_source(config.source)
+    if source.solutions:
+        _prepare_solutions(config, run, source.solutions)
     else:
-        _prepare_problems(config, run)
+        _prepare_problems(config, run, source)
 
 
-def _prepare_problems(config: Config, run: StageRun) -> None:
+def _prepare_problems(config: Config, run: StageRun, source: Source) -> None:
     intake = Intake(config.unknown_level, config.no_answer, config.duplicate_id, config.default_level)
-    split = _split(config, run, intake)
+    split = _split(config, run, source, intake)
     if config.near_duplicates == "drop":
         split = without_near_duplicates(split, config.near_duplicate_threshold)
-    if config.source != "procedural":
+    if not source.made:
         split.train = _shrunk(split.train, config.train_size, config.train_per_level, config.data_seed)
         split.test = _shrunk(split.test, config.test_size, config.test_per_level, config.data_seed)
-    written = (lambda example: example) if config.source == "apps" else _in_steps  # a program is one step
-    parts = {name: [written(example) for example in part] for name, part in split.by_name().items()}
+    parts = split.by_name()
+    if source.in_steps:
+        parts = {name: [_in_steps(example) for example in part] for name, part in parts.items()}
     for name in ("train", "test"):
         if not parts[name]:
             raise ValueError(f"no problem is left for {name}; loosen the sizes and limits of this prepare stage")
@@ -183,20 +182,17 @@ def _lost(left_out: dict[str, Any]) -> dict[str, int]:
     return {**rows, "files_skipped": len(left_out["files"]["skipped"])}
 
 
-def _prepare_solutions(config: Config, run: StageRun) -> None:
+def _prepare_solutions(
+    config: Config, run: StageRun, solutions: Callable[[Iterator[Row], Config], Iterator[Solution]]
+) -> None:
     problems = run.path(config.problems or "")
     upstream = json.loads((problems / "summary.json").read_text(encoding="utf-8"))
     choice = Choice(
         upstream["easy_levels"], config.solutions_per_problem, config.draws, config.max_chars, config.data_seed
     )
-    readers: dict[str, Callable[[Iterator[Row]], Iterator[Solution]]] = {
-        "prm800k": lambda rows: read_prm800k(rows, config.quality_control),
-        "metamath": lambda rows: read_metamath(rows, config.with_gsm8k),
-        "shepherd": lambda rows: read_shepherd(rows, tuple(config.tasks)),
-    }
 
     def read() -> Iterator[Solution]:
-        return readers[config.source](row for place in config.records for row in iter_rows(run.path(place)))
+        return solutions((row for place in config.records for row in iter_rows(run.path(place))), config)
 
     def matcher() -> Matcher:
         return Matcher.of(problems, config.outside)
@@ -217,14 +213,14 @@ def _prepare_solutions(config: Config, run: StageRun) -> None:
     )
 
 
-def _split(config: Config, run: StageRun, intake: Intake) -> Split:
-    if config.source == "procedural":
+def _split(config: Config, run: StageRun, source: Source, intake: Intake) -> Split:
+    if source.made:
         per_level = {
             name: getattr(config, f"{name}_per_level") or evenly(getattr(config, f"{name}_size"))
             for name in ("test", "validation", "train")
         }
-        return split_procedural(per_level, config.data_seed)
-    sides = read_sides(config.source, lambda origin: _rows(config, run, origin), intake, config.step_levels)
+        return split_made(source, per_level, config.data_seed)
+    sides = read_sides(source, lambda origin: _rows(config, run, source, origin), intake, config)
     rules = Rules(config.data_seed, config.validation_size, config.validation_per_level, config.max_chars)
     if config.split == "random":
         return split_random([*sides.train, *sides.test], config.test_size, config.test_per_level, rules)
@@ -236,12 +232,11 @@ def _split(config: Config, run: StageRun, intake: Intake) -> Split:
     return split_files(sides.train, sides.test, rules)
 
 
-def _rows(config: Config, run: StageRun, origin: str) -> Iterable[Row]:
+def _rows(config: Config, run: StageRun, source: Source, origin: str) -> Iterable[Row]:
     if config.hub_id:
         return iter_hub(config.hub_id, origin, config.hub_configs, config.hub_revision)
     place = config.train if origin == "train" else config.test
-    read: Callable[[Path, str], Iterable[Row]] = iter_apps if config.source == "apps" else iter_rows
-    return read(run.path(place), origin) if place else ()
+    return source.rows(run.path(place), origin) if place else ()
 
 
 def _shrunk(part: list[Example], size: int, per_level: list[int], seed: int) -> list[Example]:
@@ -259,7 +254,7 @@ def _summary(config: Config, run: StageRun, split: Split, intake: Intake, leaks:
     parts = split.by_name()
     return {
         "source": config.hub_id or config.source,
-        "split": "procedural" if config.source == "procedural" else config.split,
+        "split": config.source if find_source(config.source).made else config.split,
         "data_seed": config.data_seed,
         "easy_levels": config.easy_levels,
         "counts": {name: counts_by_level(part, config.easy_levels) for name, part in parts.items()},
@@ -276,8 +271,9 @@ def _summary(config: Config, run: StageRun, split: Split, intake: Intake, leaks:
 
 
 def _skipped(config: Config, run: StageRun) -> list[str]:
-    places = [place for place in (config.train, config.test) if place and not config.hub_id and config.source != "apps"]
-    return [name for place in places for name in skipped_files(run.path(place))]
+    if config.hub_id or find_source(config.source).rows is not iter_rows:
+        return []
+    return [name for place in (config.train, config.test) if place for name in skipped_files(run.path(place))]
 
 
 def _inputs(config: Config, run: StageRun) -> dict[str, dict[str, str]]:

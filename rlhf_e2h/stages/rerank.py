@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.records import write_jsonl
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.parallel.processes import join
-from rlhf_e2h.records import SAMPLES, scored_file
+from rlhf_e2h.records import read_samples, scored_file
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -39,7 +39,7 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     if not config.reward_models:
         raise ConfigError(f"{run.name}: reward_models is empty; name at least one, for example `prm: '@prm'`")
-    rows = read_jsonl(run.path(config.samples) / SAMPLES, required=("problem_id", "sample_id", "text"))
+    rows = read_samples(run.path(config.samples), "sample_id")
     data = run.path(config.data)
     problems = {problem["problem_id"]: problem for split in SPLITS for problem in read_problems(data, split)}
     rank, texts = join(), format_of(run.path(config.samples))

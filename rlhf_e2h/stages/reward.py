@@ -7,18 +7,19 @@ folder that plain transformers loads, and quality.json with its metrics on held-
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import AutoConfig
 
+from reward_models.arguments import planned_steps
 from reward_models.contract import StepContract
-from reward_models.dataset import optimiser_steps
+from reward_models.kinds import kind_of
 from reward_models.lengths import WARN
 from reward_models.records import Stepwise, write_jsonl
-from reward_models.train import TrainSettings, train
+from reward_models.settings import TrainSettings
+from reward_models.train import train
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.parallel.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
@@ -33,16 +34,16 @@ from rlhf_e2h.training.chance import at_chance
 from rlhf_e2h.training.items import FLIPS, RewardDynamics, flips, reward_items, with_flips
 from rlhf_e2h.training.mixing import MixtureSettings, RowOrder, build_sampler, weight_metrics
 from rlhf_e2h.training.models import policy_format
-from rlhf_e2h.training.reward_records import at_most, gather, thinned
+from rlhf_e2h.training.reward_records import at_most, gather, held_out, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=80,
     about="train a reward model: ORM, PRM or OPRM",
     trains=True,
     distributed=True,
-    tiny={"held_out": 0.4, "training.epochs": 1},
+    tiny={"held_out": 0.4, "training.num_train_epochs": 1},
 )
 
 
@@ -50,7 +51,8 @@ TRAITS = Traits(
 class Config:
     """Settings of the `reward` stage."""
 
-    kind: Literal["orm", "prm", "oprm"]  # what is trained: outcome, process, or both in one model
+    # what is trained: orm (outcome), prm (process), oprm (both in one model); see reward_models/kinds.py
+    kind: str
     base: Input  # model to start from; the paper starts from the base model, not from SFT
     data: Input  # output of a prepare stage
     graded: Input | None = None  # output of a grade stage: solutions with their outcome
@@ -60,40 +62,41 @@ class Config:
     step_labels: Literal["procedural", "outcome", "none"] = "none"
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the graded samples
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     template: str | None = None  # text before a solution, with {problem}; that of the format if not given
     balance: float = 3.0  # ORM: at most N wrong solutions a problem for each right one, and the other way round
     # OPRM: `balance` holds for its outcome data too, as in the paper
-    balance_outcomes: bool = field(default=False, metadata={"added": True})
+    balance_outcomes: bool = False
     # PRM, OPRM: train on at most N faultless solutions for each one with a wrong step; a random choice
-    faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
+    faultless_per_faulty: float | None = None
     # at most N records in all, at random, the held-out ones among them
-    limit: int | None = field(default=None, metadata={"added": True})
+    limit: int | None = None
     held_out: float = 0.1  # share of problems whose records are kept for validation
     # log training dynamics for `e2h map`: one more reading of the data each epoch
-    dynamics: bool = field(default=False, metadata={"added": True})
+    dynamics: bool = False
     # label noise: share of training labels flipped at random; a flip stage chooses them by a data map
-    flip_labels: float = field(default=0.0, metadata={"added": True})
+    flip_labels: float = 0.0
     # skills of each batch in the place of batches of similar length; not with weights that follow losses
-    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
+    mixture: MixtureSettings | None = None
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
 
     def __post_init__(self) -> None:
-        if self.faultless_per_faulty is not None and (self.kind == "orm" or self.faultless_per_faulty <= 0):
+        kind = kind_of(self.kind)
+        if self.faultless_per_faulty is not None and (not kind.steps or self.faultless_per_faulty <= 0):
             raise ValueError(
                 f"faultless_per_faulty is {self.faultless_per_faulty} for kind {self.kind!r}; it must be above 0, and "
                 "is for prm and oprm; an orm has `balance`"
             )
-        if self.balance_outcomes and self.kind != "oprm":
+        if self.balance_outcomes and not (kind.outcomes and kind.steps):
             raise ValueError(
                 f"balance_outcomes is for kind oprm, not {self.kind!r}: an orm is balanced in any case, and a prm "
                 "reads no outcomes"
             )
-        if self.kind == "prm" and self.graded and self.step_labels == "none" and not self.taught_otherwise():
+        if not kind.outcomes and self.graded and self.step_labels == "none" and not self.taught_otherwise():
             raise ValueError(
-                "kind: prm learns from labels of steps, and graded samples have none with step_labels: none. Set "
-                "step_labels: procedural (the procedural domain) or outcome, or give `records` with step labels, for "
-                "example those of an annotate stage; an orm learns from the samples as they are"
+                f"kind: {self.kind} learns from labels of steps, and graded samples have none with step_labels: none. "
+                "Set step_labels: procedural (the procedural domain) or outcome, or give `records` with step labels "
+                "(those of an annotate stage are such); an orm learns from the samples as they are"
             )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
@@ -116,8 +119,8 @@ def main(config: Config, run: StageRun) -> None:
         for record in at_most(found.records, config.limit, run.seed)
     ]
     # by its text whoever a problem comes from: records may have others than `data`
-    training = [record for record in records if not _held_out(record.problem, config.held_out)]
-    validation = [record for record in records if _held_out(record.problem, config.held_out)]
+    training = [record for record in records if not held_out(record.problem, config.held_out)]
+    validation = [record for record in records if held_out(record.problem, config.held_out)]
     if config.faultless_per_faulty is not None:
         training = thinned(training, config.faultless_per_faulty, run.seed)
     by_text = {p["problem"]: p for p in rows}
@@ -188,7 +191,7 @@ class _Order:
 
     def __call__(self, sources: list[int]) -> RowOrder:
         rows = [self.problems.get(self.records[index].problem, {}) for index in sources]
-        steps = optimiser_steps(len(rows), self.settings.batch_size, self.settings.epochs)
+        steps = planned_steps(self.settings, len(rows))
         self.sampler = build_sampler(self.mixture, rows, self.settings.batch_size, steps, self.settings.seed)
         return RowOrder(self.sampler, len(rows))
 
@@ -220,8 +223,3 @@ def _text_format(config: Config, run: StageRun) -> TextFormat:
         why = "that of the graded samples" if config.graded else "no samples, and none is set"
     run.use_format(made.of_rows(), why)
     return made.of_rows()
-
-
-def _held_out(problem: str, share: float) -> bool:
-    """Whether a problem is kept for validation: by its text, so that every reward model of a run keeps out the same."""
-    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32

@@ -16,7 +16,7 @@ from rlhf_e2h.records import SAMPLES
 from rlhf_e2h.runner.config import ConfigError, Input, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.samples.answers import say_missing_answers
+from rlhf_e2h.samples.answers import say_missing_answers, say_unfinished
 from rlhf_e2h.samples.bank import Decoding
 from rlhf_e2h.samples.bank_work import sample_bank
 from rlhf_e2h.text_formats import FormatSettings, save_format
@@ -69,5 +69,6 @@ def main(config: Config, run: StageRun) -> None:
         write_jsonl(run.out / SAMPLES, rows)
         save_format(texts.of_rows(), run.out)
         say_missing_answers(run, rows, texts)
+        say_unfinished(run, rows, config.decoding.max_new_tokens)
         finished = sum(row["finished"] for row in rows) / len(rows)
         run.finish(problems=len(problems), solutions=len(rows), finished=finished)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.svg import MARKER, SERIES, new_figure
 
-Row = dict[str, Any]
 Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-PROBES = ("knn", "logistic", "topo")
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 

@@ -19,11 +19,11 @@ from rlhf_e2h.checker.loose import loosely_equal
 from rlhf_e2h.checker.progress import tracked
 from rlhf_e2h.data import firewall
 from rlhf_e2h.data.apps import is_tests
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.run_files import read_done
 from rlhf_e2h.stats.intervals import wilson
 
-Row = dict[str, Any]
 READINGS = ("text", "answer", "loose")
 TAIL = 600  # characters of a solution that a person sees
 

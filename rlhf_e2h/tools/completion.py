@@ -32,6 +32,7 @@ _e2h() {
   compadd -S '' -- ${(M)found:#*=}
   compadd -- ${found:#*=}
 }
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _e2h e2h
 """,
 }

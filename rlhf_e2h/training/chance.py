@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reward_models.kinds import kind_of
 from reward_models.records import Stepwise
 
 NO_SPREAD = 0.01  # a standard deviation of probabilities below which all solutions get about the same score
@@ -23,14 +24,13 @@ def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, flo
 
 def at_chance(kind: str, metrics: Mapping[str, Any], validation: Sequence[Stepwise], train_loss: float) -> str | None:
     """What to say of a reward model that ranks no better than chance on held-out problems; None where it does."""
-    if kind == "orm":
-        what, auc, labels = "outcome", metrics.get("outcome_auc"), [record.outcome for record in validation]
-    else:
-        what, auc, labels = "step", metrics.get("step_auc"), [x for record in validation for x in record.labels or []]
+    judge = kind_of(kind)
+    what, auc = judge.unit, metrics.get(judge.selection)
+    labels = [label for record in validation for label in judge.truths(record)]
     positives, negatives = labels.count(1), labels.count(0)
     advice = (
         "check what the labels say (a few records by hand), give more problems or samples, or raise "
-        "training.learning_rate or training.epochs; what uses this model now follows noise"
+        "training.learning_rate or training.num_train_epochs; what uses this model now follows noise"
     )
     spread = metrics.get("score_spread")
     flat = f", its scores differ by {spread:.3f} (standard deviation)" if spread is not None else ""

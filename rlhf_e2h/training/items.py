@@ -18,9 +18,10 @@ import torch
 from numpy.typing import ArrayLike
 from transformers import TrainerCallback
 
+from reward_models.kinds import IGNORED, kind_of
 from reward_models.records import Stepwise, read_jsonl, write_jsonl
 from reward_models.score import Scorer
-from reward_models.targets import IGNORED, is_outcome_record, step_targets
+from reward_models.targets import step_targets
 from rlhf_e2h.encoding import encode_rows
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.training.dynamics import FOLDER, ITEMS, write_epoch
@@ -61,7 +62,7 @@ def reward_items(records: Sequence[Stepwise], kind: str, problems: Mapping[str, 
         known = problems.get(record.problem, {})
         place = (name, record.extra.get("problem_id", known.get("problem_id")), known.get("level"))
         targets = step_targets(record, kind)
-        if kind == "orm" or is_outcome_record(record):
+        if kind_of(kind).is_whole(record):
             if targets[-1] != IGNORED:
                 items.append(Item(name, *place, None, int(targets[-1]), record.steps[-1]))
             continue

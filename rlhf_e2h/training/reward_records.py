@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from reward_models.formats import read_records
-from reward_models.records import Stepwise, read_jsonl
+from reward_models.formats import balance, read_records
+from reward_models.kinds import kind_of
+from reward_models.records import Stepwise
 from rlhf_e2h.data import procedural
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
-
-Row = dict[str, Any]
 
 Kind = TypeVar("Kind")
 
@@ -37,7 +37,7 @@ def gather(config: Any, run: StageRun, problems: dict[str, str], texts: TextForm
     """
     found = Found()
     if config.graded:
-        rows = read_jsonl(run.path(config.graded) / GRADED, required=("problem_id", "text", "correct"))
+        rows = read_graded(run.path(config.graded))
         kept = outcome_rows(config, rows, found.lost)
         if rows and not kept:
             raise ConfigError(f"{run.name}: {_why_none(rows, config.balance)}")
@@ -75,7 +75,10 @@ def outcome_rows(config: Any, rows: list[Row], lost: dict[str, int] | None = Non
     """
     finished = [row for row in rows if row["finished"]]
     distinct = list({(row["problem_id"], row["text"]): row for row in finished}.values())
-    kept = balanced(distinct, config.balance) if config.kind == "orm" or config.balance_outcomes else distinct
+    balances = config.balance_outcomes or not kind_of(config.kind).steps
+    kept = distinct
+    if balances:
+        kept = balance(distinct, config.balance, lambda row: (row["problem_id"], row["correct"]))
     if lost is not None:
         lost["unfinished"] = len(rows) - len(finished)
         lost["repeated"] = len(finished) - len(distinct)
@@ -101,19 +104,9 @@ def _reference_records(run: StageRun, data: Path, problems: dict[str, str], text
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
 
 
-def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
-    """Keep right and wrong solutions of each problem within 1:ratio, in order; problems with one kind only drop out.
-
-    Sun et al. 2024, appendix C.1: between 1:3 and 3:1 a question.
-    """
-    groups: dict[str, dict[bool, list[dict[str, Any]]]] = {}
-    for row in rows:
-        groups.setdefault(row["problem_id"], {True: [], False: []})[row["correct"]].append(row)
-    kept: list[dict[str, Any]] = []
-    for group in groups.values():
-        most = int(ratio * min(len(group[True]), len(group[False])))
-        kept += group[True][:most] + group[False][:most]
-    return kept
+def held_out(problem: str, share: float) -> bool:
+    """Whether a problem is kept for validation: by its name or text, so that all models of a run keep out the same."""
+    return int(hashlib.sha256(problem.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
 def at_most(records: list[Kind], limit: int | None, seed: int) -> list[Kind]:

@@ -21,7 +21,7 @@ class _Server(ThreadingHTTPServer):
     repositories: dict[str, Path]
     asked: list[str]
     uploads: Path | None = None  # where repositories that are created go; None: nobody may write
-    refuse: str = ""  # answer 403 to requests whose path holds this
+    refuse: str = ""  # answer 403 to the first request whose path holds this
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -54,6 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append(f"POST {path} {'with' if self.headers.get('Authorization') else 'without'} token")
         if self.server.uploads is None or (self.server.refuse and self.server.refuse in path):
+            self.server.refuse = ""
             return self._json(403, {"error": "this token may not write"})
         if path == "api/repos/create":
             asked = json.loads(body)

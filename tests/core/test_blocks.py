@@ -27,7 +27,7 @@ def test_all_rows_in_order_and_what_they_cost(tmp_path):
     parts = in_blocks(tmp_path, 11, 4, ALONE, squares, seen.append)
     assert [row["square"] for row in parts.rows()] == [0, 1, 4, 9, 16, 25, 36, 49, 64, 81, 100]
     parts.spend(lambda *cost: spent.append(cost))
-    assert spent == [(4, 0.5), (4, 0.5), (3, 0.5)] and seen == [4, 8, 11]
+    assert spent == [(11, 1.5)] and seen == [4, 8, 11]
     assert list(in_blocks(tmp_path / "none", 0, 4, ALONE, squares).rows()) == []
 
 

@@ -1,8 +1,13 @@
+import contextlib
 import dataclasses
 import importlib
 import os
+import pty
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -128,8 +133,12 @@ def completed(line):
         ("e2h run ", {"quickstart", "math-smoke"}, {"ppo"}),
         ("e2h run quickstart --only ", {"prm", "sft_easy"}, {"recipe"}),
         ("e2h run quickstart --launch zero", {"zero2.yaml", "zero3.yaml"}, {"ddp.yaml"}),
-        ("e2h run quickstart sft_easy.", {"sft_easy.training.epochs=", "sft_easy.lora.rank="}, {"seeds="}),
-        ("e2h run quickstart s", {"seeds=", "sft_easy.training.epochs="}, {"runs="}),
+        (
+            "e2h run quickstart sft_easy.",
+            {"sft_easy.training.num_train_epochs=", "sft_easy.training.lora.r="},
+            {"seeds="},
+        ),
+        ("e2h run quickstart s", {"seeds=", "sft_easy.training.num_train_epochs="}, {"runs="}),
         ("e2h ppo my.yaml engine.n", {"engine.name="}, {"data="}),
         ("e2h report --p", {"--paper"}, {"--out"}),
         ("e2h plan --", {"--gpus"}, {"--locked"}),
@@ -140,3 +149,54 @@ def test_the_shell_completes(line, some, none):
     found = set(completed(line))
     assert some <= found and not none & found
     assert all(word.startswith(line.rpartition(" ")[2]) for word in found)
+
+
+TYPED = {  # what is typed before Tab: the line after it
+    "e2h doct": "e2h doctor ",
+    "e2h run quicks": "e2h run quickstart ",
+    "e2h run quickstart --only sft_ea": "e2h run quickstart --only sft_easy ",
+    "e2h run quickstart --launch zero2_": "e2h run quickstart --launch zero2_offload.yaml ",
+    "e2h ppo my.yaml engine.nam": "e2h ppo my.yaml engine.name=",
+    "e2h run quickstart sft_easy.training.num_tr": "e2h run quickstart sft_easy.training.num_train_epochs=",
+    "e2h report a_fil": "e2h report a_file.yaml ",  # where nothing fits, files
+}
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes_at_a_terminal(tmp_path):
+    """Keys are typed into a zsh of its own without any configuration; a key of ours writes down the line it shows."""
+    (tmp_path / "a_file.yaml").touch()
+    noted, ready = tmp_path / "lines", tmp_path / "ready"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+    ours, theirs = pty.openpty()
+    zsh = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=tmp_path,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    threading.Thread(target=_drain, args=(ours,), daemon=True).start()
+    try:
+        note = f"note() {{ print -r -- \"$BUFFER|\" >> {noted} }}; zle -N note; bindkey '^O' note"
+        os.write(ours, f'bindkey -e; eval "$(e2h completion zsh)"; {note}; touch {ready}\n'.encode())
+        _wait(lambda: ready.exists())
+        for count, line in enumerate(TYPED, 1):
+            os.write(ours, f"{line}\t\x0f\x15".encode())  # Tab, our key, and the line is wiped
+            _wait(lambda count=count: noted.exists() and noted.read_text().count("\n") == count)
+    finally:
+        zsh.kill()
+        zsh.wait()
+    assert noted.read_text().splitlines() == [f"{line}|" for line in TYPED.values()]
+
+
+def _drain(terminal):
+    with contextlib.suppress(OSError):  # the other side is closed
+        while os.read(terminal, 4096):
+            pass
+
+
+def _wait(done):
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

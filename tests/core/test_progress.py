@@ -12,6 +12,14 @@ from rlhf_e2h.runner.progress import Pulse, _Work, clock, progress_bar
 LINE = re.compile(r"\d\d:\d\d:\d\d (\S+): (.*)")
 
 
+def test_the_first_of_many_items_tells_no_rate():
+    work = _Work("scoring", 1600, "solutions", started=0.0)
+    work.sign(1, 46.0)  # of these, 45.8 seconds were loading the model
+    assert work.text(46.0) == "scoring 1/1,600 solutions"
+    work.sign(31, 56.0)
+    assert work.text(56.0) == "scoring 31/1,600 solutions, 3.0 solutions/s, 8 min 43 s left"
+
+
 def test_rate_and_time_left_by_hand():
     work = _Work("fine-tuning", 100, "steps", started=0.0)
     assert work.text(5.0) == "fine-tuning 0/100 steps"
@@ -83,9 +91,9 @@ def busy(recipe: Path) -> Path:
     files = {
         "4_sft": f'stage: sft\npolicy: "asset:base"\n{common}{training}\n',
         "5_prm": f'stage: reward\nkind: prm\nbase: "asset:base"\n{common}reference_solutions: true\n'
-        "flip_labels: 0.3\nheld_out: 0.3\ntraining: {epochs: 1, batch_size: 8, learning_rate: 1e-3}\n",
+        "flip_labels: 0.3\nheld_out: 0.3\ntraining: {num_train_epochs: 1, batch_size: 8, learning_rate: 1e-3}\n",
         "6_ppo": f'stage: ppo\npolicy: "@sft"\n{common}reward_model: "@prm"\n'
-        "ppo: {steps: 2, rollouts: 8, minibatches: 1, micro_batch: 8, max_new_tokens: 24}\n",
+        "steps: 2\nrollouts: 8\nnum_mini_batches: 1\nmax_new_tokens: 24\n",
         "7_bank": f'stage: sample\npolicy: "@sft"\n{common}split: test\ndecoding: {{n: 2, max_new_tokens: 24}}\n',
         "8_rerank": f'stage: rerank\nsamples: "@bank"\n{common}reward_models: {{prm: "@prm"}}\n',
     }

@@ -19,12 +19,16 @@ FILES = {
     "2_sft_easy.yaml": 'stage: sft\npolicy: "asset:base"\ndata: "@prepare"\npush_to_hub: me/policy.v1\n'
     "training: {max_steps: 1, batch_size: 4}\n",
     "3_prm.yaml": 'stage: reward\nkind: prm\nbase: "asset:base"\ndata: "@prepare"\nreference_solutions: true\n'
-    "flip_labels: 0.3\nheld_out: 0.3\npush_to_hub: me/prm\ntraining: {epochs: 1, batch_size: 16}\n",
+    "flip_labels: 0.3\nheld_out: 0.3\npush_to_hub: me/prm\ntraining: {num_train_epochs: 1, batch_size: 16}\n",
 }
-# what two people do: one trains and uploads, another loads by name
-RUN = "import sys; from rlhf_e2h.cli import main; sys.exit(main(['run', *sys.argv[1:]]))"
-LOAD = """
-import json
+# what two people do: one trains and uploads, and starts the command again; another loads by name. In one process, since
+# the library reads the address of the hub when it is imported, and imports are most of the time.
+CODE = """
+import json, sys
+from rlhf_e2h.cli import main
+for _ in range(2):
+    assert main(["run", *sys.argv[1:]]) == 0
+    print("NEXT", file=sys.stderr, flush=True)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from reward_models import Reranker
 AutoTokenizer.from_pretrained("me/policy.v1")
@@ -43,32 +47,27 @@ def recipe(tmp_path):
     return folder
 
 
-def _run(tmp_path: Path, address: str, code: str, *arguments: str) -> str:
-    environment = {
-        **os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_stand_in",
-        "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def test_models_are_uploaded_with_their_card_and_load_by_name(recipe, tmp_path):
-    uploads, runs = tmp_path / "uploads", f"runs={tmp_path / 'runs'}"
-    with hub({}, uploads, refuse="me/prm/commit") as (address, _):
-        said = _run(tmp_path, address, RUN, str(recipe), runs)
-        assert f"sft_easy is on the hub: {address}/me/policy.v1/commit/" in said
-        # the hub refuses one: the stage is finished, and the same command tries again
-        assert "prm is not on the hub (" in said and "start the same command again" in said
-        assert len(list((tmp_path / "runs").glob("*/*/done.json"))) == 3
-    with hub({"me/policy.v1": uploads / "me/policy.v1"}, uploads) as (address, asked):
-        said = _run(tmp_path, address, RUN, str(recipe), runs)
-        assert "prm is on the hub: " in said and "sft_easy is on the hub" not in said
-        assert [line for line in asked if "commit" in line] == ["POST api/models/me/prm/commit/main with token"]
-        (loaded,) = [json.loads(x) for x in _run(tmp_path, address, LOAD).splitlines() if x.startswith("[")]
+    uploads = tmp_path / "uploads"
+    with hub({}, uploads, refuse="me/prm/commit") as (address, asked):
+        environment = {
+            **os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_stand_in",
+            "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, str(recipe), f"runs={tmp_path / 'runs'}"], capture_output=True, text=True,
+            env=environment, cwd=tmp_path, timeout=900, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, again, _ = done.stderr.split("NEXT\n")
+    assert f"sft_easy is on the hub: {address}/me/policy.v1/commit/" in first
+    # the hub refuses one, once: the stage is finished, and the same command tries again
+    assert "prm is not on the hub (" in first and "start the same command again" in first
+    assert len(list((tmp_path / "runs").glob("*/*/done.json"))) == 3
+    assert "prm is on the hub: " in again and "sft_easy is on the hub" not in again
+    commits = [line.removeprefix("POST api/models/") for line in asked if "commit" in line]
+    assert commits == [f"me/{name}/commit/main with token" for name in ("policy.v1", "prm", "prm")]
+    (loaded,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     (sft,) = (tmp_path / "runs").glob("sft_easy/*/config.json")
     assert loaded[0] > 800_000 and loaded[1] == 2
     sent = sorted(path.name for path in (uploads / "me/policy.v1").iterdir())

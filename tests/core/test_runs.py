@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def test_micro_batch_and_paths_do_not_change_the_identity(recipe, runs, tmp_path
     run_recipe(load_recipe(recipe, [elsewhere]))
     first, second = _identities(recipe, [runs]), _identities(recipe, [elsewhere])
     assert first == second and "input unfinished" not in first.values()
-    changed = _identities(recipe, [runs, "pretrain.training.micro_batch_size=2"])
+    changed = _identities(recipe, [runs, "pretrain.training.per_device_train_batch_size=2"])
     assert changed["pretrain"] == first["pretrain"]
 
 
@@ -89,6 +90,42 @@ def test_a_model_from_outside_is_known_by_its_content(recipe, runs, tmp_path):
     assert Store(loaded).finished(icl, 0) == store.root / "icl" / old
     (there / "config.json").write_text((there / "config.json").read_text() + "\n")
     assert Store(loaded).finished(icl, 0) is None
+
+
+def test_names_in_a_mapping_of_inputs_are_in_the_identity(recipe, runs):
+    """They stand in the outputs; a folder of the time when they were left out is found under the same names."""
+
+    def loaded(name):
+        text = f'stage: evaluate\ndata: "@prepare"\npolicies: {{{name}: "@pretrain"}}\nmax_new_tokens: 6\n'
+        (recipe / "4_evaluate.yaml").write_text(text)
+        return load_recipe(recipe, [runs])
+
+    found = {}
+    for name in ("one", "other"):
+        run_recipe(loaded(name))
+        spec = loaded(name).stages["evaluate"]
+        folder = Store(loaded(name)).finished(spec, 0)
+        assert {row["policy"] for row in read_jsonl(folder / "outcomes.jsonl")} == {name}
+        found[name] = folder
+    assert found["one"] != found["other"]
+    shutil.rmtree(found["other"])
+    store, spec = Store(loaded("one")), loaded("one").stages["evaluate"]
+    old = store.folder(spec, store._identity(spec, 0, store.identity(spec, 0)[1], {}, named=False))
+    found["one"].rename(old)
+    assert old != found["one"] and Store(loaded("one")).finished(spec, 0) == old
+    assert Store(loaded("other")).finished(loaded("other").stages["evaluate"], 0) is None
+
+
+def test_samples_that_were_cut_are_a_warning(recipe, runs):
+    """A random model ends no text: `sample` and `evaluate` say so beneath their lines."""
+    (recipe / "4_evaluate.yaml").write_text(
+        'stage: evaluate\ndata: "@prepare"\npolicies: {one: "@pretrain"}\nmax_new_tokens: 5\n'
+    )
+    run_recipe(load_recipe(recipe, [runs]))
+    said = {name: read_done(next(Path(runs[5:], name).iterdir()))["warnings"] for name in ("sample", "evaluate")}
+    (cut,) = re.findall(r"(\d+) of 20 samples were cut at max_new_tokens=6 before an end token", str(said["sample"]))
+    assert int(cut) > 10  # a random model writes an end token now and then
+    assert re.search(r"one: \d+ of 10 samples were cut at max_new_tokens=5 before an end token", str(said["evaluate"]))
 
 
 def test_changed_input_content_changes_the_identity(recipe, runs):

@@ -17,7 +17,7 @@ from rlhf_e2h.prompts import MINERVA, SECTIONS
 from rlhf_e2h.rl.rewards import Completion
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.runner.config import ConfigError, build
-from rlhf_e2h.samples.answers import missing_answers
+from rlhf_e2h.samples.answers import missing_answers, unfinished
 from rlhf_e2h.stages.sft import Config as SftConfig
 from rlhf_e2h.text_formats import FormatSettings, build_format, choose_format, from_dict, read_format, save_format
 
@@ -248,6 +248,13 @@ def test_samples_without_answers_are_said():
     assert said is not None and "3 of 4 finished samples hold no answer" in said
     assert "'so 0'" in said and "`format: chat`" in said
     assert missing_answers([*rows, rows[3], rows[3]], SECTIONS) is None  # half of them do
+
+
+def test_samples_without_an_end_are_said_above_a_tenth():
+    rows = [{"finished": index > 0} for index in range(10)]
+    assert unfinished(rows, 64) is None
+    assert unfinished(rows[:9], 64) == "1 of 9 samples were cut at max_new_tokens=64 before an end token; raise it"
+    assert "`stop`" in str(unfinished(rows[:1], 64))
 
 
 def test_a_reward_model_reads_the_same_prompt(chat):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from data_rows import math_row
 
+from reward_models.prm800k import clean
 from reward_models.records import BadRecord, read_jsonl, read_stepwise
 from rlhf_e2h.data.files import Row
 from rlhf_e2h.data.firewall import read_labels, read_problems
@@ -17,7 +18,7 @@ from rlhf_e2h.data.gsm8k import read_gsm8k, split_answer
 from rlhf_e2h.data.intake import Intake
 from rlhf_e2h.data.levels import problem_key
 from rlhf_e2h.data.metamath import read_metamath, response_steps
-from rlhf_e2h.data.prm800k import clean, read_prm800k
+from rlhf_e2h.data.prm800k import read_prm800k
 from rlhf_e2h.data.shepherd import read_shepherd
 from rlhf_e2h.data.solutions import Matcher, Solution, draw, without_repeats
 from rlhf_e2h.data.step_targets import step_targets

@@ -155,6 +155,10 @@ def _module(name: str, rest: list[str]) -> None:
         from reward_models.options import parser
 
         parser().parse_known_args(rest)
+    elif name == "rlhf_e2h.tools.dashboards":
+        from rlhf_e2h.tools.dashboards import parser as views_parser
+
+        views_parser().parse_args(rest)
     else:
         assert name in ("venv", "pytest", "pip", "http.server", "json.tool"), f"no rule for python -m {name}"
 

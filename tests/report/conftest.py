@@ -213,7 +213,15 @@ def page_input(outcomes):
         made_up_training(),
         made_up_rollouts(),
         calibration=[
-            {"reward_model": name, "low": low / 10, "score": low / 10 + 0.05, "observed": observed, "n": 40 * low + 1}
+            {
+                "reward_model": name,
+                "low": low / 10,
+                "score": low / 10 + 0.05,
+                "observed": observed,
+                "observed_low": observed - 0.08,
+                "observed_high": observed + 0.08,
+                "n": 40 * low + 1,
+            }
             for name, shift in (("orm", 0.1), ("prm", 0.0))
             for low, observed in ((1, 0.3 - shift), (6, 0.5), (9, 0.9 - shift))
         ],

@@ -24,7 +24,7 @@ QUALITY = {
             "step_auc": 0.8,
             "outcome_auc": None,
             "calibration_error": 0.2,
-            "calibration_curve": [{"low": 0.9, "score": 0.95, "observed": 0.5, "n": 4}],
+            "calibration_curve": [{"low": 0.9, "score": 0.95, "observed": 0.5, "observed_ci": (0.3, 0.7), "n": 4}],
             "first_error": {"f1": None},
         },
     }
@@ -64,7 +64,7 @@ def stage_run(root, seeds=(0, 1)):
         reward = finished(root, "reward", "prm", seed)
         write_json(reward / "quality.json", {"kind": "prm", "records": 100 + 2 * seed, "validation": {}})
         ppo = finished(root, "ppo", "ppo_prm", seed, [reward])
-        write_json(ppo / "settings.json", {"stage": "ppo", "name": "ppo_prm", "seed": seed, "ppo": {"kl_coef": 0.02}})
+        write_json(ppo / "settings.json", {"stage": "ppo", "name": "ppo_prm", "seed": seed, "kl_coef": 0.02})
         metrics = {"eval/rm_level_1": 0.5, "eval/accuracy_level_1": 0.25 + 0.5 * seed, "objective/kl": 1.0}
         write_jsonl(ppo / "metrics.jsonl", [{"step": 0, "objective/kl": 0.0}, {"step": 1, **metrics}])
         folder = finished(root, "evaluate", "evaluate", seed, [reward, ppo])
@@ -117,6 +117,8 @@ def test_writes_everything(tmp_path, capsys):
     with (run.out / "figures/calibration.csv").open() as file:
         (point,) = csv.DictReader(file)  # two seeds of four steps each, pooled
     assert (float(point["score"]), float(point["observed"]), point["n"]) == (0.95, 0.5, "8")
+    # equal seeds: the interval of one shrinks by the root of two, .2 / 1.414
+    assert [round(float(point[f"observed_{end}"]), 3) for end in ("low", "high")] == [0.359, 0.641]
     assert run.results["seeds"] == 2
     report.show(run.out)
     assert "ppo_prm" in capsys.readouterr().out

@@ -1,6 +1,9 @@
 """The command line, in process: files in, files and messages out."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -86,7 +89,7 @@ def test_train_from_a_file_with_a_broken_row(base, tmp_path, capsys):
     ]
     write_jsonl(tmp_path / "r.jsonl", [*rows * 8, {"problem": "q", "steps": ["a"], "labels": [1, 1]}])
     arguments = ["train", str(base), str(tmp_path / "r.jsonl"), str(tmp_path / "out"), "--kind", "prm"]
-    assert run([*arguments, "epochs=1", "batch_size=8", "max_length=64"]) == 0
+    assert run([*arguments, "num_train_epochs=1", "batch_size=8", "max_length=64"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["used"] == 16
     assert "r.jsonl:17: 2 labels for 1 steps" in captured.err and "1 rows left out" in captured.err
@@ -116,3 +119,47 @@ def test_bad_files_are_one_line_on_standard_error(prm, tmp_path, capsys, text, m
     assert message in capsys.readouterr().err
     assert run(["rerank", str(tmp_path / "none.jsonl")]) == 1
     assert "no such file" in capsys.readouterr().err
+
+
+HUB = {
+    "train": ["train", "someone/far", "{rows}", "{out}", "--kind", "orm"],
+    "pairwise": ["train", "someone/far", "{pairs}", "{out}", "--kind", "pairwise"],
+    "score": ["score", "someone/far", "{rows}"],
+    "export": ["export", "someone/far", "{out}"],
+    "import": ["export", "--from", "e2h", "someone/far", "{out}"],
+    "serve": ["serve", "someone/far"],
+}
+
+
+@pytest.fixture
+def far(tmp_path):
+    """Commands that name a model of the hub, with files that exist."""
+    write_jsonl(tmp_path / "rows.jsonl", [{"problem": "q", "steps": ["a"], "outcome": k} for k in (0, 1)])
+    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    places = {"rows": tmp_path / "rows.jsonl", "pairs": tmp_path / "pairs.jsonl", "out": tmp_path / "out"}
+    return {name: [word.format(**places) for word in words] for name, words in HUB.items()}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_model_of_the_hub_where_there_is_no_hub_is_a_sentence(name, far, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run(far[name]) == 1
+    said = capsys.readouterr()
+    assert "someone/far" in said.err and "`hf download someone/far --local-dir FOLDER`" in said.err
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreachable_hub_is_said_at_once(far, tmp_path):
+    """The library would try file after file, six times each, for minutes. A process of its own reads the address."""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    code = (
+        "import sys, time\nfrom reward_models.model import load_tokenizer\nfrom reward_models.__main__ import run\n"
+        "start = time.monotonic()\ncode = run(sys.argv[1:])\nprint(code, time.monotonic() - start)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *far["score"]], capture_output=True, text=True, env=environment, timeout=300
+    )
+    code, seconds = done.stdout.split()
+    assert code == "1" and float(seconds) < 20, done.stdout
+    assert "the hub cannot be reached" in done.stderr and "Traceback" not in done.stderr

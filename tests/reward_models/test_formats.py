@@ -117,11 +117,20 @@ def test_nothing_usable_and_unknown_names(tmp_path):
         load_records(path, after_error="maybe")
 
 
+def test_both_sets_are_cut_as_prepare_cuts_them():
+    """A blank line inside a step would be a step end to whoever scores the text; "Mr." ends no step."""
+    (path,) = convert(prm800k_row(rated(("Ask Mr.", 1), chosen=0), rated(("Smith.\n\nHe says 5.\n# Answer\n5", 1))))
+    assert path.steps == ["Ask Mr. Smith.\nHe says 5.", "# Answer\n\n5"]
+    text = "q Step 1: In Step 1: we add.\n\nSo. ки\nStep 2: The answer is: x. The answer is: 5 ки"
+    (record,) = convert({"input": text, "label": text.replace("ки", "+")})
+    assert record.steps == ["In Step 1: we add.\nSo.", "The answer is: x.", "# Answer\n\n5"]
+
+
 def test_balance_keeps_one_to_three():
     def group(problem, right, wrong):
         return [Stepwise(problem, ["a"], None, outcome) for outcome in [1] * right + [0] * wrong]
 
-    kept = balance([*group("p", 2, 20), *group("q", 5, 5), *group("r", 4, 0)], seed=1)
+    kept = balance([*group("p", 2, 20), *group("q", 5, 5), *group("r", 4, 0)])
     counts = {
         problem: [sum(r.problem == problem and r.outcome == outcome for r in kept) for outcome in (1, 0)]
         for problem in "pqr"

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from reward_models.evaluation import compare
-from reward_models.intervals import intervals
+from reward_models.intervals import curve_intervals, intervals
 from reward_models.metrics import calibration_error, weighted_auc, weighted_calibration_error
 from reward_models.records import Stepwise
 from reward_models.score import StepScores
@@ -73,3 +73,32 @@ def test_an_outcome_model_is_calibrated_at_its_last_word():
     low, high = intervals(records, scored, "orm", problems)["calibration_error"]
     value = compare(records, scored, "orm")["calibration_error"]
     assert low <= value <= high and (low, high) != intervals(records, scored, "prm", problems)["calibration_error"]
+
+
+def test_points_of_the_calibration_curve_have_the_intervals_of_all_draws():
+    problems, records, scored = _bank()
+    curve = compare(records, scored, "prm")["calibration_curve"]
+    found = {point["low"]: [] for point in curve}
+    for draw in itertools.product("abc", repeat=3):
+        chosen = [i for name in draw for i, other in enumerate(problems) if other == name]
+        drawn = compare([records[i] for i in chosen], [scored[i] for i in chosen], "prm")["calibration_curve"]
+        for point in drawn:
+            found[point["low"]].append(point["observed"])
+    ends = curve_intervals(records, scored, "prm", problems, draws=20_000)
+    assert len(ends) == len(curve) > 3
+    for point, interval in zip(curve, ends, strict=True):
+        values = found[point["low"]]
+        if 2 * len(values) <= 27:  # most draws leave the bin empty
+            assert interval is None
+        else:
+            low, high = np.percentile(np.repeat(values, 741), [2.5, 97.5], method="inverted_cdf")
+            assert interval == pytest.approx((low, high), abs=0.02), point
+
+
+def test_the_curve_of_an_outcome_model_is_of_outcomes():
+    problems, records, scored = _bank()
+    curve, ends = (
+        compare(records, scored, "orm")["calibration_curve"],
+        curve_intervals(records, scored, "orm", problems),
+    )
+    assert len(ends) == len(curve) and sum(point["n"] for point in curve) == len(records)

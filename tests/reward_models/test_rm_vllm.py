@@ -46,38 +46,61 @@ def start(model, log):
     raise AssertionError(f"vLLM did not start: {Path(log.name).read_text()[-4000:]}")
 
 
-def random_orm(folder):
-    """An outcome model whose scores are spread out; vLLM's CPU attention wants heads of at least 32."""
+CHAT = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+
+
+def random_orm(folder, chat):
+    """An outcome model whose scores are spread out; vLLM's CPU attention wants heads of at least 32.
+
+    `chat`: of a chat base, whose template spells BOS and whose end token pads.
+    """
     tokenizer = byte_level_bpe()
+    if chat:
+        tokenizer.pad_token, tokenizer.chat_template = tokenizer.eos_token, CHAT
     tiny_llama(tokenizer, hidden=128).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    model = new_model(folder, StepContract("orm"))
+    contract = StepContract("orm", template="<s><|user|>{problem}<|assistant|>") if chat else StepContract("orm")
+    model = new_model(folder, contract)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.score.weight, std=0.15)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
-    return folder
+    return folder, contract
 
 
 @pytest.mark.vllm
 @pytest.mark.skipif(not PYTHON, reason="E2H_VLLM_PYTHON names no interpreter with vLLM")
-def test_vllm_ranks_as_the_scorer_does(tmp_path):
-    source = random_orm(tmp_path / "source")
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+def test_vllm_gives_the_scores_of_the_scorer(tmp_path, chat):
+    """`/score` and `/v1/rerank` on pairs, `/classify` and `/pooling` on whole texts, as the server got them."""
+    source, contract = random_orm(tmp_path / "source", chat)
     export_sequence_classification(source, tmp_path / "orm")
     problem = "What is 3?"
     documents = sorted({"\n\n".join(record.steps) for record in words_task(60, seed=5)})[:12]
     ours = [s.score for s in Scorer.from_pretrained(source).score(problem, [d.split("\n\n") for d in documents])]
     assert len(documents) == 12 and max(ours) - min(ours) > 0.05
+    whole = [contract.prompt(problem).removeprefix("<s>") + document for document in documents]  # BOS: the tokenizer's
+    asked = {
+        "/score": {"text_1": problem, "text_2": documents},
+        "/v1/rerank": {"query": problem, "documents": documents},
+        "/classify": {"input": whole},
+        "/pooling": {"input": whole, "task": "classify"},
+    }
     with (tmp_path / "vllm.log").open("w") as log:
         process, client = start(tmp_path / "orm", log)
         try:
-            answer = client.post("/score", json={"model": "orm", "text_1": problem, "text_2": documents})
-            ranked = client.post("/v1/rerank", json={"model": "orm", "query": problem, "documents": documents})
+            answers = {path: client.post(path, json={"model": "orm", **body}) for path, body in asked.items()}
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=120)
-    assert answer.status_code == ranked.status_code == 200, (answer.text, ranked.text)
-    theirs = [entry["score"] for entry in sorted(answer.json()["data"], key=lambda entry: entry["index"])]
-    assert theirs == pytest.approx(ours, abs=1e-4)
-    order = [entry["index"] for entry in ranked.json()["results"]]
-    assert order == sorted(range(12), key=lambda index: -theirs[index])
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(asked, 200), [
+        answer.text for answer in answers.values()
+    ]
+    data = {
+        path: sorted(answers[path].json()["data"], key=lambda e: e["index"]) for path in asked if "rerank" not in path
+    }
+    assert [entry["score"] for entry in data["/score"]] == pytest.approx(ours, abs=1e-4)
+    assert [entry["probs"] for entry in data["/classify"]] == [[pytest.approx(score, abs=1e-4)] for score in ours]
+    assert [entry["data"] for entry in data["/pooling"]] == [[pytest.approx(score, abs=1e-4)] for score in ours]
+    order = [entry["index"] for entry in answers["/v1/rerank"].json()["results"]]
+    assert order == sorted(range(12), key=lambda index: -data["/score"][index]["score"])

@@ -31,6 +31,28 @@ def test_logprobs_are_those_of_a_plain_forward_pass(tiny, temperature):
         assert torch.tensor(rollouts.logprobs[row]) == pytest.approx(expected, abs=1e-4)
 
 
+SHOTS = "".join(f"# Question\n\na={i}+2;a=?\n\n# Solution\n\n{i + 2}\n\n" for i in range(5))
+FEW_SHOT = [SHOTS + prompt for prompt in [*PROMPTS, "# Question\n\na=1;a=?\n\n# Solution\n\n"]]
+
+
+def test_exemplars_are_read_once_for_all_prompts(tiny):
+    model, tokenizer = tiny
+    read: list[torch.Size] = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape))
+    rollouts = generate(model, tokenizer, FEW_SHOT, n=2, max_new_tokens=20, seed=3)
+    hook.remove()
+    lengths = [len(ids) for ids in rollouts.prompt_ids[::2]]
+    shared = read[0][1]
+    assert read[0][0] == 1 and shared >= len(tokenizer(SHOTS)["input_ids"]) > 64
+    assert read[1][:2] == (3, max(lengths) - shared) and read[2][:2] == (6, 1)
+    for row in range(6):
+        expected = _scored(model, tokenizer, rollouts, row, 1.0)
+        assert torch.tensor(rollouts.logprobs[row]) == pytest.approx(expected, abs=1e-4)
+    alone = [generate(model, tokenizer, [prompt], n=1, temperature=0.0, max_new_tokens=20) for prompt in FEW_SHOT]
+    together = generate(model, tokenizer, FEW_SHOT, n=1, temperature=0.0, max_new_tokens=20)
+    assert together.completion_ids == [one.completion_ids[0] for one in alone]
+
+
 def test_greedy_is_that_of_transformers(tiny):
     model, tokenizer = tiny
     rollouts = generate(model, tokenizer, PROMPTS, temperature=0.0, max_new_tokens=30)
@@ -45,11 +67,20 @@ def test_samples_do_not_depend_on_the_batch(tiny):
     at_once = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5)
     one_by_one = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=4)
     assert at_once.completion_ids == one_by_one.completion_ids
-    sizes: list[int] = []  # a batch smaller than n divides the samples of one problem: memory holds that many at most
-    divided = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=3, on_batch=sizes.append)
+    # a batch smaller than n divides the samples of one problem: memory holds that many at most
+    divided = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=3)
     assert at_once.completion_ids == divided.completion_ids
-    assert sizes == [3, 1, 3, 1]
     assert at_once.completion_ids != generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=6).completion_ids
+
+
+def test_completions_are_counted_as_they_end(tiny):
+    model, tokenizer = tiny
+    counts: list[int] = []
+    rollouts = generate(
+        model, tokenizer, PROMPTS, n=16, temperature=1.5, max_new_tokens=60, seed=2, on_batch=counts.append
+    )
+    ends = sorted(len(ids) for ids in rollouts.completion_ids)
+    assert counts == [ends.count(length) for length in sorted(set(ends))] and len(counts) > 2
 
 
 def test_rows_that_finish_early_are_cut_behind_eos(tiny):

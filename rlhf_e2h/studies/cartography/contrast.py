@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.kinds import kind_of
+from reward_models.records import write_jsonl
 from reward_models.score import Scorer
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import read_graded
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import MARKER, SERIES, new_figure
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs
@@ -71,7 +72,7 @@ class Judged:
 
 def main(config: Config, run: StageRun) -> None:
     problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(run.path(config.data), split)}
-    banks = [read_jsonl(path / GRADED, required=("problem_id", "text", "correct")) for path in run.paths(config.graded)]
+    banks = [read_graded(path) for path in run.paths(config.graded)]
     ids = list(dict.fromkeys(row["problem_id"] for row in banks[0]))
     if any(list(dict.fromkeys(row["problem_id"] for row in bank)) != ids for bank in banks):
         raise ConfigError(f"{run.name}: the banks of the seeds hold different problems; sample the same ones")
@@ -110,7 +111,7 @@ def _judge(
     texts = format_of(run.path(config.graded))
     scored = score(bank, problems, scorer, name, on_row, texts)
     write_jsonl(run.out / f"scores_{name}_{seed}.jsonl", scored)
-    how = "last" if scorer.contract.kind == "orm" else config.aggregation
+    how = config.aggregation if kind_of(scorer.contract.kind).steps else "last"
     ids, best_PK = as_matrix(scored, aggregate_steps(scored, how), "the bank")
     correct_PK = as_matrix(scored, [bool(row["correct"]) for row in scored])[1]
     number = {key: index for index, key in enumerate(ids)}

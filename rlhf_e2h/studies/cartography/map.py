@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from reward_models.records import write_jsonl
+from rlhf_e2h.records import Row
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import LIGHT, new_figure, styled
 from rlhf_e2h.runner.config import Input
@@ -36,7 +37,6 @@ TRAITS = Traits(
     about="draw the data map of a training run: what is easy, ambiguous and hard to learn",
 )
 COLUMNS = ("level", "items", *cartography.REGIONS, "confidence", "variability", "always_right")
-Row = dict[str, Any]
 
 
 @dataclass

@@ -7,14 +7,14 @@ hard problem needs `labels: full`, and so a stage name that says so; otherwise i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from reward_models.model import pick_device
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.records import write_jsonl
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
@@ -35,7 +35,6 @@ TRAITS = Traits(
 )
 MDL = ("mdl_probe", "prequential_bits")
 COLUMNS = ("measure", "with", "rho", "problems", "null_because")
-Row = dict[str, Any]
 
 
 @dataclass
@@ -98,7 +97,7 @@ def _likelihoods(policy: Policy, problem: str, solution: str | None) -> Row:
 
 def _add_mdl(config: Config, run: StageRun, problems: list[Row], rows: list[Row]) -> None:
     by_id = {problem["problem_id"]: problem for problem in problems}
-    graded = read_jsonl(run.path(str(config.graded)) / GRADED, required=("problem_id", "text", "correct"))
+    graded = read_graded(run.path(str(config.graded)))
     graded = [row for row in graded if row["problem_id"] in by_id]
     if not graded:
         raise ConfigError(f"{run.name}: no graded sample belongs to a {config.split} problem; check `graded`")

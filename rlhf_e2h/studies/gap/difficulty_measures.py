@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 
 from rlhf_e2h.encoding import encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
+from rlhf_e2h.records import Row
 from rlhf_e2h.studies.gap.slices import groups_of
 
 MEASURES = "difficulty.jsonl"  # what a difficulty stage writes: a problem a row
 
-Row = dict[str, Any]
 COUNTS = ("question_num_words", "answer_num_chars", "answer_num_words", "reasoning_num_words", "num_steps")
 LIKELIHOODS = ("question_nll", "reasoning_nll", "answer_nll")
 

@@ -16,7 +16,7 @@ import numpy as np
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import EASY
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.progress import console
@@ -36,7 +36,6 @@ TRAITS = Traits(
     seeded=False,
     all_seeds=True,
 )
-Row = dict[str, Any]
 
 
 @dataclass
@@ -102,7 +101,7 @@ def _weak_to_strong(config: Config, run: StageRun) -> str:
 
 def _scored_bank(problems: Sequence[Row], scored: Sequence[Path], graded: Path) -> weak_results.ScoredBank:
     place = {problem["problem_id"]: index for index, problem in enumerate(problems)}
-    truth = read_jsonl(graded / GRADED, required=("problem_id", "sample_id", "correct", "finished"))
+    truth = read_graded(graded, "sample_id", "finished")
     number = {(row["problem_id"], row["sample_id"]): index for index, row in enumerate(truth)}
     scores: dict[str, Any] = {}
     for folder in scored:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.data.firewall import read_problems
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -29,15 +29,14 @@ from rlhf_e2h.studies.gap.results import ITEMS
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.arguments import TrainingSettings
-from rlhf_e2h.training.models import LoraSettings, open_policy
+from rlhf_e2h.training.models import open_policy
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=230,
     about="train on none, easy, medium, hard and all problems at equal n, by several methods",
     trains=True,
 )
-Row = dict[str, Any]
 Method = Literal["icl", "sft", "probe", "rm"]
 
 
@@ -65,10 +64,9 @@ class Config:
     layers: Literal["middle", "last", "hase"] = "hase"  # hidden states that the probe reads
     template: str | None = None  # text before a solution, with {problem}, for probe and rm
     # of icl and sft: sections, chat, minerva or {template: FILE}; auto: what is saved beside the base, else sections
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     max_new_tokens: int = 256
     training: TrainingSettings = field(default_factory=TrainingSettings)  # of sft
-    lora: LoraSettings = field(default_factory=LoraSettings)
     fit: FitSettings = field(default_factory=FitSettings)  # of rm
     batch_size: int = setting(256, affects_result=False)
 
@@ -156,7 +154,7 @@ class _Study:
         self.groups = slices.groups_of(self._measure(), config.easy_max, config.hard_min)
 
     def _bank(self, reference: str) -> arms.Bank:
-        rows = read_jsonl(self.run.path(reference) / GRADED, required=("problem_id", "text", "correct", "finished"))
+        rows = read_graded(self.run.path(reference), "finished")
         rows = [row for row in rows if row["problem_id"] in self.problems]
         features = None
         if "probe" in {*self.config.methods, *self.config.by_level, *self.config.curves_of}:
@@ -201,7 +199,7 @@ class _Study:
         config, base, solved = self.config, self.run.path(self.config.base), self._solved(cell)
         if cell.method == "icl" or not solved:
             return self.greedy(arms.in_context(base, solved, len(solved), text_format=config.format))
-        return self.greedy(arms.fine_tuned(base, solved, config.training, config.lora, self.run, config.format))
+        return self.greedy(arms.fine_tuned(base, solved, config.training, self.run, config.format))
 
     def greedy(self, policy: Any) -> list[Row]:
         return arms.answer_with(policy, self.test, self.config.max_new_tokens, self.config.batch_size, self.run.seed)

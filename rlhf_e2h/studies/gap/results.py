@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.stats.gaps import sgr
 from rlhf_e2h.stats.intervals import DRAWS, bootstrap_mean, paired_difference
 from rlhf_e2h.studies.gap.slices import cost_of
@@ -20,7 +20,6 @@ COLUMNS = (
     "over_none_high", "problems", "seeds", "null_because",
 )  # fmt: skip
 SGR_COLUMNS = ("method", "test_on", "n", "noise", "sgr", "low", "high", "hard_minus_none", "null_because", "seeds")
-Row = dict[str, Any]
 Key = tuple[str, str, int, float]  # method, train_on, n, noise
 Curves = dict[str, list[tuple[float, float, float, float]]]  # arm -> (x, accuracy, low, high), by rising x
 

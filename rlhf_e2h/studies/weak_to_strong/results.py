@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_e2h.records import Row
 from rlhf_e2h.stats.auc import auc_kernel, bootstrap_aucs
 from rlhf_e2h.stats.gaps import GapRatio, ratio_from_draws
 from rlhf_e2h.stats.intervals import DRAWS, bootstrap_mean, bootstrap_means, interval_from_draws
@@ -22,7 +22,6 @@ COLUMNS = (
     "problems", "solutions", "seeds",
 )  # fmt: skip
 TEST_COLUMNS = ("method", "against", "metric", "units", "difference", "t_p", "wilcoxon_p", "null_because")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ Burns et al. 2023 (arXiv 2312.09390); EleutherAI, "Experiments in Weak-to-Strong
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,13 +19,14 @@ from numpy.typing import NDArray
 
 from reward_models.aggregate import aggregate
 from reward_models.encode import encode
+from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.records import write_jsonl
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.prompts import TextFormat
-from rlhf_e2h.records import GRADED, SAMPLES
+from rlhf_e2h.records import Row, read_graded, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -37,15 +37,15 @@ from rlhf_e2h.studies.weak_to_strong.results import SCORES
 from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, judge, predict, soft_contract
 from rlhf_e2h.text_formats import format_of
+from rlhf_e2h.training.reward_records import at_most, held_out
 
-VERSION = 4
+VERSION = 5
 TRAITS = Traits(
     order=240,
     about="train students on a weak supervisor's soft labels of hard problems",
     trains=True,
 )
 PREDICTIONS = "predictions.jsonl"
-Row = dict[str, Any]
 
 
 @dataclass
@@ -127,15 +127,15 @@ def _truth(config: Config, task: Task, rows: Sequence[Row]) -> Labels:
 def _task(config: Config, run: StageRun) -> Task:
     data = run.path(config.data)
     problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(data, split)}
-    file = GRADED if config.supervision == "truth" else SAMPLES
-    rows = read_jsonl(run.path(config.transfer) / file, required=("problem_id", "sample_id", "text"))
+    read = read_graded if config.supervision == "truth" else read_samples
+    rows = read(run.path(config.transfer), "sample_id")
     chosen = [row for row in rows if row["finished"] and problems[row["problem_id"]]["level"] in config.levels]
-    transfer = _thinned(_distinct(chosen), config.limit, run.seed)
-    bank = read_jsonl(run.path(config.bank) / SAMPLES, required=("problem_id", "sample_id", "text"))
+    transfer = at_most(_distinct(chosen), config.limit, run.seed)
+    bank = read_samples(run.path(config.bank), "sample_id")
     shared = {row["problem_id"] for row in transfer} & {row["problem_id"] for row in bank}
     if shared:
         raise ConfigError(f"{run.name}: {len(shared)} problems of the bank are also learnt from; use separate splits")
-    train_N = np.array([not _held_out(row["problem_id"], config.fit.held_out) for row in transfer], dtype=bool)
+    train_N = np.array([not held_out(row["problem_id"], config.fit.held_out) for row in transfer], dtype=bool)
     if not train_N.any():
         raise ConfigError(f"{run.name}: no finished solution of levels {config.levels} in {config.transfer}")
     return Task(problems, transfer, bank, train_N, format_of(run.path(config.transfer)))
@@ -145,21 +145,11 @@ def _distinct(rows: list[Row]) -> list[Row]:
     return list({(row["problem_id"], row["text"]): row for row in rows}.values())
 
 
-def _thinned(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[i] for i in sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist())]
-
-
-def _held_out(problem_id: str, share: float) -> bool:
-    return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) < share * 2**32
-
-
 def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.floating], Labels]:
     """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
-    rows = read_jsonl(run.path(str(config.easy)) / GRADED, required=("problem_id", "text", "correct"))
+    rows = read_graded(run.path(str(config.easy)))
     rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
-    rows = _thinned(_distinct(rows), config.limit, run.seed)
+    rows = at_most(_distinct(rows), config.limit, run.seed)
     labels = _truth(config, task, rows)
     if len(set(np.concatenate(labels).tolist())) < 2:
         raise ConfigError(f"{run.name}: {len(rows)} easy samples, not both right and wrong ones; sample more of them")
@@ -176,7 +166,7 @@ def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.fl
     return predict(scorer, task.items(task.bank)), judge(scorer, task.items(task.transfer))
 
 
-def _kind(config: Config) -> Literal["orm", "prm"]:
+def _kind(config: Config) -> str:
     return "orm" if config.step_labels == "none" else "prm"
 
 
@@ -194,7 +184,7 @@ class _Features:
             kind = _kind(self.config)
             contract = soft_contract(kind, self.config.template, self.task.texts)
             encoded = encode(load_tokenizer(self.base), contract, [p for p, _ in items], [steps for _, steps in items])
-            positions = [row.positions if kind == "prm" else row.positions[-1:] for row in encoded]
+            positions = [kind_of(kind).judgements(row.positions) for row in encoded]
             states_RD = token_features(self.base, [row.ids for row in encoded], positions, self.config.layers)
             self._cached[which] = states_RD, [len(row) for row in positions]
         return self._cached[which]

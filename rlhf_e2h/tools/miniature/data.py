@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from reward_models.records import write_jsonl
 from rlhf_e2h.data.files import iter_rows
 from rlhf_e2h.data.levels import LEVELS, parse_level
 from rlhf_e2h.data.math import last_boxed
 from rlhf_e2h.data.steps import solution_steps
+from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 
 TRAIN, TEST = 5, 3  # problems of each level from the two sides of MATH: 40 together
 LONGEST = 500  # characters of problem and solution together
 ANSWERS = ("2", "3", "4", "5")  # few, so that a model that guesses is right often enough for reward models to learn
-
-Row = dict[str, Any]
 
 
 def tiny_data(source: Path, out: Path) -> tuple[Path, list[str]]:

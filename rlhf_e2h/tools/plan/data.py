@@ -6,21 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_e2h.data.sources import Source, find_source
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
 
-# problems (train, validation, test) of sources that are not counted: MATH in the paper's split, GSM8K, and solutions of
-# the sets of solutions
-ASSUMED = {
-    "math": (11_500, 500, 500),
-    "gsm8k": (7_000, 473, 1_319),
-    "apps": (5_000, 0, 5_000),
-    "jsonl": (10_000, 500, 500),
-    "prm800k": (24_000, 0, 0),
-    "metamath": (390_000, 0, 0),
-    "shepherd": (400_000, 0, 0),
-}
+UNKNOWN = Source("")  # what is assumed of data that no stage of the recipe prepares
 EASY_SHARE = 0.45  # of MATH's train problems, levels 1 to 3
-STEPWISE = {"prm800k": 90_000, "shepherd": 400_000, "metamath": 390_000}  # records with step labels
 STEP_TARGETS = 0.58  # steps rated +1 for each record with step labels: 18,430 of 31,749 in PRM800K's phase 1
 
 
@@ -44,13 +34,10 @@ def source_of(recipe: Recipe, reference: str) -> StageSpec | None:
     return spec if spec and spec.kind == "prepare" else None
 
 
-def is_procedural(recipe: Recipe) -> bool:
-    return any(s.kind == "prepare" and s.config.source == "procedural" for s in recipe.stages.values())
-
-
 def token_numbers(recipe: Recipe, prompt: int | None, solution: int | None) -> Numbers:
-    """Tokens of a problem and its solution: as given, or typical ones of the recipe's kind of text."""
-    usual = (45, 60) if is_procedural(recipe) else (110, 260)
+    """Tokens of a problem and its solution: as given, or typical ones of the recipe's first source."""
+    named = (find_source(s.config.source) for s in recipe.stages.values() if s.kind == "prepare")
+    usual = next(named, UNKNOWN).tokens
     numbers = Numbers(prompt or usual[0], solution or usual[1])
     if prompt is None or solution is None:
         numbers.assume(
@@ -66,7 +53,7 @@ def problems(
     spec = source_of(recipe, reference)
     place = ("train", "validation", "test").index(split)
     if spec is None:
-        count = ASSUMED["jsonl"][place]
+        count = UNKNOWN.counts[place]
         numbers.assume(f"{count:,} {split} problems in {reference}")
         return min(count, limit or count)
     config = spec.config
@@ -76,7 +63,7 @@ def problems(
         return min(count, limit or count)
     count = getattr(config, f"{split}_size") or _counted(config, split)
     if not count:
-        count = ASSUMED[config.source][place]
+        count = find_source(config.source).counts[place]
         numbers.assume(f"{count:,} {split} problems or solutions in '{spec.name}'")
     if levels is not None and set(levels) != {1, 2, 3, 4, 5}:
         share = EASY_SHARE if set(levels) <= {1, 2, 3} else 1 - EASY_SHARE
@@ -88,8 +75,8 @@ def problems(
 def easy_labels(recipe: Recipe, reference: str, labels: str, numbers: Numbers) -> int:
     """Solutions that supervised training reads."""
     spec = source_of(recipe, reference)
-    if spec and spec.config.source in ("prm800k", "metamath", "shepherd"):
-        count = ASSUMED[spec.config.source][0]
+    if spec and (source := find_source(spec.config.source)).solutions:
+        count = source.counts[0]
         numbers.assume(
             f"{count:,} solutions in '{spec.name}'" + (f", {EASY_SHARE:.0%} easy" if labels == "easy" else "")
         )
@@ -100,7 +87,7 @@ def easy_labels(recipe: Recipe, reference: str, labels: str, numbers: Numbers) -
 def stepwise(recipe: Recipe, reference: str, numbers: Numbers) -> int:
     """Records with step labels."""
     spec = source_of(recipe, reference)
-    count = STEPWISE.get(spec.config.source, 10_000) if spec else 10_000
+    count = (find_source(spec.config.source) if spec else UNKNOWN).step_records
     numbers.assume(f"{count:,} stepwise records in {reference}")
     return count
 
