@@ -110,7 +110,7 @@ class _Study:
         fit_head(x_MC, truth_M, self.config.penalty, "xent", self.config.head, repeat, log)
         gold_ME = np.stack(gold, axis=1)
         arms = self.arms(measures.metrics(gold_ME, gold_ME > 0.5), repeat)
-        found = {}
+        found: dict[str, NDArray[np.floating]] = {}
         for name, chosen in arms.items():
             rows = self.train[chosen]
             labels = self.right[rows].astype(float)

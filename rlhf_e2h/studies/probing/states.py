@@ -37,7 +37,7 @@ class TreeReader:
         """
         model, self.tokenizer = load_policy(path, "bfloat16" if bf16 else "float32")
         self.device = pick_device(None)
-        self.model = model.base_model.to(self.device).eval()  # type: ignore[arg-type]
+        self.model: Any = model.base_model.to(self.device).eval()  # type: ignore[arg-type]
         depth = model.config.num_hidden_layers
         layers = chosen_layers(layer, depth)
         if len(layers) != 1:
