@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class TreeReader:
         """
         model, self.tokenizer = load_policy(path, "bfloat16" if bf16 else "float32")
         self.device = pick_device(None)
-        self.model: Any = model.base_model.to(self.device).eval()  # type: ignore[arg-type]
+        self.model = cast(Any, model.base_model).to(self.device).eval()
         depth = model.config.num_hidden_layers
         layers = chosen_layers(layer, depth)
         if len(layers) != 1:
