@@ -113,8 +113,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = PPOSettings(
         steps=arguments.repeats + 1,
         rollouts=arguments.rollouts,
-        minibatches=4,
-        micro_batch=arguments.rollouts // 4,
+        num_mini_batches=4,
+        per_device_train_batch_size=arguments.rollouts // 4,
         forward_batch=arguments.forward_batch,
         generation_batch=arguments.rollouts,
         max_new_tokens=arguments.new_tokens,
@@ -123,7 +123,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         step_options={"aggregation": "last"},
         learning_rate=1e-5,
         warmup_steps=0,
-        checkpoint_every=0,
+        save_steps=0,
     )
     times: dict[str, list[float]] = {"ours": [], "trl": [], "ours_wall": [], "trl_wall": []}
     laps: list[dict[str, float]] = []
@@ -134,8 +134,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         problems = make_problems(dict.fromkeys(range(1, 6), arguments.rollouts // 5 + 1), seed=11)
         prompts = [SECTIONS.prompt(problem["problem"]) for problem in problems]
         (folder / "prompts.json").write_text(json.dumps(prompts))
-        shared = ("rollouts", "minibatches", "epochs", "micro_batch", "max_new_tokens", "temperature", "learning_rate")
-        row = {key: getattr(settings, key) for key in (*shared, "steps", "kl_coef")}
+        shared = ("rollouts", "num_mini_batches", "num_ppo_epochs", "per_device_train_batch_size", "max_new_tokens")
+        row = {key: getattr(settings, key) for key in (*shared, "temperature", "learning_rate", "steps", "kl_coef")}
         row |= {"peer_forward_batch": arguments.peer_forward_batch or arguments.rollouts}
         row |= {"bf16": arguments.bf16, "cuda": torch.cuda.is_available()}
         (folder / "settings.json").write_text(json.dumps(row))

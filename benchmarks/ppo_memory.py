@@ -23,9 +23,10 @@ from transformers.utils import logging as hf_logging
 
 from reward_models.adapters import fingerprint, read_adapter, save_adapter
 from reward_models.contract import StepContract
+from reward_models.lora import with_lora
 from reward_models.prepare import prepare_model
 from reward_models.score import Scorer
-from reward_models.settings import TrainSettings
+from reward_models.settings import LoraSettings, TrainSettings
 from rlhf_e2h.data.procedural import make_problems
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.rl.ppo import train_ppo
@@ -33,14 +34,14 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.share_base import share_base, share_reward
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.value_model import train_parts, value_from_reward_model
-from rlhf_e2h.training.models import LoraSettings, ModelShape, load_policy, new_llama, with_lora
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama
 
 MEMORY_MODES = ("separate", "separate_lora", "share_base", "share_all")  # the last with the reward model too
 
 
 def make_adapter(folder: Path) -> None:
     """prm_lora/adapter: a reward model as LoRA training on policy/ keeps it, with random numbers in it."""
-    prm = prepare_model(folder / "policy", StepContract("prm"), TrainSettings(lora_rank=8))
+    prm = prepare_model(folder / "policy", StepContract("prm"), TrainSettings(lora=LoraSettings(8)))
     generator = torch.Generator().manual_seed(2)
     for name, parameter in prm.named_parameters():
         if "lora_B" in name or ".modules_to_save.default.weight" in name:
@@ -77,12 +78,12 @@ def memory_of(mode: str, folder: Path, arguments: argparse.Namespace) -> dict[st
     settings = PPOSettings(
         steps=2,
         rollouts=arguments.rollouts,
-        minibatches=2,
-        micro_batch=arguments.micro_batch,
+        num_mini_batches=2,
+        per_device_train_batch_size=arguments.micro_batch,
         forward_batch=2 * arguments.micro_batch,
         generation_batch=arguments.rollouts,
         max_new_tokens=arguments.new_tokens,
-        checkpoint_every=0,
+        save_steps=0,
     )
     policy, reference, value, scorer, tokenizer = memory_models(mode, folder, accelerator.device)
     weights = sum(p.numel() for p in policy.parameters()) * 4 / 2**20
@@ -118,7 +119,7 @@ def memory_of(mode: str, folder: Path, arguments: argparse.Namespace) -> dict[st
 def memory_models(mode: str, folder: Path, device: torch.device) -> tuple[Any, Any, Any, Scorer, Any]:
     """(policy, reference, value model, scorer, tokenizer) of a mode."""
     policy, tokenizer = load_policy(folder / "policy")
-    lora = LoraSettings(rank=8)
+    lora = LoraSettings(r=8)
     if mode == "share_all":
         saved = read_adapter(folder / "prm_lora")
         saved.check_base(fingerprint(policy), "policy")

@@ -19,7 +19,7 @@ from transformers.utils import logging as hf_logging
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
-LORA = {"rank": 16, "alpha": 16}
+LORA = {"r": 16, "lora_alpha": 16}
 
 
 def read(folder: Path, name: str) -> Any:
@@ -51,22 +51,24 @@ def sft_rows(folder: Path, tokenizer: Any) -> tuple[list[dict[str, str]], int]:
 
 
 def sft_ours(folder: Path) -> None:
+    from reward_models.settings import LoraSettings
     from rlhf_e2h.training.arguments import TrainingSettings
     from rlhf_e2h.training.finetune import finetune
-    from rlhf_e2h.training.models import LoraSettings, open_policy
+    from rlhf_e2h.training.models import open_policy
 
     s, meter = read(folder, "settings"), Meter()
+    settings = TrainingSettings(
+        batch_size=4, per_device_train_batch_size=4, max_length=s["length"], max_steps=s["updates"], bf16=True,
+        lora=LoraSettings(**LORA),
+    )  # fmt: skip
     dtype = "float32"
     with contextlib.suppress(ImportError):  # older code has no choice
         from rlhf_e2h.training.precision import training_dtype
 
-        dtype = training_dtype(s["model"], True, LoraSettings(**LORA))
+        dtype = training_dtype(s["model"], settings)
     policy = open_policy(s["model"], dtype)
     rows, tokens = sft_rows(folder, policy.tokenizer)
-    settings = TrainingSettings(
-        batch_size=4, micro_batch_size=4, max_length=s["length"], max_steps=s["updates"], bf16=True
-    )
-    _, loss = finetune(policy.model, policy.tokenizer, rows, settings, LoraSettings(**LORA), Run(folder, meter))
+    _, loss = finetune(policy.model, policy.tokenizer, rows, settings, Run(folder, meter))
     meter.found(tokens, loss=round(loss, 3))
 
 
@@ -76,7 +78,7 @@ def sft_plain(folder: Path) -> None:
     s, meter = read(folder, "settings"), Meter()
     tokenizer = AutoTokenizer.from_pretrained(s["model"])
     model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=torch.bfloat16)
-    config = LoraConfig(r=LORA["rank"], lora_alpha=LORA["alpha"], target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM")
     model: Any = get_peft_model(model, config)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
@@ -143,22 +145,25 @@ def sampling_generate(folder: Path) -> None:
 def ppo_ours(folder: Path) -> None:
     from accelerate import Accelerator
 
+    from reward_models.lora import with_lora
+    from reward_models.settings import LoraSettings
     from rlhf_e2h.rl.ppo import train_ppo
     from rlhf_e2h.rl.ppo_settings import PPOSettings
     from rlhf_e2h.rl.rewards import Reward
     from rlhf_e2h.rl.value_model import train_parts, value_from_policy
-    from rlhf_e2h.training.models import LoraSettings, load_policy, with_lora
+    from rlhf_e2h.training.models import load_policy
     from rlhf_e2h.training.precision import hold_frozen, training_dtype
 
     s, meter, lora = read(folder, "settings"), Meter(), LoraSettings(**LORA)
-    policy, tokenizer = load_policy(s["model"], training_dtype(s["model"], True, lora))
+    policy, tokenizer = load_policy(s["model"], training_dtype(s["model"], types.SimpleNamespace(bf16=True, lora=lora)))
     value = train_parts(value_from_policy(s["model"]), False, lora)
     policy = with_lora(policy, lora)
     for model in (policy, value):
         hold_frozen(model, True, always_autocast=True)
     settings = PPOSettings(
-        steps=2, rollouts=s["rollouts"], minibatches=4, micro_batch=s["rollouts"] // 4, warmup_steps=0,
-        max_new_tokens=s["rollout_tokens"], checkpoint_every=0, learning_rate=1e-5, step_scheme="terminal",
+        steps=2, rollouts=s["rollouts"], num_mini_batches=4, per_device_train_batch_size=s["rollouts"] // 4,
+        warmup_steps=0,
+        max_new_tokens=s["rollout_tokens"], save_steps=0, learning_rate=1e-5, step_scheme="terminal",
     )  # fmt: skip
     seen = []
 

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reward_models.causes import say
 from reward_models.options import parser
 from reward_models.records import iter_jsonl, write_jsonl
+from reward_models.renamed import renamed
 from reward_models.score_file import Unsplit, scored_rows
 
-PAIRWISE_SETTINGS = ("learning_rate", "epochs", "batch_size", "max_length", "seed")
-_SETTING = re.compile(r"[a-z_0-9]+=")
+_SETTING = re.compile(r"[a-z_0-9.]+=")
 
 # Nothing heavy is imported here: `rerank` on a table of scores and every `--help` answer without loading torch.
 
 
 def _train(options: argparse.Namespace) -> None:
     from reward_models.formats import load_records
-    from reward_models.train import TrainSettings, train
+    from reward_models.settings import TrainSettings
+    from reward_models.train import train
 
     *files, out = options.records
     if not files:
@@ -34,9 +34,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.kind == "pairwise":
         print(json.dumps(_train_pairs(options, files, out), indent=2))
         return
-    settings = TrainSettings(
-        **_parse_settings(options.settings, [field.name for field in dataclasses.fields(TrainSettings)])
-    )
+    settings = _parse_settings(options.settings, TrainSettings)
     records = [record for path in files for record in _load(load_records, path, options.format)]
     held_out = _load(load_records, options.validation, options.format) if options.validation else None
     result = train(options.base, records, options.kind, out, settings, held_out, on_log=_print_log)
@@ -46,11 +44,11 @@ def _train(options: argparse.Namespace) -> None:
 def _train_pairs(options: argparse.Namespace, files: Sequence[str], out: str) -> dict[str, Any]:
     from reward_models.pairs import read_pairs
     from reward_models.pairwise import train_pairwise
+    from reward_models.settings import PairwiseSettings
 
     if options.validation or options.format != "auto":
         raise ValueError("--kind pairwise reads chosen and rejected, and has neither --validation nor --format")
-    values = _parse_settings(options.settings, PAIRWISE_SETTINGS)
-    return train_pairwise(options.base, read_pairs(*files), out, **values)
+    return train_pairwise(options.base, read_pairs(*files), out, _parse_settings(options.settings, PairwiseSettings))
 
 
 def _load(load_records: Any, path: str, style: str) -> list[Any]:
@@ -69,19 +67,26 @@ def _print_log(log: Mapping[str, float]) -> None:
     print(json.dumps(figures), file=sys.stderr)
 
 
-def _parse_settings(pairs: Sequence[str], names: Collection[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _parse_settings(pairs: Sequence[str], settings: type[Any]) -> Any:
+    """Settings of a class from KEY=VALUE; `lora.r=16` and `extra.optim=adafactor` go into groups."""
+    from reward_models.settings import LoraSettings, setting_names
+
+    values: dict[str, Any] = {"lora": {}}
+    names = setting_names(settings)
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals or name not in names:
+        group, _, inner = name.rpartition(".")
+        if not equals or not (name in names or group == "extra"):
             raise ValueError(
-                f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
+                renamed(name, {one.partition(".")[0] for one in names})
+                or f"{pair!r} is not a training setting; write KEY=VALUE with KEY one of {', '.join(sorted(names))}"
             )
         try:
-            values[name] = json.loads(text)  # numbers, true, false, null
+            value = json.loads(text)  # numbers, true, false, null
         except json.JSONDecodeError:
-            values[name] = text
-    return values
+            value = text
+        (values.setdefault(group, {}) if group else values)[inner] = value
+    return settings(**values | {"lora": LoraSettings(**values["lora"])})
 
 
 def _open_scorer_arguments(options: argparse.Namespace) -> dict[str, Any]:

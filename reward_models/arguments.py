@@ -1,4 +1,7 @@
-"""Our settings in the words of the Hugging Face Trainer; the global batch is given, accumulation follows from it."""
+"""Settings as the arguments of a Hugging Face or TRL trainer: the one place that makes them.
+
+The global batch is the setting; the number of accumulated micro-batches follows from it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
 
 from reward_models.dataset import optimiser_steps
 from reward_models.kinds import kind_of
-from reward_models.settings import TrainSettings
+from reward_models.settings import TrainerSettings, TrainSettings
 
 WAIT = 12 * 3600  # seconds for the other processes; one may evaluate or save for all
 
@@ -26,53 +28,96 @@ def on_one_device(arguments: Any) -> Any:
     return arguments
 
 
-def training_arguments(folder: Path, settings: TrainSettings, kind: str, rows: int) -> TrainingArguments:
-    """Arguments of the Trainer for a model of `kind` and N training rows; checkpoints go to `folder`.
+def training_arguments(settings: TrainerSettings, folder: str | Path, seed: int, **own: Any) -> Any:
+    """Arguments of `settings.ARGUMENTS`, the library's class; what the trainer writes goes to `folder`.
+
+    `own` are those that a caller adds or decides itself; `settings.extra` wins over them.
 
     Raises:
         ValueError: the global batch cannot be divided among the processes.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = settings.micro_batch_rows(world)
-    save_every = settings.checkpoint_every or (settings.eval_every if settings.patience else 0)
-    steps = optimiser_steps(rows, settings.batch_size, settings.epochs)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = settings.micro_batch_rows(processes)
+    given = {
+        "output_dir": str(folder),
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.num_train_epochs,
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": settings.batch_size // (micro * processes),
+        "warmup_steps": settings.warmup_steps,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.adam_beta1,
+        "adam_beta2": settings.adam_beta2,
+        "adam_epsilon": settings.adam_epsilon,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.bf16,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "save_strategy": "steps" if settings.save_steps else "no",
+        "save_steps": settings.save_steps or 500,
+        "save_total_limit": settings.save_total_limit,
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": False,
+    }
+    return on_one_device(settings.arguments_class()(**given | own | settings.extra))
+
+
+def scorer_arguments(folder: Path, settings: TrainSettings, kind: str, rows: int) -> Any:
+    """Arguments of the Trainer of a reward model of `kind` on N training rows; checkpoints go to `folder`.
+
+    Raises:
+        ValueError: the global batch cannot be divided among the processes.
+    """
+    save_every = settings.save_steps or (settings.eval_steps if settings.patience else 0)
+    arguments = training_arguments(
+        settings,
+        folder,
+        settings.seed,
         ddp_timeout=WAIT,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // (micro * world),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup * steps),
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.lr_schedule,
-        lr_scheduler_kwargs=settings.lr_scheduler_kwargs,
-        max_grad_norm=settings.max_grad_norm,
-        adam_beta2=settings.adam_beta2,
-        bf16=settings.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        logging_steps=settings.log_every,
-        logging_first_step=True,
+        warmup_steps=warmup(settings, rows),
+        logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if settings.eval_every else "no",
-        eval_steps=settings.eval_every or None,
         save_strategy="steps" if save_every else "no",
         save_steps=save_every or 500,
-        save_total_limit=2,
-        load_best_model_at_end=bool(settings.patience),
-        metric_for_best_model=f"eval_{kind_of(kind).selection}" if settings.patience else None,
-        greater_is_better=True,
-        seed=settings.seed,
-        report_to="none",
-        disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
+        **evaluation(settings.eval_steps, kind_of(kind).selection if settings.patience else None),
     )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != world:
         raise ValueError(
             f"{world} processes were started, but each sees {arguments.world_size}: they would train alone; check the "
             "launch file"
         )
-    return on_one_device(arguments)
+    return arguments
+
+
+def warmup(settings: TrainerSettings, rows: int) -> float:
+    """Warm-up steps on N rows, rounded to the nearest; the Trainer would round a share of all steps up."""
+    if settings.warmup_steps >= 1:
+        return settings.warmup_steps
+    return round(settings.warmup_steps * planned_steps(settings, rows))
+
+
+def planned_steps(settings: TrainerSettings, rows: int) -> int:
+    """Optimiser steps on N rows."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    return optimiser_steps(rows, settings.batch_size, settings.num_train_epochs)
+
+
+def evaluation(steps: int, best: str | None) -> dict[str, Any]:
+    """Arguments for evaluating every N steps (0: not), and for ending with the weights best by a metric."""
+    return {
+        "eval_strategy": "steps" if steps else "no",
+        "eval_steps": steps or None,
+        "load_best_model_at_end": best is not None,
+        "metric_for_best_model": f"eval_{best}" if best else None,
+        "greater_is_better": True,
+    }

@@ -70,7 +70,7 @@ def model_card(report: Mapping[str, Any]) -> str:
         trained_tokens=report["trained_tokens"],
         left_out=left_out,
         loss_on=settings["loss_on"].replace("_", " "),
-        epochs=settings["epochs"],
+        epochs=settings["num_train_epochs"],
         learning_rate=settings["learning_rate"],
         levels=_counts(report["levels"]),
         sources=_counts(report["sources"]),
@@ -108,7 +108,7 @@ def pairwise_card(report: Mapping[str, Any]) -> str:
         base=_name(report["base"]),
         used=report["pairs"] - report["too_long"],
         too_long=report["too_long"],
-        epochs=settings["epochs"],
+        epochs=settings["num_train_epochs"],
         learning_rate=settings["learning_rate"],
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 _ELSEWHERE = "or download it on another machine (`hf download {0} --local-dir FOLDER`) and give the folder"
 _SMALLER = (
-    "lower micro_batch_size (PPO: micro_batch; decoding: batch_size), which does not change the result, or set "
+    "lower per_device_train_batch_size (decoding: batch_size), which does not change the result, or set "
     "gradient_checkpointing, LoRA or --launch zero3.yaml; `e2h plan RECIPE` says what fits"
 )
 

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from reward_models.contract import PLAIN
 from reward_models.conversational import (
@@ -38,6 +36,8 @@ from reward_models.shepherd import from_math_shepherd
 
 Row = Mapping[str, Any]
 AFTER_ERROR = ("drop", "keep")
+
+T = TypeVar("T")
 
 
 def load_records(path: str | Path, style: str = "auto", after_error: str = "drop") -> tuple[list[Stepwise], list[str]]:
@@ -198,23 +198,24 @@ def cut_after_error(record: Stepwise) -> Stepwise:
     return Stepwise(record.problem, record.steps[:end], labels[:end], None, record.extra)
 
 
-def balance(records: Iterable[Stepwise], ratio: float = 3.0, seed: int = 0) -> list[Stepwise]:
-    """Outcome records with right to wrong between 1:ratio and ratio:1 for each problem (paper, C.1).
+def _outcome(record: Any) -> tuple[str, int | None]:
+    return record.problem, record.outcome
 
-    The larger side is thinned at random; problems with one side only are left out, since they teach the problem and
-    not the solution. Order is kept.
+
+def balance(
+    records: Iterable[T], ratio: float = 3.0, verdict: Callable[[T], tuple[str, int | None]] = _outcome
+) -> list[T]:
+    """Right to wrong between 1:ratio and ratio:1 for each problem (Sun et al. 2024, C.1), problem after problem.
+
+    Of the larger side the first are kept. Problems with one side only are left out, since they teach the problem and
+    not the solution; so are records without an outcome. `verdict` gives a record's problem and outcome.
     """
     if ratio < 1:
         raise ValueError(f"ratio is {ratio}; it must be at least 1")
-    groups: dict[str, dict[int, list[int]]] = {}
-    rows = list(records)
-    for index, record in enumerate(rows):
-        if record.outcome is not None:
-            groups.setdefault(record.problem, {0: [], 1: []})[record.outcome].append(index)
-    rng = np.random.default_rng(seed)
-    kept: list[int] = []
-    for sides in groups.values():
-        limit = int(ratio * min(len(side) for side in sides.values()))
-        for side in sides.values():
-            kept += side if len(side) <= limit else rng.choice(side, limit, replace=False).tolist()
-    return [rows[index] for index in sorted(kept)]
+    groups: dict[str, tuple[list[T], list[T]]] = {}
+    for record in records:
+        problem, right = verdict(record)
+        if right is not None:
+            groups.setdefault(problem, ([], []))[not right].append(record)
+    most = {problem: int(ratio * min(map(len, sides))) for problem, sides in groups.items()}
+    return [record for problem, sides in groups.items() for side in sides for record in side[: most[problem]]]

@@ -21,6 +21,7 @@ from reward_models.causes import explained
 from reward_models.contract import StepContract
 from reward_models.heads import HEAD_NAMES, head_of, load_mlp_model, quiet
 from reward_models.hub import check_reachable
+from reward_models.peft_folder import is_adapter, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 
 _HASH = re.compile(r"[0-9a-f]{12,64}")
@@ -93,19 +94,32 @@ def freeze_parts(model: nn.Module, embeddings: bool, norms: bool) -> None:
                 parameter.requires_grad_(False)
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """The checkpoint's fast tokenizer, padding on the right.
+def load_tokenizer(path: str | Path, padding_side: str | None = "right") -> Any:
+    """The fast tokenizer of a model folder, of a PEFT folder or its base, or of a hub id; None keeps its padding side.
 
     Without a pad token EOS pads. That is safe here: masks and scoring positions come from lengths, not from pad ids.
+
+    Raises:
+        FileNotFoundError: no such folder, or one without tokenizer files.
+        ValueError: neither a pad nor an end-of-text token.
     """
     _check_folder(path)
+    folder = Path(path)
+    if is_adapter(folder):
+        path = tokenizer_folder(folder)
+    elif folder.is_dir() and not any(folder.glob("tokenizer*")):
+        raise FileNotFoundError(
+            f"{folder}: a model folder without tokenizer; copy tokenizer.json and tokenizer_config.json into it"
+        )
     with explained(path):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.padding_side = "right"
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    if padding_side:
+        tokenizer.padding_side = padding_side
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ValueError(
-                f"{path}: the tokenizer has neither pad nor EOS token; set tokenizer.pad_token and save it"
+                f"{path}: the tokenizer has no end-of-text token and no pad token; name one as `eos_token` or "
+                "`pad_token` in its tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -19,7 +19,7 @@ With --kind pairwise, rows of `chosen` and `rejected` train a Bradley-Terry mode
 
 Settings are KEY=VALUE; reward_models/settings.py lists them with their defaults.
 
-  python -m reward_models train BASE_MODEL records.jsonl runs/prm --kind prm learning_rate=1e-5 epochs=2
+  python -m reward_models train BASE_MODEL records.jsonl runs/prm --kind prm learning_rate=1e-5 num_train_epochs=2
 """
 SCORE_HELP = """Score solutions. Rows need `problem` and either `steps` or `text`; other fields pass through.
 Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow with the file.

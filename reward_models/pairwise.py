@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from transformers import AutoConfig, AutoModelForSequenceClassification, PrinterCallback
-from trl import RewardConfig, RewardTrainer
+from trl import RewardTrainer
 
+from reward_models.arguments import training_arguments
 from reward_models.card import pairwise_card
 from reward_models.contract import StepContract
 from reward_models.encode import encode
 from reward_models.lengths import losses
-from reward_models.model import HEAD_NAMES, load_tokenizer, new_model, quiet
+from reward_models.model import HEAD_NAMES, freeze_parts, load_tokenizer, new_model, quiet
 from reward_models.pairs import Pair
 from reward_models.peft_folder import merging_base
 from reward_models.precision import base_dtype
 from reward_models.readout import split_steps
+from reward_models.settings import PairwiseSettings
 
 __all__ = ["Pair", "bradley_terry_loss", "train_pairwise"]
 
@@ -45,13 +48,8 @@ def train_pairwise(
     base: str | Path,
     pairs: Sequence[Pair],
     out: str | Path,
-    *,
+    settings: PairwiseSettings | None = None,
     contract: StepContract | None = None,
-    learning_rate: float = 1e-5,
-    epochs: float = 1.0,
-    batch_size: int = 32,
-    max_length: int = 1024,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Train an outcome reward model from pairs and save it as `train` saves one: step contract, training.json, card.
 
@@ -75,14 +73,13 @@ def train_pairwise(
     tokenizer = load_tokenizer(base)
     rows = {"chosen_ids": _ids(tokenizer, contract, [(pair.problem, pair.chosen) for pair in pairs])}
     rows["rejected_ids"] = _ids(tokenizer, contract, [(pair.problem, pair.rejected) for pair in pairs])
-    settings = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
-    settings |= {"max_length": max_length, "seed": seed}
+    settings = settings or PairwiseSettings()
     model, metrics, used = _train(base, tokenizer, rows, Path(out), settings)
     _save(model, base, contract, out)
     tokenizer.save_pretrained(out)
     result = {**metrics, "pairs": len(pairs), "too_long": len(pairs) - used}
     report = {**result, "kind": "pairwise", "base": str(base), "base_dtype": base_dtype(base)}
-    report |= {"contract": contract.to_dict(), "settings": settings}
+    report |= {"contract": contract.to_dict(), "settings": asdict(settings)}
     (Path(out) / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (Path(out) / "README.md").write_text(pairwise_card(report), encoding="utf-8")
     return result
@@ -96,30 +93,17 @@ def _ids(tokenizer: Any, contract: StepContract, texts: Sequence[tuple[str, str]
 
 
 def _train(
-    base: str | Path, tokenizer: Any, rows: Mapping[str, Any], out: Path, settings: Mapping[str, Any]
+    base: str | Path, tokenizer: Any, rows: Mapping[str, Any], out: Path, settings: PairwiseSettings
 ) -> tuple[Any, dict[str, float], int]:
     """A trained sequence classifier, the Trainer's figures, and how many pairs were short enough."""
     config = AutoConfig.from_pretrained(base)
     config.num_labels, config.pad_token_id, config.use_cache = 1, tokenizer.pad_token_id, False
-    torch.manual_seed(settings["seed"])
+    torch.manual_seed(settings.seed)
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
     torch.nn.init.zeros_(model.score.weight)
-    arguments = RewardConfig(
-        output_dir=str(out / "trainer"),
-        learning_rate=settings["learning_rate"],
-        num_train_epochs=settings["epochs"],
-        per_device_train_batch_size=settings["batch_size"],
-        max_length=settings["max_length"],
-        seed=settings["seed"],
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=10,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=not torch.cuda.is_available(),
-    )
+    freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
+    arguments = training_arguments(settings, out / "trainer", settings.seed, max_length=settings.max_length)
     data = Dataset.from_dict(dict(rows))
     disable_progress_bars()
     with quiet():
@@ -127,7 +111,7 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         kept: Any = trainer.train_dataset
         used = len(kept)  # TRL leaves out pairs with a text beyond max_length
-        limit = f"max_length {settings['max_length']}"
+        limit = f"max_length {settings.max_length}"
         if found := losses(len(data), len(data) - used, 0, "pairs (too_long)", limit):
             log.warning("%s", found)
         result = trainer.train()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import BitsAndBytesConfig
 
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.contract import StepContract
-from reward_models.model import HEAD_NAMES, freeze, new_model, quiet
+from reward_models.lora import four_bit, on_full_weights, with_lora
+from reward_models.model import freeze, new_model, quiet
 from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
@@ -25,31 +23,13 @@ def prepare_model(base: str | Path, contract: StepContract, settings: TrainSetti
         ValueError: 4-bit weights without bitsandbytes, or more frozen layers than there are.
     """
     torch.manual_seed(settings.seed)
-    quantization = None
-    if settings.load_in_4bit:
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError("load_in_4bit needs bitsandbytes, which is not installed; pip install bitsandbytes")
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=list(HEAD_NAMES)
-        )
+    quantization = four_bit(settings, scorer=True)
     model: Any = new_model(base, contract, quantization=quantization)
-    if settings.lora_rank:
-        model = _with_lora(model, settings)
-    if settings.lora_rank and settings.bf16 and not settings.load_in_4bit and not engine_holds_weights():
+    model = with_lora(model, settings.lora, scorer=True)
+    if settings.lora.r and settings.bf16 and not settings.load_in_4bit and not engine_holds_weights():
         store_frozen_in_bf16(model)
     freeze(model, settings.freeze_embeddings, settings.freeze_norms, settings.freeze_layers)
     return model
-
-
-def _with_lora(model: Any, settings: TrainSettings) -> Any:
-    adapter = LoraConfig(
-        task_type=TaskType.TOKEN_CLS,  # trains and saves the head in full
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        target_modules="all-linear",
-        exclude_modules=list(HEAD_NAMES),
-    )
-    return get_peft_model(model, adapter)
 
 
 def save_model(
@@ -57,7 +37,7 @@ def save_model(
 ) -> Any:
     """Save the model and return it: adapters merged, and unmerged in `adapter/`. Sharded weights are gathered by the
     Trainer."""
-    if not settings.lora_rank:
+    if not settings.lora.r:
         if trainer.accelerator.is_main_process:
             forget_adapter(out)
         with quiet():
@@ -65,10 +45,8 @@ def save_model(
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing in it that training.json lacks
         return trainer.model
     adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if settings.load_in_4bit:  # merge into full-precision weights, not into the quantised ones
-        state = get_peft_model_state_dict(adapted)
-        adapted = _with_lora(new_model(base, contract), settings)
-        set_peft_model_state_dict(adapted, state)
+    if settings.load_in_4bit:
+        adapted = on_full_weights(adapted, new_model(base, contract))
     came_in = restore_frozen(adapted) or stored_half(base)
     if trainer.accelerator.is_main_process:
         save_adapter(adapted, out, base)

@@ -22,7 +22,7 @@ def run_identity(
     settings: TrainSettings,
 ) -> str:
     """Hash of what decides the weights; a checkpoint of anything else is not resumed."""
-    neutral = {"checkpoint_every", "log_every"}
+    neutral = {"save_steps", "save_total_limit", "logging_steps"}
     kept = {name: value for name, value in asdict(settings).items() if name not in neutral}
     digest = hashlib.sha256(json.dumps([str(base), contract.to_dict(), kept], sort_keys=True).encode())
     for record in (*records, *held_out):

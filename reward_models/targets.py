@@ -24,8 +24,6 @@ from reward_models.encode import Encoded
 from reward_models.kinds import IGNORED, has_no_step_label, kind_of
 from reward_models.records import Stepwise
 
-LOSS_ON = ("every_token", "step_end")
-
 
 def usable(record: Stepwise, kind: str) -> bool:
     """Whether a record holds a label that this kind of model trains on."""

@@ -1,6 +1,6 @@
 """Train an ORM, PRM or OPRM from `Stepwise` records on the Hugging Face Trainer.
 
-    train("base", records, "prm", "runs/prm", TrainSettings(learning_rate=1e-3, epochs=2), validation=held_out)
+    train("base", records, "prm", "runs/prm", TrainSettings(learning_rate=1e-3), validation=held_out)
 
 Runs on one process or under `accelerate launch` (DDP, DeepSpeed, FSDP): the global batch is the setting, the number of
 accumulated micro-batches follows from it. The result is a Hugging Face checkpoint with its step contract.
@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import AutoConfig
 
-from reward_models.arguments import training_arguments
+from reward_models.arguments import scorer_arguments
 from reward_models.card import model_card
 from reward_models.contract import StepContract
 from reward_models.dataset import TokenRows, build_rows, check_material
@@ -93,7 +93,7 @@ def train(
     model.config.pad_token_id = tokenizer.pad_token_id
     _fit_attention(model, rows, settings)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
-    arguments = training_arguments(out / CHECKPOINTS, settings, kind, len(rows))
+    arguments = scorer_arguments(out / CHECKPOINTS, settings, kind, len(rows))
     trainer = StepTrainer(
         model,
         arguments,
@@ -146,9 +146,9 @@ def _write_report(out: Path, report: dict[str, Any]) -> None:
 
 def _check_selection(held_out: Sequence[Stepwise], kind: str, settings: TrainSettings) -> None:
     """Early stopping needs both classes, found out before hours of training rather than after."""
-    if settings.eval_every and not held_out:
+    if settings.eval_steps and not held_out:
         raise ValueError(
-            f"eval_every is {settings.eval_every} but there are no validation records; pass some, or set 0"
+            f"eval_steps is {settings.eval_steps} but there are no validation records; pass some, or set 0"
         )
     classes = {label for record in held_out for label in kind_of(kind).truths(record)}
     if settings.patience and not {0, 1} <= classes:
@@ -167,10 +167,10 @@ def _check_launch(trainer: StepTrainer) -> None:
 
 
 def _check_adapters(trainer: StepTrainer, settings: TrainSettings) -> None:
-    if settings.lora_rank and trainer.divides_weights:
+    if settings.lora.r and trainer.divides_weights:
         raise ValueError(
-            f"lora_rank {settings.lora_rank} under ZeRO-3 or FSDP: adapters cannot be merged into sharded weights; "
-            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora_rank to 0"
+            f"lora.r {settings.lora.r} under ZeRO-3 or FSDP: adapters cannot be merged into sharded weights; "
+            "launch with DDP, ZeRO-1 or ZeRO-2, or set lora.r to 0"
         )
 
 

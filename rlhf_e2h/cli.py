@@ -70,7 +70,7 @@ def _add_run(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="as KEY=VALUE below; model=tiny tries every stage",
     )
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], sft_easy.epochs=2, base=PATH, ...")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=[0,1], ppo.kl_coef=0.05, base=PATH, ...")
 
 
 def _add_stages(commands: Any) -> None:
@@ -89,7 +89,10 @@ def _add_stages(commands: Any) -> None:
         stage.add_argument("--settings", action="store_true", help="list the settings that the YAML file may hold")
         stage.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)  # started by `e2h run --launch`
         stage.add_argument(
-            "overrides", nargs="*", metavar="KEY=VALUE", help="settings to change, for example epochs=2 seed=1"
+            "overrides",
+            nargs="*",
+            metavar="KEY=VALUE",
+            help="settings to change, for example limit=100 seed=1",
         )
         if kind == "report":
             stage.add_argument("--paper", nargs="*", metavar="RUN", help="finished runs beside the paper's tables")

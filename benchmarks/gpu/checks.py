@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from updates import matmul_flops
 
+from reward_models.lora import with_lora
+from reward_models.settings import LoraSettings
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling
 from rlhf_e2h.rl.engines import open_engine
@@ -34,7 +36,7 @@ from rlhf_e2h.training.architecture import of_config
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.flops import training_flops
-from rlhf_e2h.training.models import LoraSettings, open_policy, save_policy, with_lora
+from rlhf_e2h.training.models import open_policy, save_policy
 from rlhf_e2h.training.precision import hold_frozen
 
 ROOT = Path(__file__).parents[2]
@@ -59,20 +61,22 @@ class Shapes:
     def recipe(cls) -> Shapes:
         """Those of the 1.5B recipe, with half of its rollouts a step and two steps."""
         spec = load_recipe(ROOT / "recipes/qwen2.5-math-1.5b", ["ppo_steps=2", "rollouts=128"]).stages["ppo"]
-        config = dataclasses.replace(spec.config, reward_model=None, value_init="policy", eval_every=0, keep="last")
+        config = dataclasses.replace(spec.config, reward_model=None, value_init="policy", eval_steps=0, keep="last")
         return cls(QWEN, 151_936, config, 110)
 
     @classmethod
     def tiny(cls) -> Shapes:
-        ppo = PPOSettings(steps=2, rollouts=8, minibatches=2, micro_batch=2, max_new_tokens=24)
-        config = Config("p", "d", value_init="policy", lora=LoraSettings(8), bf16=True, ppo=ppo)
+        config = Config(
+            policy="p", data="d", value_init="policy", lora=LoraSettings(8), bf16=True, steps=2, rollouts=8,
+            num_mini_batches=2, per_device_train_batch_size=2, max_new_tokens=24,
+        )  # fmt: skip
         return cls(SMALL, 2048, config, 12)
 
     def language_model(self) -> Any:
         return made(self.model, self.vocabulary)
 
     def settings(self) -> PPOSettings:
-        return dataclasses.replace(self.config.ppo, warmup_steps=0, checkpoint_every=1, kl_stop=None, kl_alarm=None)
+        return dataclasses.replace(self.config, warmup_steps=0, save_steps=1, kl_stop=None, kl_alarm=None)
 
 
 def made(shape: dict[str, int], vocabulary: int) -> Any:
@@ -106,8 +110,7 @@ def ppo_in_plan(shapes: Shapes, folder: Path) -> dict[str, Any]:
         trained = _train(shapes, settings, folder, lambda _, metrics, __: rows.append(metrics))
     architecture = of_config("model", trained.config)
     numbers = Numbers(shapes.prompt, settings.max_new_tokens)
-    config = dataclasses.replace(shapes.config, ppo=settings)
-    phases = ppo_phases(config, architecture, architecture, {"reward model": 0.0}, numbers, Form("single"))
+    phases = ppo_phases(settings, architecture, architecture, {"reward model": 0.0}, numbers, Form("single"))
     planned = {phase.name: phase.total for phase in phases}
     found: dict[str, Any] = {"gigabytes": {}}
     for name, size in meter.found.items():
@@ -120,9 +123,9 @@ def ppo_in_plan(shapes: Shapes, folder: Path) -> dict[str, Any]:
     found["rollout_tokens_a_second"] = round(tokens / rows[-1]["time/rollout"])
     found["update_tokens_a_second"] = round(tokens / rows[-1]["time/update"])
     length = shapes.prompt + rows[-1]["rollout/tokens"]
-    read = settings.epochs * settings.rollouts * length
+    read = settings.num_ppo_epochs * settings.rollouts * length
     checkpointing = shapes.config.gradient_checkpointing
-    work = training_flops(architecture, read, length, settings.epochs * tokens, checkpointing)
+    work = training_flops(architecture, read, length, settings.num_ppo_epochs * tokens, checkpointing)
     work += training_flops(architecture, read, length, 0, checkpointing)
     reached = matmul_flops(8192 if CUDA else 256, torch.bfloat16)
     found["update_mfu"] = round(work / rows[-1]["time/update"] / reached, 3)
@@ -143,15 +146,15 @@ def _train(shapes: Shapes, settings: PPOSettings, folder: Path, on_step: Any) ->
     if config.gradient_checkpointing:
         for model in (policy, value):
             model.gradient_checkpointing_enable()
-    for model in (policy, value) if lora.rank else ():  # as the stage does
+    for model in (policy, value) if lora.r else ():  # as the stage does
         hold_frozen(model, config.bf16, always_autocast=True)
-    reference = None if lora.rank else shapes.language_model().requires_grad_(False)
+    reference = None if lora.r else shapes.language_model().requires_grad_(False)
     if reference is not None:
         hold_frozen(reference, config.bf16, linear_only=True)
     asked = prompts(settings.prompts_per_step, shapes.prompt, shapes.vocabulary)
     tokenizer, accelerator = words(shapes.vocabulary), start_accelerator(config.bf16)
     train_ppo(policy, reference, value, tokenizer, asked, _reward, settings, accelerator, on_step, folder)
-    return policy.get_base_model() if lora.rank else policy
+    return policy.get_base_model() if lora.r else policy
 
 
 def _reward(completions: Any) -> list[Reward]:
@@ -239,8 +242,10 @@ def _round(folder: Path, number: int) -> None:
     out = folder / f"round_{number + 1}"
     out.mkdir()
     run = StageRun("rest", "rest", out, 0, out, Tracker(out), {})
-    settings = TrainingSettings(max_steps=2, batch_size=4, micro_batch_size=4, bf16=True)
-    model, _ = finetune(policy.model, tokenizer, rows, settings, shapes.config.lora, run)
+    settings = TrainingSettings(
+        max_steps=2, batch_size=4, per_device_train_batch_size=4, bf16=True, lora=shapes.config.lora
+    )
+    model, _ = finetune(policy.model, tokenizer, rows, settings, run)
     save_policy(model, tokenizer, out)
 
 

@@ -116,13 +116,13 @@ def ppo(a: argparse.Namespace, peak: float) -> dict[str, Any]:
     settings = PPOSettings(
         steps=a.repeats + 1,
         rollouts=2 * a.rows,
-        minibatches=2,
-        micro_batch=a.rows,
+        num_mini_batches=2,
+        per_device_train_batch_size=a.rows,
         forward_batch=a.rows,
         generation_batch=2 * a.rows,
         max_new_tokens=a.length - len(tokenizer(prompt)["input_ids"]),
         kl_coef=0.0,
-        checkpoint_every=0,
+        save_steps=0,
     )
     rows: list[dict[str, float]] = []
 

@@ -72,8 +72,8 @@ def main() -> None:
         output_dir=str(folder / "out"),
         per_device_train_batch_size=s["rollouts"],  # with this, a minibatch is one micro-batch and one optimiser step
         gradient_accumulation_steps=1,
-        num_mini_batches=s["minibatches"],
-        num_ppo_epochs=s["epochs"],
+        num_mini_batches=s["num_mini_batches"],
+        num_ppo_epochs=s["num_ppo_epochs"],
         total_episodes=s["rollouts"] * s["steps"],
         local_rollout_forward_batch_size=s["peer_forward_batch"],
         response_length=s["max_new_tokens"],

@@ -60,9 +60,9 @@ def kl_guard(metrics: dict[str, float], settings: PPOSettings) -> str | None:
         metrics["alarm/ratio"] = float(far > settings.ratio_alarm)
         if far > settings.ratio_alarm:
             log.warning("the mean ratio is %.3f, more than %.3f from 1", metrics["val/ratio"], settings.ratio_alarm)
-    return f"KL {kl:.2f} is above kl_stop {settings.kl_stop}" if above_kl_stop(metrics, settings) else None
+    return f"KL {kl:.2f} is above kl_stop {settings.kl_stop}" if above_kl_stop(metrics, settings.kl_stop) else None
 
 
-def above_kl_stop(metrics: dict[str, float], settings: PPOSettings) -> bool:
+def above_kl_stop(metrics: dict[str, float], kl_stop: float | None) -> bool:
     """Whether this step is the last, since the policy has gone too far from its reference."""
-    return settings.kl_stop is not None and metrics["objective/kl"] > settings.kl_stop
+    return kl_stop is not None and metrics["objective/kl"] > kl_stop

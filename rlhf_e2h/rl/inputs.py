@@ -8,18 +8,18 @@ from typing import Any, Protocol
 import torch
 
 from reward_models.score import Scorer
+from reward_models.settings import LoraSettings
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import choose
 from rlhf_e2h.encoding import check_context, encode_prompts
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.sources import RewardSources
 from rlhf_e2h.rl.terms import RewardTerms
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Row
-from rlhf_e2h.training.models import DTYPES, LoraSettings, Policy
+from rlhf_e2h.training.models import DTYPES, Policy
 from rlhf_e2h.training.precision import sampling_dtype
 
 
@@ -42,13 +42,16 @@ class RewardConfig(Protocol):
 class PolicyConfig(RewardConfig, Protocol):
     """And those of PPO that are about its models and what is watched beside it."""
 
-    ppo: PPOSettings
+    steps: int
+    max_new_tokens: int
+    generation_batch: int
+    kl_stop: float | None
     lora: LoraSettings
+    gradient_checkpointing: bool
     share_base: bool
     value_init: Any
     value_head_only: bool
-    gradient_checkpointing: bool
-    eval_every: int
+    eval_steps: int
     patience: int
     keep: Any
     dump: int

@@ -112,7 +112,7 @@ def train_ppo(
         result.stopped = kl_guard(metrics, settings)
         if on_step and on_step(step, metrics, rollouts):
             result.stopped = "on_step asked to stop"
-        if checkpoint_dir and settings.checkpoint_every and result.steps % settings.checkpoint_every == 0:
+        if checkpoint_dir and settings.save_steps and result.steps % settings.save_steps == 0:
             save(trainer, checkpoint_dir, result.steps)
         if result.stopped:
             log.warning("PPO stopped after step %d: %s", result.steps, result.stopped)
@@ -190,10 +190,10 @@ def _update(
     for group, peak in zip(optimizer.param_groups, trainer.peaks, strict=True):
         group["lr"] = peak * lr_share
     seen: list[Tensor] = []  # one row a minibatch
-    for epoch in range(settings.epochs):
+    for epoch in range(settings.num_ppo_epochs):
         generator = torch.Generator().manual_seed(derived_seed(settings.seed, "minibatches", step, epoch))
         order = torch.randperm(settings.rollouts, generator=generator).to(batch.mask.device)
-        for rows in order.split(settings.rollouts // settings.minibatches):
+        for rows in order.split(settings.rollouts // settings.num_mini_batches):
             share = batch.share(rows, accelerator.process_index, accelerator.num_processes)
             sums = torch.zeros(len(_LOSS_METRICS), device=batch.mask.device)
             for chunk in batch.chunks(share, micro):
@@ -249,8 +249,8 @@ def _loss(trainer: Trainer, experience: Experience, rows: Tensor, tokens: Tensor
         )
     )
     weights = None if experience.weights is None else experience.weights[rows, :width]
-    policy = policy_loss(found.logprobs, old, advantages, mask, settings.clip, tokens, weights)
-    value = value_loss(found.values, values, returns, mask, settings.value_clip, tokens)
+    policy = policy_loss(found.logprobs, old, advantages, mask, settings.cliprange, tokens, weights)
+    value = value_loss(found.values, values, returns, mask, settings.cliprange_value, tokens)
     policy_share = 0.0 if step < settings.value_only_steps else 1.0
     difference = masked_sum((found.logprobs.detach() - old).abs(), mask) / tokens
     entropy = masked_sum(found.entropy, mask) / tokens
@@ -263,7 +263,7 @@ def _loss(trainer: Trainer, experience: Experience, rows: Tensor, tokens: Tensor
         value.clip_fraction,
         policy.ratio,
     ]
-    return policy_share * policy.loss + settings.value_coef * value.loss, torch.stack([*parts, difference]).detach()
+    return policy_share * policy.loss + settings.vf_coef * value.loss, torch.stack([*parts, difference]).detach()
 
 
 def _clip_gradients(trainer: Trainer) -> Tensor:

@@ -14,23 +14,29 @@ from typing import Literal
 
 import torch
 
+from reward_models.settings import AT_ONCE, OptimisationSettings, neutral
 from rlhf_e2h.rl.kl import ESTIMATORS
 from rlhf_e2h.rl.step_rewards import check_scheme
-from rlhf_e2h.runner.config import setting
 
 
 @dataclass
-class PPOSettings:
-    """One PPO step samples `rollouts`, then makes `epochs` x `minibatches` optimiser steps on them."""
+class PPOSettings(OptimisationSettings):
+    """One PPO step samples `rollouts`, then makes `num_ppo_epochs` x `num_mini_batches` optimiser steps on them."""
+
+    learning_rate: float = 2e-5
+    lr_scheduler_type: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup_steps: float = 5.0  # PPO steps; below 1 it is a share of all
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-5
+    save_steps: int = neutral(10)  # PPO steps between checkpoints; 0: none
 
     steps: int = 30  # PPO steps
     rollouts: int = 128  # completions a step, over all processes
     samples_per_prompt: int = 1
-    minibatches: int = 4  # optimiser steps an epoch
-    epochs: int = 1  # passes over the rollouts of a step
-    micro_batch: int = setting(32, affects_result=False)  # rows at once on one process when training
-    forward_batch: int | None = setting(None, affects_result=False)  # rows at once when only evaluating; as micro_batch
-    generation_batch: int = setting(512, affects_result=False)  # completions decoded together
+    num_mini_batches: int = 4  # optimiser steps an epoch
+    num_ppo_epochs: int = 1  # passes over the rollouts of a step
+    forward_batch: int | None = neutral(None)  # rows at once when only evaluating; as per_device_train_batch_size
+    generation_batch: int = neutral(512)  # completions decoded together
     # sampling; no top-k, since the ratio is taken against the distribution that was sampled
     temperature: float = 1.0
     max_new_tokens: int = 256
@@ -54,46 +60,50 @@ class PPOSettings:
     kl_horizon: float = 10_000.0  # rollouts
     kl_alarm: float | None = None  # a warning above this many nats a completion
     kl_stop: float | None = None  # training ends above this many nats a completion
-    ratio_alarm: float | None = setting(0.1, affects_result=False)  # a warning where the mean ratio is further from 1
+    ratio_alarm: float | None = neutral(0.1)  # a warning where the mean ratio is further from 1
     # advantage and losses
     gamma: float = 1.0
     lam: float = 1.0
-    clip: float = 0.2
-    value_clip: float | None = 0.2
-    value_coef: float = 0.1
+    cliprange: float = 0.2
+    cliprange_value: float | None = 0.2
+    vf_coef: float = 0.1
     whiten_advantages: bool = True
     # optimisation
-    learning_rate: float = 2e-5
     value_learning_rate: float | None = None  # as learning_rate if not given
-    schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    warmup_steps: int = 5  # PPO steps
-    final_share: float = 0.01  # of the learning rate, left at the end
+    min_lr_rate: float = 0.01  # of the learning rate, left at the end
     value_only_steps: int = 0  # first steps in which only the value model learns
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    adam_eps: float = 1e-5
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0  # of policy and value model each
-    checkpoint_every: int = setting(10, affects_result=False)  # PPO steps; 0: never
-    save_total_limit: int = setting(1, affects_result=False)  # checkpoints that are kept
-    seed: int = 0
+    seed: int = 0  # in a stage that of the run takes its place
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_scheme(self.step_scheme, self.step_options)
         if self.kl_estimator not in ESTIMATORS:
             raise ValueError(f"kl_estimator {self.kl_estimator!r} is unknown; use one of {', '.join(ESTIMATORS)}")
-        positive = ("steps", "rollouts", "samples_per_prompt", "minibatches", "epochs", "micro_batch")
-        for name in (*positive, "generation_batch", "max_new_tokens", "save_total_limit"):
+        positive = ("steps", "rollouts", "samples_per_prompt", "num_mini_batches", "num_ppo_epochs")
+        for name in (*positive, "generation_batch", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.forward_batch is not None and self.forward_batch < 1:
-            raise ValueError(f"forward_batch is {self.forward_batch}; it must be at least 1, or null for micro_batch")
+            raise ValueError(
+                f"forward_batch is {self.forward_batch}; it must be at least 1, or null for that of training"
+            )
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; PPO needs sampling, so it must be above 0")
-        for name in ("minibatches", "samples_per_prompt"):
+        for name in ("num_mini_batches", "samples_per_prompt"):
             if self.rollouts % getattr(self, name):
                 raise ValueError(f"rollouts {self.rollouts} do not divide by {name} {getattr(self, name)}; change one")
         if self.importance_cap is not None and self.old_logprobs == "sampler":
             raise ValueError("importance_cap corrects trainer against sampler; it needs old_logprobs: trainer")
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether log-probabilities of a reference are computed; with adapters it is the policy without them."""
+        return self.kl_coef != 0 or self.lora.r > 0
+
+    @property
+    def holds_reference(self) -> bool:
+        """Whether the reference is a model of its own."""
+        return self.kl_coef != 0 and self.lora.r == 0
 
     @property
     def prompts_per_step(self) -> int:
@@ -102,7 +112,7 @@ class PPOSettings:
     @property
     def forward_rows(self) -> int:
         """Rows at once when only evaluating."""
-        return self.forward_batch or self.micro_batch
+        return self.forward_batch or self.per_device_train_batch_size or AT_ONCE
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
         """(rows, count) of the micro-batches that make up a minibatch on one process.
@@ -110,29 +120,25 @@ class PPOSettings:
         Raises:
             ValueError: the global batch does not divide.
         """
-        rows = self.rollouts // self.minibatches
+        rows = self.rollouts // self.num_mini_batches
         if rows % processes or self.prompts_per_step % processes:
             raise ValueError(
                 f"a minibatch has {rows} rows and a step {self.prompts_per_step} prompts; both must divide by "
-                f"{processes} processes; change rollouts or minibatches"
+                f"{processes} processes; change rollouts or num_mini_batches"
             )
-        micro = min(self.micro_batch, rows // processes)
-        if (rows // processes) % micro:
-            raise ValueError(
-                f"{rows // processes} rows of a minibatch a process do not divide by micro_batch {micro}; "
-                f"use a divisor of {rows // processes}"
-            )
+        micro = self.rows_at_once(rows // processes)
         return micro, rows // processes // micro
 
     def learning_rate_share(self, step: int) -> float:
         """Learning rate at a PPO step as a share of its peak: linear warm-up, then the schedule."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        if self.schedule == "constant":
+        warmup = int(self.warmup_steps) if self.warmup_steps >= 1 else math.ceil(self.warmup_steps * self.steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
+        if self.lr_scheduler_type == "constant":
             return 1.0
-        left = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-        return self.final_share + (1 - self.final_share) * left
+        left = 1 - progress if self.lr_scheduler_type == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.min_lr_rate + (1 - self.min_lr_rate) * left
 
 
 def derived_seed(*parts: int | str) -> int:

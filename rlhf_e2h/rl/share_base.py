@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from reward_models.adapters import CannotShareError, SavedAdapter
+from reward_models.lora import lora_config
+from reward_models.settings import LoraSettings
 from rlhf_e2h.rl.adapter_switch import Active, adapted_layers
-from rlhf_e2h.training.models import LoraSettings, lora_config
 
 # names of the adapters; the first is what PEFT calls the one it starts with
 POLICY, VALUE, REFERENCE = "default", "value_adapter", "reference_adapter"
@@ -96,8 +97,8 @@ def share_base(
         ValueError: no LoRA rank, without which policy and value model would be the same weights, or one below that of
             `start`.
     """
-    if lora.rank < 1:
-        raise ValueError("share_base keeps policy and value model apart by LoRA adapters; set lora: {rank: 16}")
+    if lora.r < 1:
+        raise ValueError("share_base keeps policy and value model apart by LoRA adapters; set lora: {r: 16}")
     from peft import get_peft_model
 
     policy = get_peft_model(base, lora_config(lora), adapter_name=POLICY)
@@ -131,10 +132,10 @@ def add_frozen(policy: Any, name: str, saved: SavedAdapter) -> None:
     Raises:
         CannotShareError: it adapts layers that the base does not have.
     """
-    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    config = LoraConfig(r=saved.rank, lora_alpha=saved.alpha, target_modules=saved.targets, task_type="CAUSAL_LM")  # type: ignore[arg-type]
-    policy.add_adapter(name, config)  # not the active one, so it needs no gradient
+    config = LoraSettings(saved.rank, saved.alpha, target_modules=saved.targets)  # type: ignore[arg-type]
+    policy.add_adapter(name, lora_config(config))  # not the active one, so it needs no gradient
     room = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
     if {key: value.shape for key, value in room.items()} != {key: v.shape for key, v in saved.weights.items()}:
         policy.delete_adapter(name)
@@ -156,8 +157,8 @@ def copy_adapter(policy: Any, source: str, target: str) -> None:
         rank, room = layer.r[source], layer.r[target]
         if room < rank:
             raise ValueError(
-                f"lora.rank is {room}, and the adapter that training starts from has rank {rank}; "
-                f"set lora.rank to {rank} or more"
+                f"lora.r is {room}, and the adapter that training starts from has rank {rank}; "
+                f"set lora.r to {rank} or more"
             )
         scale = layer.scaling[source] / layer.scaling[target]
         layer.lora_A[target].weight[:rank] = layer.lora_A[source].weight

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from reward_models.adapters import CannotShareError, SavedAdapter, fingerprint, read_adapter
 from reward_models.contract import StepContract
-from reward_models.model import load_tokenizer as load_reward_tokenizer
+from reward_models.model import load_tokenizer
 from reward_models.score import Scorer
 from rlhf_e2h.rl.adapter_switch import checkpoint_gradients
 from rlhf_e2h.rl.inputs import PolicyConfig
@@ -19,7 +19,7 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.places import place_of
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.text_formats import FormatSettings
-from rlhf_e2h.training.models import Policy, load_tokenizer, open_policy, policy_format
+from rlhf_e2h.training.models import Policy, open_policy, policy_format, policy_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def open_base(path: Path, text_format: FormatSettings | None = None) -> tuple[Po
     """The base that a policy was trained on with LoRA, and its adapter; else the policy itself, and None."""
     try:
         saved = read_adapter(path)
-        return Policy(_base_of(saved), load_tokenizer(path), "", *policy_format(path, text_format)), saved
+        return Policy(_base_of(saved), policy_tokenizer(path), "", *policy_format(path, text_format)), saved
     except CannotShareError as reason:
         log.info("the shared base is %s itself: %s", path, reason)
     return open_policy(path, text_format=text_format), None
@@ -84,7 +84,7 @@ def _scorer(config: PolicyConfig, path: Path, policy: Policy, found: str, name: 
     contract = StepContract.from_config(AutoConfig.from_pretrained(path), str(path))
     model = share_reward(policy.model, f"{name}_adapter", saved)
     model.score.to(device)  # the trunk goes there with the policy
-    return Scorer(model, load_reward_tokenizer(path), contract, max_tokens_per_batch=config.reward_batch_tokens)  # type: ignore[arg-type]
+    return Scorer(model, load_tokenizer(path), contract, max_tokens_per_batch=config.reward_batch_tokens)  # type: ignore[arg-type]
 
 
 def _start_value(value: SharedValue, scorer: Scorer, policy: Policy, zero_head: bool) -> None:

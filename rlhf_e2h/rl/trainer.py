@@ -89,8 +89,8 @@ def prepare(
     rates = [settings.learning_rate, settings.value_learning_rate or settings.learning_rate]
     optimizer = torch.optim.AdamW(
         [{"params": group, "lr": rate} for group, rate in zip(groups, rates, strict=True) if group],
-        betas=(settings.betas[0], settings.betas[1]),
-        eps=settings.adam_eps,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
         fused=True,
     )
@@ -118,7 +118,8 @@ def save(trainer: Trainer, root: Path, steps: int) -> None:
         OPTIMIZER: whole_moments(bare, trainer.optimizer, accelerator),
     }
     if accelerator.is_main_process:
-        state = {"kl_coef": trainer.kl.coefficient, "settings": asdict(trainer.settings)}
+        decisive = {name: value for name, value in asdict(trainer.settings).items() if name in _RESULT_SETTINGS}
+        state = {"kl_coef": trainer.kl.coefficient, "settings": decisive}
         save_checkpoint(root, steps, tensors, state, trainer.settings.save_total_limit)
     accelerator.wait_for_everyone()
 

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from reward_models.model import HEAD_NAMES, head_of, load_model, quiet
+from reward_models.lora import with_lora
+from reward_models.model import head_of, load_model, quiet
+from reward_models.settings import LoraSettings
 from rlhf_e2h.rl.endings import token_limit
-from rlhf_e2h.training.models import LoraSettings, lora_config
 
 
 def value_from_reward_model(
@@ -52,15 +53,7 @@ def train_parts(model: PreTrainedModel, freeze_trunk: bool, lora: LoraSettings) 
         model.requires_grad_(False)
         head_of(model).requires_grad_(True)
         return model
-    if lora.rank == 0:
-        return model
-    from peft import get_peft_model
-
-    config = lora_config(lora)
-    config.task_type = "TOKEN_CLS"
-    # the head is new or small: train it in full instead of adapting it
-    config.exclude_modules, config.modules_to_save = list(HEAD_NAMES), [n for n in HEAD_NAMES if hasattr(model, n)]
-    return get_peft_model(model, config)
+    return with_lora(model, lora, scorer=True)
 
 
 def _with_zero_head(model: PreTrainedModel) -> PreTrainedModel:

@@ -54,7 +54,6 @@ class Watcher:
     ) -> None:
         self.config, self.run, self.policy, self.path, self.bar = config, run, policy, path, bar
         self.value_model, self.accelerator = value_model, accelerator
-        self.settings = config.ppo
         self.validation = validation
         self.history: list[dict[str, Any]] | None = None  # metrics of every step; None before the first
         self.dumped: list[dict[str, Any]] = []
@@ -63,8 +62,8 @@ class Watcher:
         if self.history is None:
             self._recall(step)
         assert self.history is not None
-        last = step + 1 == self.settings.steps or above_kl_stop(metrics, self.settings)
-        if self.validation and ((step + 1) % self.config.eval_every == 0 or last):
+        last = step + 1 == self.config.steps or above_kl_stop(metrics, self.config.kl_stop)
+        if self.validation and ((step + 1) % self.config.eval_steps == 0 or last):
             metrics |= self._evaluate(self.validation)
             # of equal ones the later: where easy problems are solved from the start, the first would be no training
             if metrics["eval/accuracy_easy"] >= max(
@@ -85,9 +84,8 @@ class Watcher:
         """What the step took, under the names of verl; evaluation is not counted."""
         readers = [s.model for s in (self.path.sources.step_model, self.path.sources.outcome_model) if s is not None]
         tokens, flops = spent.ppo_step(
-            self.policy.model, self.value_model, readers, rollouts.prompt_ids, rollouts.completion_ids, self.settings,
-            bool(self.settings.kl_coef or self.config.lora.rank), self.config.gradient_checkpointing,
-        )  # fmt: skip
+            self.policy.model, self.value_model, readers, rollouts.prompt_ids, rollouts.completion_ids, self.config
+        )
         return {"perf/total_num_tokens": tokens, "perf/flops": flops}
 
     def spend(self) -> None:
@@ -111,8 +109,8 @@ class Watcher:
                 self.policy.tokenizer,
                 [row["prompt"] for row in rows],
                 temperature=0.0,
-                max_new_tokens=self.policy.limit(self.settings.max_new_tokens),
-                batch_size=self.settings.generation_batch,
+                max_new_tokens=self.policy.limit(self.config.max_new_tokens),
+                batch_size=self.config.generation_batch,
             )
         own = [Completion(*triple) for triple in zip(rows, rollouts.texts, rollouts.finished, strict=True)]
         with self.path.whole_base():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
+
+from reward_models.renamed import renamed
 
 # A field with one of these types names other stages' outputs ("@sft_easy", "@sft_easy/file") or paths; the runner
 # resolves and hashes them.
@@ -129,7 +132,8 @@ def build(cls: type, data: Mapping[str, Any], where: str) -> Any:
     values = {}
     for key, value in data.items():
         if key not in fields:
-            raise ConfigError(f"{where}: unknown setting {key!r}; {nearest(str(key), fields)}")
+            said = renamed(str(key), fields) or f"unknown setting {key!r}; {nearest(str(key), fields)}"
+            raise ConfigError(f"{where}: {said}")
         values[key] = _convert(value, hints[key], f"{where}: {key}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -148,7 +152,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _convert(value, next(a for a in args if a is not type(None)), where)
+        *others, last = (a for a in args if a is not type(None))
+        for kind in others:
+            with contextlib.suppress(ConfigError):
+                return _convert(value, kind, where)
+        return _convert(value, last, where)
     if kind is Any:
         return value
     if origin is typing.Literal:

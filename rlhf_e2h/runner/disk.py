@@ -70,23 +70,22 @@ def _weights(recipe: Recipe, spec: StageSpec) -> Room:
     """Weights and checkpoints; adapters are taken for nothing beside them."""
     from rlhf_e2h.training.architecture import model_of
 
-    config, training = spec.config, getattr(spec.config, "training", None)
+    config, settings = spec.config, getattr(spec.config, "training", spec.config)
     if spec.kind not in KINDS:
         return Room(0.0, 0.0)
     try:
         model = model_of(recipe, f"@{spec.name}")
     except (ValueError, KeyError, AttributeError):
         return Room(0.0, 0.0)  # of an unknown architecture; whether the model can be had is said elsewhere
-    lora = int(getattr(training, "lora_rank", 0) or getattr(getattr(config, "lora", None), "rank", 0))
-    low = lora > 0 and getattr(training or config, "bf16", False)
+    lora = settings.lora.r
+    low = lora > 0 and settings.bf16
     parameters = model.scorer_parameters if spec.kind == "reward" else model.parameters
     written = (LOW if low else FULL) * parameters
     meanwhile = written * getattr(config, "rounds", 0)
-    settings = getattr(config, "ppo", None) or training
-    if not lora and getattr(settings, "checkpoint_every", 0) > 0:
+    if not lora and settings.save_steps > 0:
         trained = parameters + (model.scorer_parameters if spec.kind == "ppo" else 0)
         # PPO removes an old checkpoint before the next one where the disk cannot hold both
-        count = int(getattr(settings, "save_total_limit", 1)) + (0 if spec.kind == "ppo" else 1)
+        count = settings.save_total_limit + (0 if spec.kind == "ppo" else 1)
         meanwhile += CHECKPOINT * trained * count
     return Room(written, meanwhile)
 

@@ -165,8 +165,8 @@ def ending(code: int | None) -> str:
     """How a process ended that did not say so itself."""
     if code == -signal.SIGKILL:
         return (
-            "its process was killed (signal 9), as a system does that runs out of memory: lower micro_batch_size or "
-            "jobs, and start the same command again; it resumes"
+            "its process was killed (signal 9), as a system does that runs out of memory: lower "
+            "per_device_train_batch_size or jobs, and start the same command again; it resumes"
         )
     return f"its process ended with exit code {code}; what it said stands above"
 

@@ -108,7 +108,7 @@ def check_launch(specs: list[StageSpec], launch: str) -> None:
 
 def _check_batch(spec: StageSpec, processes: int) -> None:
     if spec.kind == "ppo":
-        spec.config.ppo.micro_batches(processes)
+        spec.config.micro_batches(processes)
     elif spec.traits.distributed and hasattr(spec.config, "training"):
         spec.config.training.micro_batch_rows(processes)
 

@@ -110,8 +110,8 @@ class Recipe:
 def load_recipe(folder: str | Path, overrides: list[str] | None = None, only_kind: str | None = None) -> Recipe:
     """Read and check a recipe folder, or the recipe around one stage file, before anything runs.
 
-    An override names a stage setting (`sft_easy.epochs=2`), a key of recipe.yaml (`seeds=[0,1]`) or a variable
-    (`base=...`); where `folder` is a stage file, the bare name of one of its settings will do (`epochs=2`).
+    An override names a stage setting (`sft_easy.limit=100`), a key of recipe.yaml (`seeds=[0,1]`) or a variable
+    (`base=...`); where `folder` is a stage file, the bare name of one of its settings will do (`limit=100`).
 
     Raises:
         FileNotFoundError: no such folder, or no stage files in it.

@@ -181,7 +181,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
     settings = store.recipe.settings
     mirrors = pulse = None
     if is_main:
-        write_json(folder / SETTINGS, {"stage": spec.kind, "name": spec.name, "seed": seed, **asdict(spec.config)})
+        write_json(folder / SETTINGS, {"stage": spec.kind, "name": spec.name, **asdict(spec.config), "seed": seed})
         mirrors = open_mirrors(settings, About(settings.name, spec.name, spec.kind, seed, folder, config))
         pulse = Pulse(spec.name + (f" (seed {seed})" if len(settings.seeds) > 1 else ""), store.root)
     tracker = Tracker(folder if is_main else None, mirrors)

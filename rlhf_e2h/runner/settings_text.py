@@ -6,7 +6,7 @@ Read from the source without importing it: a stage imports torch, and whoever as
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -104,21 +104,24 @@ def _names(group: _Group, before: str) -> Iterator[str]:
             yield before + name
 
 
-def _fields(module: str, definition: ast.ClassDef) -> Iterator[tuple[str, str, ast.AnnAssign]]:
-    """(module, name, definition) of the settings of a class, those of its bases first."""
+def _fields(module: str, definition: ast.ClassDef) -> Iterable[tuple[str, str, ast.AnnAssign]]:
+    """(module, name, definition) of the settings of a class, those of its bases first, each as it was last defined."""
+    fields: dict[str, tuple[str, str, ast.AnnAssign]] = {}
     for base in definition.bases:
         found = _find(module, base.id) if isinstance(base, ast.Name) else None
         if found and isinstance(found[1], ast.ClassDef):
-            yield from _fields(found[0], found[1])
+            fields |= {name: (place, name, node) for place, name, node in _fields(found[0], found[1])}
     for node in definition.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         if not ast.unparse(node.annotation).startswith("ClassVar"):
-            yield module, node.target.id, node
+            fields[node.target.id] = (module, node.target.id, node)
+    return fields.values()
 
 
 def _lines(group: _Group, indent: str) -> Iterator[str]:
-    for module, name, node in _fields(group.module, group.definition):
+    fields = _fields(group.module, group.definition)  # needed ones first, then its own, then inherited ones
+    for module, name, node in sorted(fields, key=lambda field: (field[2].value is not None, field[0] != group.module)):
         source = _source(module)
         assert source is not None
         for above in _comment_above(source, node):

@@ -63,9 +63,9 @@ class Rounds:
         self.validation: tuple[list[Row], Mapping[str, Label]] | None = None  # easy problems that choose a round
         self._accuracies: list[float] = []
 
-    def policy(self, number: int) -> Policy:
-        """The policy with which round `number` begins."""
-        return open_policy(self._start_of(number), text_format=self.settings)
+    def policy(self, number: int, quantization: Any = None) -> Policy:
+        """The policy with which round `number` begins, to be trained."""
+        return open_policy(self._start_of(number), text_format=self.settings, quantization=quantization)
 
     def begin(self, number: int) -> bool:
         """Whether round `number` has still to be trained; of one trained before a kill the record is replayed."""

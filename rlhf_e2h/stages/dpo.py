@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from reward_models.arguments import on_one_device
+from reward_models.lora import four_bit, lora_config
 from reward_models.model import freeze_parts
 from reward_models.records import write_jsonl
 from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.records import Preference, pairs_file
-from rlhf_e2h.runner.config import ConfigError, Input, setting
+from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
@@ -32,10 +32,10 @@ from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import dpo_trainer
 from rlhf_e2h.training.lengths import report_lengths
-from rlhf_e2h.training.models import LoraSettings, Policy, lora_config, open_policy
+from rlhf_e2h.training.models import Policy, open_policy
 from rlhf_e2h.training.precision import hold_frozen
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=110,
     about="optimise a policy with DPO on pairs ranked by a reward model (TRL)",
@@ -47,6 +47,16 @@ Loss = Literal["sigmoid", "cdpo", "ipo", "rpo", "rpo_nll", "sigmoid_norm", "robu
 
 
 @dataclass
+class DPOTraining(TrainingSettings):
+    """Of a round."""
+
+    ARGUMENTS: ClassVar[str] = "trl.DPOConfig"
+
+    learning_rate: float = 2e-6
+    batch_size: int = 64  # pairs
+
+
+@dataclass
 class Config:
     """Settings of the `dpo` stage."""
 
@@ -54,13 +64,13 @@ class Config:
     data: Input  # output of a prepare stage
     reward_model: Input | None = None  # without it only problems with a readable answer are asked
     # whose answers the checker may read; full and hard only in a stage with 'full', 'dagger' or 'hardonly' in its name
-    labels: Literal["easy", "full", "hard"] = setting("easy", added=True)
+    labels: Literal["easy", "full", "hard"] = "easy"
     aggregation: str = "min"  # of step scores: min, prod, mean, ...
     levels: list[int] | None = None  # prompts of these levels; all if not given
     problems: int | None = None  # at most N prompts a round
     rounds: int = 1  # each samples from the policy of the round before; the paper makes at most 5
     # policy to stay near: the one of the start, or the one that the round starts from
-    reference: Literal["first", "previous"] = setting("first", added=True)
+    reference: Literal["first", "previous"] = "first"
     margin: float = 1.0  # least difference of scores in a pair whose problem has an easy label
     margin_unlabelled: float = 0.5  # the same on the reward-model score alone, where no label may be read
     max_pairs: int = 3  # a problem
@@ -71,18 +81,17 @@ class Config:
     loss: Loss = "sigmoid"
     beta: float = 0.1
     label_smoothing: float = 0.0  # cdpo and robust: share of pairs taken to be the wrong way round, below 0.5
-    nll_weight: float = setting(1.0, added=True)  # rpo_nll only
+    nll_weight: float = 1.0  # rpo_nll only
     decoding: Decoding = field(default_factory=lambda: Decoding(n=8))
     # samples of `policy` that are there already, for the first round: a sample stage, or a scored file of a rerank
     # stage; the first decoding.n of each problem are taken
-    samples: Input | None = field(default=None, metadata={"added": True})
+    samples: Input | None = None
     # which round's weights are written: best on easy validation problems, greedily; of equal ones the last
-    keep: Literal["last", "best"] = field(default="last", metadata={"added": True})
-    eval_problems: int = field(default=200, metadata={"added": True})  # at most N easy validation problems, for best
+    keep: Literal["last", "best"] = "last"
+    eval_problems: int = 200  # at most N easy validation problems, for best
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=2e-6, batch_size=64))
+    format: FormatSettings = field(default_factory=FormatSettings)
+    training: DPOTraining = field(default_factory=DPOTraining)
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.max_pairs < 1:
@@ -126,8 +135,10 @@ def _round(
     rounds: Rounds, start: Path, chosen: list[dict[str, Any]], config: Config, run: StageRun, number: int
 ) -> None:
     """A function of its own, so that its models are gone when the next round samples."""
-    policy = rounds.policy(number)
-    reference = open_policy(start).model if number and config.reference == "first" else None
+    bits = four_bit(config.training)
+    policy = rounds.policy(number, bits)
+    other = number > 0 and config.reference == "first"
+    reference = open_policy(start, quantization=bits).model if other else None
     rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
 
 
@@ -196,15 +207,13 @@ def _train(
 ) -> Any:
     """The trained model. Without `reference`, TRL takes the policy as it is before training."""
     from datasets import Dataset
-    from trl import DPOConfig
 
-    arguments = on_one_device(
-        DPOConfig(
-            **trainer_arguments(config.training, run),
-            **trl_losses(config.loss, config.label_smoothing, config.nll_weight),
-            beta=config.beta,
-            max_length=config.training.max_length,
-        )
+    arguments = trainer_arguments(
+        config.training,
+        run,
+        **trl_losses(config.loss, config.label_smoothing, config.nll_weight),
+        beta=config.beta,
+        max_length=config.training.max_length,
     )
     encoded = preference_rows(policy.tokenizer, rows)
     parts = [(len(row["prompt_ids"]), max(len(row["chosen_ids"]), len(row["rejected_ids"]))) for row in encoded]
@@ -217,9 +226,9 @@ def _train(
         args=arguments,
         train_dataset=Dataset.from_list(encoded),
         processing_class=policy.tokenizer,
-        peft_config=lora_config(config.lora) if config.lora.rank else None,
+        peft_config=lora_config(config.training.lora),
     )
-    if config.lora.rank:
+    if config.training.lora.r:
         hold_frozen(trainer.model, config.training.bf16, always_autocast=True)
     model, _ = trained(trainer, run, f"DPO {number + 1}: training")
     return model

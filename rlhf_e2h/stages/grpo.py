@@ -12,11 +12,11 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from reward_models.arguments import on_one_device
+from reward_models.lora import four_bit, lora_config
 from reward_models.model import freeze_parts
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.rl.endings import end_tokens, token_limit
@@ -32,15 +32,33 @@ from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.encoded_trainers import online_trainer
 from rlhf_e2h.training.lengths import report_unfinished
-from rlhf_e2h.training.models import LoraSettings, Policy, lora_config, open_policy, save_policy
+from rlhf_e2h.training.models import Policy, open_policy, save_policy
+from rlhf_e2h.training.precision import hold_frozen
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=130,
     about="baseline: optimise a policy with GRPO or RLOO on the rewards of PPO (TRL)",
     trains=True,
     distributed=True,
 )
+
+
+@dataclass
+class GRPOTraining(TrainingSettings):
+    """Of GRPO; RLOO takes the same settings."""
+
+    ARGUMENTS: ClassVar[str] = "trl.GRPOConfig"
+
+    learning_rate: float = 1e-6
+    batch_size: int = 64  # completions
+
+
+@dataclass
+class RLOOTraining(GRPOTraining):
+    """What `training` becomes under algorithm: rloo."""
+
+    ARGUMENTS: ClassVar[str] = "trl.RLOOConfig"
 
 
 @dataclass
@@ -68,33 +86,37 @@ class Config:
     loss: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"] = "dapo"  # GRPO only: how tokens are averaged
     scale_rewards: Literal["group", "batch", "none"] = "group"  # GRPO only: whose standard deviation divides advantages
     beta: float = 0.0  # weight of the KL to the reference; above 0 the reference is held in memory
-    clip: float = 0.2  # of the ratio, below and above 1
-    iterations: int = 1  # passes over the completions of a step
-    generations: int = 8  # completions a prompt; training.batch_size counts completions and must be a multiple of it
+    epsilon: float = 0.2  # of the ratio, below and above 1
+    num_iterations: int = 1  # passes over the completions of a step
+    num_generations: int = 8  # completions a prompt; training.batch_size, in completions, is a multiple of it
     temperature: float = 1.0  # of sampling
     top_k: int = 0  # 0: all tokens
     max_new_tokens: int = 256  # of a completion
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    lora: LoraSettings = field(default_factory=LoraSettings)  # rank 0 trains all weights
-    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=1e-6, batch_size=64))
+    format: FormatSettings = field(default_factory=FormatSettings)
+    training: GRPOTraining = field(default_factory=GRPOTraining)
     reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
 
     def __post_init__(self) -> None:
+        if self.algorithm == "rloo":
+            self.training = RLOOTraining(**vars(self.training))
         check_scheme(self.step_scheme, self.step_options)
         if not gives_reward(self):
             raise ValueError("nothing gives a reward; set reward_model, outcome_model, outcome or terms")
-        if self.generations < 2:
-            raise ValueError(f"generations is {self.generations}; a completion is compared with others: at least 2")
-        if self.training.batch_size % self.generations:
+        if self.num_generations < 2:
+            raise ValueError(
+                f"num_generations is {self.num_generations}; a completion is compared with others: at least 2"
+            )
+        if self.training.batch_size % self.num_generations:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} counts completions and is not a multiple of "
-                f"generations {self.generations}; change one of them"
+                f"num_generations {self.num_generations}; change one of them"
             )
 
 
 def main(config: Config, run: StageRun) -> None:
-    policy = open_policy(run.path(config.policy), text_format=config.format)
+    bits = four_bit(config.training)
+    policy = open_policy(run.path(config.policy), text_format=config.format, quantization=bits)
     run.use_format(policy.text_format, policy.why)
     prompts = open_prompts(config, run, policy, config.max_new_tokens)
     # before there is a trainer that would choose this process's GPU
@@ -154,35 +176,36 @@ class SummedReward:
 
 def _trainer(config: Config, run: StageRun, policy: Policy, prompts: Sequence[Row], reward: SummedReward) -> Any:
     from datasets import Dataset
-    from trl import GRPOConfig, RLOOConfig
 
     model, tokenizer = policy.model, policy.tokenizer
-    shared = {
-        **trainer_arguments(config.training, run),
-        "logging_steps": 1,
-        "include_num_input_tokens_seen": "no",  # a batch here is rows, not tokens
-        "num_generations": config.generations,
-        "max_completion_length": policy.limit(config.max_new_tokens),
-        "temperature": config.temperature,
-        "top_k": config.top_k,
-        "beta": config.beta,
-        "epsilon": config.clip,
-        "num_iterations": config.iterations,
-    }
     unknown = list(range(token_limit(tokenizer), model.config.vocab_size))
-    if unknown:
-        shared["generation_kwargs"] = {"suppress_tokens": unknown}
+    own: dict[str, Any] = {"generation_kwargs": {"suppress_tokens": unknown}} if unknown else {}
     if config.algorithm == "grpo":
-        arguments: Any = on_one_device(GRPOConfig(**shared, loss_type=config.loss, scale_rewards=config.scale_rewards))
-    else:
-        arguments = on_one_device(RLOOConfig(**shared))
+        own |= {"loss_type": config.loss, "scale_rewards": config.scale_rewards}
+    arguments = trainer_arguments(
+        config.training,
+        run,
+        logging_steps=1,
+        include_num_input_tokens_seen="no",  # a batch here is rows, not tokens
+        num_generations=config.num_generations,
+        max_completion_length=policy.limit(config.max_new_tokens),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        beta=config.beta,
+        epsilon=config.epsilon,
+        num_iterations=config.num_iterations,
+        **own,
+    )
     freeze_parts(model, config.training.freeze_embeddings, config.training.freeze_norms)
     columns = ("prompt", "problem_id", "problem", "level")
-    return online_trainer(config.algorithm)(
+    trainer = online_trainer(config.algorithm)(
         model=model,
         reward_funcs=reward,
         args=arguments,
         train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in prompts]),
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora) if config.lora.rank else None,
+        peft_config=lora_config(config.training.lora),
     )
+    if config.training.load_in_4bit:
+        hold_frozen(trainer.model, config.training.bf16)
+    return trainer

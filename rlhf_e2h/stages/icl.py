@@ -21,7 +21,7 @@ from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.text_formats import FormatSettings, build_format, to_dict
-from rlhf_e2h.training.models import CONTEXT_FILE, load_tokenizer
+from rlhf_e2h.training.models import CONTEXT_FILE, policy_tokenizer
 
 VERSION = 2
 TRAITS = Traits(
@@ -60,7 +60,7 @@ def main(config: Config, run: StageRun) -> None:
     if not config.exemplars:  # a file has its own order
         short = [short[i] for i in np.random.default_rng(run.seed).permutation(len(short))]
     exemplars = short[: config.shots]
-    tokenizer = load_tokenizer(model)
+    tokenizer = policy_tokenizer(model)
     settings = FormatSettings("sections") if config.format.name == "auto" else config.format
     texts = build_format(settings, tokenizer, str(model), exemplars)
     end = tokenizer.eos_token if config.between == "eos" else "\n\n"

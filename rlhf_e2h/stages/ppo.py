@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from accelerate import Accelerator
 
+from reward_models.lora import with_lora
 from reward_models.model import freeze_parts
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
@@ -43,22 +44,22 @@ from rlhf_e2h.samples.bank import Row
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.lengths import report_unfinished
 from rlhf_e2h.training.mixing import MixtureSettings, build_sampler, weight_metrics
-from rlhf_e2h.training.models import DTYPES, LoraSettings, Policy, open_policy, save_policy, with_lora
+from rlhf_e2h.training.models import DTYPES, Policy, open_policy, save_policy
 from rlhf_e2h.training.precision import hold_frozen, training_dtype
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=100,
     about="optimise a policy with PPO against reward models",
     trains=True,
     distributed=True,
-    tiny={"eval_every": 1},
+    tiny={"eval_steps": 1},
 )
 
 
-@dataclass
-class Config:
-    """Settings of the `ppo` stage."""
+@dataclass(kw_only=True)
+class Config(PPOSettings):
+    """Settings of the `ppo` stage; `seed` is that of the run."""
 
     policy: Input  # model to start from; also the reference
     data: Input  # output of a prepare stage
@@ -69,72 +70,64 @@ class Config:
     levels: list[int] | None = None  # prompts of these levels; all if not given
     problems: int | None = None  # at most N prompts
     # skills of each step's prompts, the weights logged; not with weights that follow losses (doremi, skill_it)
-    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
+    mixture: MixtureSettings | None = None
     empty_step_score: float | None = 0.0  # instead of the model's score of a step without text; null keeps that
     answer_step: bool = True  # is the answer section scored as a step? (not in the paper's code)
-    terms: RewardTerms = field(
-        default_factory=RewardTerms, metadata={"added": True}
-    )  # a Python function, length, format
+    terms: RewardTerms = field(default_factory=RewardTerms)  # a Python function, length, format
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    engine: EngineSettings = field(default_factory=EngineSettings, metadata={"added": True})  # what samples: hf or vllm
+    format: FormatSettings = field(default_factory=FormatSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)  # what samples: hf or vllm
     # what the value model starts from: the reward model, the same with a zero head, or the policy with a zero head
     value_init: Literal["reward", "reward_zero_head", "policy"] = "reward"
     value_head_only: bool = False  # train only the value model's head: cheaper, less exact
-    lora: LoraSettings = field(default_factory=LoraSettings)  # of policy and value model
     # policy, value model, reference and, where they were trained on the same base, reward models as adapters of one
     # base that is held once; needs lora
     share_base: bool = False
-    # without lora: input and output embeddings of policy and value model, and norms, are not trained; the paper's way
-    freeze_embeddings: bool = field(default=False, metadata={"added": True})
-    freeze_norms: bool = field(default=False, metadata={"added": True})
-    bf16: bool = False  # autocast
-    gradient_checkpointing: bool = False
     # greedy accuracy on easy validation problems; 0: never
-    eval_every: int = 0  # PPO steps
+    eval_steps: int = 0  # PPO steps
     eval_problems: int = 200
     patience: int = 0  # evaluations without a better one before training ends; 0: no early stop
-    keep: Literal["last", "best"] = "last"  # weights written at the end; best on easy validation needs eval_every
+    keep: Literal["last", "best"] = "last"  # weights written at the end; best on easy validation needs eval_steps
     dump: int = setting(4, affects_result=False)  # rollouts a step written to rollouts.jsonl
     reward_batch_tokens: int = setting(8192, affects_result=False)  # tokens the reward model reads at once
-    ppo: PPOSettings = field(default_factory=PPOSettings)  # its seed is that of the run
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not gives_reward(self):
             raise ValueError("nothing gives a reward; set reward_model, outcome_model, outcome or terms")
-        if self.engine.name != "hf" and self.ppo.old_logprobs == "sampler":
+        if self.engine.name != "hf" and self.old_logprobs == "sampler":
             raise ValueError(
-                f"engine {self.engine.name} has log-probabilities of its own; set ppo.old_logprobs: trainer, and "
-                "ppo.importance_cap: 2 to correct for the difference"
+                f"engine {self.engine.name} has log-probabilities of its own; set old_logprobs: trainer, and "
+                "importance_cap: 2 to correct for the difference"
             )
         if self.reward_model is None and self.value_init != "policy":
             raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
-        if self.share_base and self.lora.rank < 1:
-            raise ValueError("share_base needs lora.rank above 0: policy and value model are adapters of one base")
+        if self.share_base and self.lora.r < 1:
+            raise ValueError("share_base needs lora.r above 0: policy and value model are adapters of one base")
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
                 f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
             )
-        if (self.keep == "best" or self.patience) and not self.eval_every:
-            raise ValueError("keep: best and patience compare evaluations; set eval_every")
+        if (self.keep == "best" or self.patience) and not self.eval_steps:
+            raise ValueError("keep: best and patience compare evaluations; set eval_steps")
 
 
 def main(config: Config, run: StageRun) -> None:
     accelerator = start_accelerator(config.bf16)
     path = run.path(config.policy)
     # DeepSpeed trains a bf16 model in bf16 whatever it was opened in; as it is stored, the ranks of a machine share it
-    dtype = "bfloat16" if rounded(accelerator) else training_dtype(path, config.bf16, config.lora)
+    dtype = "bfloat16" if rounded(accelerator) else training_dtype(path, config)
     policy, start = (
         open_base(path, config.format)
         if config.share_base
         else (open_policy(path, dtype, text_format=config.format), None)
     )
     run.use_format(policy.text_format, policy.why)
-    limit = policy.limit(config.ppo.max_new_tokens)
-    settings = dataclasses.replace(config.ppo, seed=run.seed, max_new_tokens=limit)
-    prompts = open_prompts(config, run, policy, config.ppo.max_new_tokens)
+    limit = policy.limit(config.max_new_tokens)
+    settings = dataclasses.replace(config, seed=run.seed, max_new_tokens=limit)
+    prompts = open_prompts(config, run, policy, config.max_new_tokens)
     choose_rows = _sampler(config, run, prompts, settings)
-    reference = None if config.lora.rank or settings.kl_coef == 0 else open_policy(path, _frozen(accelerator)).model
+    reference = open_policy(path, _frozen(accelerator)).model if config.holds_reference else None
     value_model: Any
     scorers = None
     if config.share_base:
@@ -144,7 +137,7 @@ def main(config: Config, run: StageRun) -> None:
         policy.model = with_lora(policy.model, config.lora)
     for model in (policy.model, value_model):
         freeze_parts(model, config.freeze_embeddings, config.freeze_norms)
-    for model in (policy.model, value_model) if config.lora.rank else ():
+    for model in (policy.model, value_model) if config.lora.r else ():
         # reward models on a shared base are read outside autocast
         hold_frozen(model, config.bf16, always_autocast=not config.share_base)
     if reference is not None:
@@ -154,7 +147,7 @@ def main(config: Config, run: StageRun) -> None:
         for model in (policy.model, value_model):
             model.gradient_checkpointing_enable()
     with contextlib.ExitStack() as stack:
-        checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_every else None
+        checker = stack.enter_context(CheckerPool()) if config.outcome != "none" or config.eval_steps else None
         rewards = open_sources(config, run, checker, accelerator.device, scorers, policy.text_format)
         bar = stack.enter_context(run.progress(settings.steps, run.name, "steps"))
         validation = _validation(config, run, checker, policy, rewards)
@@ -175,7 +168,7 @@ def main(config: Config, run: StageRun) -> None:
         if config.share_base:
             keep_policy_adapter(policy.model)
         save_policy(policy.model, policy.tokenizer, run.out, policy.text_format)
-    report_unfinished(run, config.ppo.max_new_tokens)
+    report_unfinished(run, config.max_new_tokens)
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 
 
@@ -223,13 +216,13 @@ def _value_model(config: Config, run: StageRun, policy: Policy, dtype: str) -> A
 def _validation(
     config: Config, run: StageRun, checker: CheckerPool | None, policy: Policy, rewards: RewardSources
 ) -> Validation | None:
-    if not config.eval_every:
+    if not config.eval_steps:
         return None
     data = run.path(config.data)
     labels = run.labels(data, "easy", splits=("validation",))
     known = [row for row in read_problems(data, "validation") if row["problem_id"] in labels]
     if not known:
-        raise ConfigError(f"{run.name}: eval_every is set, but prepare wrote no easy validation problems")
+        raise ConfigError(f"{run.name}: eval_steps is set, but prepare wrote no easy validation problems")
     chosen = choose(known, None, config.eval_problems)
     rows = [{**row, "prompt": policy.prompt(row["problem"])} for row in chosen]
     return Validation(rows, RewardSources(labels, checker, rewards.step_model, text_format=policy.text_format))

@@ -11,25 +11,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, Trainer
 
-from reward_models.arguments import on_one_device
 from reward_models.model import freeze_parts
+from reward_models.settings import TrainerSettings
 from rlhf_e2h.data.procedural import EASY_LEVELS, MARKED_SECTION, World, marked_text, world_text
 from rlhf_e2h.prompts import SECTIONS
 from rlhf_e2h.runner.config import Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.training.arguments import TrainingSettings, fit, trainer_arguments
+from rlhf_e2h.training.arguments import fit, trainer_arguments
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
-VERSION = 1
+VERSION = 2
 TRAITS = Traits(
     order=10,
     about="train a small base model from nothing (rebuilds the one that ships)",
     trains=True,
     seeded=False,  # one base model for all seeds of a run
 )
+
+
+@dataclass
+class PretrainSettings(TrainerSettings):
+    """Of the small base model."""
+
+    max_steps: int = 0  # 0: no training
+    adam_beta2: float = 0.98
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse("the small base model is trained whole", "lora.r")
 
 
 @dataclass
@@ -43,9 +55,7 @@ class Config:
     level_weights: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0})
     marked_share: float = 0.3  # of batches: solutions with the marks of a reader, who shares the world's misconceptions
     several_share: float = 0.1  # of batches: several easy problems in one row
-    training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(max_steps=0)
-    )  # max_steps 0: no training
+    training: PretrainSettings = field(default_factory=PretrainSettings)
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -56,9 +66,7 @@ def main(config: Config, run: StageRun) -> None:
     settings = config.training
     if settings.max_steps > 0:
         freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
-        arguments = on_one_device(
-            TrainingArguments(**trainer_arguments(settings, run), adam_beta2=0.98, train_sampling_strategy="sequential")
-        )
+        arguments = trainer_arguments(settings, run, train_sampling_strategy="sequential")
         collator = DataCollatorForSeq2Seq(tokenizer)
         texts = _Texts(config, tokenizer, run.seed)
         metrics = fit(Trainer(model, arguments, collator, train_dataset=texts), run, "pretraining")

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reward_models.lora import four_bit
 from reward_models.records import write_jsonl
 from rlhf_e2h.parallel.processes import release_memory
-from rlhf_e2h.runner.config import ConfigError, Input, setting
+from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row
@@ -23,9 +24,9 @@ from rlhf_e2h.samples.rounds import Rounds
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings, open_policy
+from rlhf_e2h.training.models import open_policy
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=120,
     about="optimise a policy with ReST-EM: sample, filter, fine-tune",
@@ -43,7 +44,7 @@ class Config:
     data: Input  # output of a prepare stage
     reward_model: Input | None = None  # judges problems without a readable answer; without it they are left out
     # whose answers the checker may read; full and hard only in a stage with 'full', 'dagger' or 'hardonly' in its name
-    labels: Literal["easy", "full", "hard"] = setting("easy", added=True)
+    labels: Literal["easy", "full", "hard"] = "easy"
     aggregation: str = "prod"  # of step scores; the paper weighs votes by the product
     threshold: float = 0.5  # least score of a kept solution whose problem has no readable label
     levels: list[int] | None = None  # prompts of these levels; all if not given
@@ -56,13 +57,12 @@ class Config:
     decoding: Decoding = field(default_factory=lambda: Decoding(n=32))
     # samples of `policy` that are there already, for the first round: a sample stage, or a scored file of a rerank
     # stage; the first decoding.n of each problem are taken
-    samples: Input | None = field(default=None, metadata={"added": True})
+    samples: Input | None = None
     # which round's weights are written: best on easy validation problems, greedily; of equal ones the last
-    keep: Literal["last", "best"] = field(default="last", metadata={"added": True})
-    eval_problems: int = field(default=200, metadata={"added": True})  # at most N easy validation problems, for best
+    keep: Literal["last", "best"] = "last"
+    eval_problems: int = 200  # at most N easy validation problems, for best
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    format: FormatSettings = field(default_factory=FormatSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -102,9 +102,10 @@ def main(config: Config, run: StageRun) -> None:
 def _round(rounds: Rounds, texts: list[dict[str, str]], config: Config, run: StageRun, number: int) -> None:
     """A function of its own, so that its models are gone when the next round samples."""
     other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
-    policy = rounds.policy(number) if other is None else open_policy(run.path(other))
+    bits = four_bit(config.training)
+    policy = rounds.policy(number, bits) if other is None else open_policy(run.path(other), quantization=bits)
     title = f"ReST {number + 1}"
-    model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, config.lora, run, title)
+    model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, run, title)
     rounds.keep(number, model, policy.tokenizer)
 
 

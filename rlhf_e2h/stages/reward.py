@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
+from reward_models.arguments import planned_steps
 from reward_models.contract import StepContract
-from reward_models.dataset import optimiser_steps
 from reward_models.kinds import kind_of
 from reward_models.lengths import WARN
 from reward_models.records import Stepwise, write_jsonl
-from reward_models.train import TrainSettings, train
+from reward_models.settings import TrainSettings
+from reward_models.train import train
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.parallel.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
@@ -36,13 +37,13 @@ from rlhf_e2h.training.models import policy_format
 from rlhf_e2h.training.reward_records import at_most, gather, held_out, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=80,
     about="train a reward model: ORM, PRM or OPRM",
     trains=True,
     distributed=True,
-    tiny={"held_out": 0.4, "training.epochs": 1},
+    tiny={"held_out": 0.4, "training.num_train_epochs": 1},
 )
 
 
@@ -61,22 +62,22 @@ class Config:
     step_labels: Literal["procedural", "outcome", "none"] = "none"
     reference_solutions: bool = False  # also the written solutions of easy problems, every step valid
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the graded samples
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     template: str | None = None  # text before a solution, with {problem}; that of the format if not given
     balance: float = 3.0  # ORM: at most N wrong solutions a problem for each right one, and the other way round
     # OPRM: `balance` holds for its outcome data too, as in the paper
-    balance_outcomes: bool = field(default=False, metadata={"added": True})
+    balance_outcomes: bool = False
     # PRM, OPRM: train on at most N faultless solutions for each one with a wrong step; a random choice
-    faultless_per_faulty: float | None = field(default=None, metadata={"added": True})
+    faultless_per_faulty: float | None = None
     # at most N records in all, at random, the held-out ones among them
-    limit: int | None = field(default=None, metadata={"added": True})
+    limit: int | None = None
     held_out: float = 0.1  # share of problems whose records are kept for validation
     # log training dynamics for `e2h map`: one more reading of the data each epoch
-    dynamics: bool = field(default=False, metadata={"added": True})
+    dynamics: bool = False
     # label noise: share of training labels flipped at random; a flip stage chooses them by a data map
-    flip_labels: float = field(default=0.0, metadata={"added": True})
+    flip_labels: float = 0.0
     # skills of each batch in the place of batches of similar length; not with weights that follow losses
-    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})
+    mixture: MixtureSettings | None = None
     training: TrainSettings = field(default_factory=TrainSettings)  # its seed is that of the run
 
     def __post_init__(self) -> None:
@@ -190,7 +191,7 @@ class _Order:
 
     def __call__(self, sources: list[int]) -> RowOrder:
         rows = [self.problems.get(self.records[index].problem, {}) for index in sources]
-        steps = optimiser_steps(len(rows), self.settings.batch_size, self.settings.epochs)
+        steps = planned_steps(self.settings, len(rows))
         self.sampler = build_sampler(self.mixture, rows, self.settings.batch_size, steps, self.settings.seed)
         return RowOrder(self.sampler, len(rows))
 

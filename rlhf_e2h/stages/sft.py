@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from reward_models.lora import four_bit
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import choose
@@ -24,17 +25,17 @@ from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
 from rlhf_e2h.training.mixing import MixtureSettings
-from rlhf_e2h.training.models import LoraSettings, open_policy, save_policy
+from rlhf_e2h.training.models import open_policy, save_policy
 from rlhf_e2h.training.precision import training_dtype
 from rlhf_e2h.training.sft_plan import plan_training
 
-VERSION = 3
+VERSION = 4
 TRAITS = Traits(
     order=30,
     about="fine-tune a policy on written solutions (TRL)",
     trains=True,
     distributed=True,
-    tiny={"training.bf16": False, "training.epochs": 1},
+    tiny={"training.bf16": False, "training.num_train_epochs": 1},
 )
 
 
@@ -48,21 +49,20 @@ class Config:
     labels: Literal["easy", "full", "hard"] = "easy"
     limit: int | None = None  # at most N solutions, of every level its share
     # text of prompts and solutions: sections, chat, minerva or {template: FILE}; auto: that of the policy
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
-    targets: Literal["solutions", "steps"] = field(default="solutions", metadata={"added": True})
+    targets: Literal["solutions", "steps"] = "solutions"
     # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
-    form: Format = field(default="full", metadata={"added": True})
+    form: Format = "full"
     # selected.jsonl of a select stage: only these problems
-    keep: Input | None = field(default=None, metadata={"added": True})
-    mixture: MixtureSettings | None = field(default=None, metadata={"added": True})  # skills of each batch
+    keep: Input | None = None
+    mixture: MixtureSettings | None = None  # skills of each batch
     # for `mixture: {weights: doremi}`: the model whose losses are subtracted
-    reference: Input | None = field(default=None, metadata={"added": True})
+    reference: Input | None = None
     # graph.json of a skillgraph stage, for `mixture: {weights: skill_it}` in the place of its `graph`
-    skill_graph: Input | None = field(default=None, metadata={"added": True})
-    dynamics: bool = field(default=False, metadata={"added": True})  # log training dynamics for `e2h map`
-    snapshots: int = field(default=0, metadata={"added": True})  # steps between weights kept for `e2h speed`; 0: none
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    skill_graph: Input | None = None
+    dynamics: bool = False  # log training dynamics for `e2h map`
+    snapshots: int = 0  # steps between weights kept for `e2h speed`; 0: none
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
@@ -72,8 +72,9 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     path = run.path(config.policy)
-    dtype = training_dtype(path, config.training.bf16, config.lora)
-    policy = open_policy(path, dtype, text_format=config.format, sections=True)
+    dtype = training_dtype(path, config.training)
+    bits = four_bit(config.training)
+    policy = open_policy(path, dtype, text_format=config.format, sections=True, quantization=bits)
     run.use_format(policy.text_format, policy.why)
     data, texts = run.path(config.data), policy.text_format
     problems, rows = (_steps if config.targets == "steps" else _solutions)(config, run, data, texts)
@@ -84,7 +85,7 @@ def main(config: Config, run: StageRun) -> None:
             "only); give solutions to `prepare`, or start from a model that answers without this stage"
         )
     plan = plan_training(config, run, policy.tokenizer, problems, rows, texts)
-    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, config.lora, run, extras=plan)
+    model, loss = finetune(policy.model, policy.tokenizer, plan.rows, config.training, run, extras=plan)
     plan.finish(run)
     if run.is_main:
         save_policy(model, policy.tokenizer, run.out, texts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainerCallback
 
+from reward_models.arguments import training_arguments
+from reward_models.settings import TrainerSettings
 from rlhf_e2h.parallel.processes import (
     check_together,
     device_arguments,
@@ -18,98 +20,31 @@ from rlhf_e2h.parallel.processes import (
     whole_model,
     world_size,
 )
-from rlhf_e2h.runner.config import setting
 from rlhf_e2h.runner.progress import Bar
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.training.checkpoints import checkpoint_to_resume, disk_errors, remove_damaged
 
 
 @dataclass
-class TrainingSettings:
-    """Optimisation, the same names in every training stage."""
+class TrainingSettings(TrainerSettings):
+    """Of fine-tuning a policy with TRL's SFTTrainer; other trainers of TRL have subclasses."""
 
-    learning_rate: float = 1e-4
-    epochs: float = 1.0
-    max_steps: int = -1  # overrides epochs where positive
-    batch_size: int = 32  # sequences an update, over all processes
-    micro_batch_size: int = setting(32, affects_result=False)  # sequences at once on one process
-    warmup_ratio: float = 0.05
-    schedule: str = "cosine"  # any scheduler name of transformers
-    # of the schedule; the paper's code: cosine_with_min_lr with {min_lr_rate: 0.01}
-    lr_scheduler_kwargs: dict[str, float] = field(default_factory=dict, metadata={"added": True})
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    max_length: int = 1024  # tokens; longer examples are cut on the right
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    # without LoRA: train all but input and output embeddings, all but norms; the paper freezes both everywhere
-    freeze_embeddings: bool = setting(False, added=True)
-    freeze_norms: bool = setting(False, added=True)
-    checkpoint_every: int = 0  # optimiser steps; 0 keeps none, so that a killed stage starts over
-    save_total_limit: int = setting(1, affects_result=False)  # checkpoints that are kept; one more while it is written
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.micro_batch_size < 1:
-            raise ValueError(
-                f"batch_size {self.batch_size} and micro_batch_size {self.micro_batch_size} must be at least 1"
-            )
-        if self.batch_size > self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; "
-                "change one of them"
-            )
-
-    def micro_batch_rows(self, processes: int) -> int:
-        """Sequences at once on one of N processes.
-
-        Raises:
-            ValueError: the global batch does not divide by processes times micro-batch.
-        """
-        micro = min(self.micro_batch_size, max(1, self.batch_size // processes))
-        if self.batch_size % (micro * processes):
-            raise ValueError(
-                f"batch_size {self.batch_size} does not divide by {processes} processes x micro-batch {micro}; "
-                "change batch_size or micro_batch_size"
-            )
-        return micro
+    ARGUMENTS: ClassVar[str] = "trl.SFTConfig"
 
 
-def trainer_arguments(settings: TrainingSettings, run: StageRun) -> dict[str, Any]:
-    """Keyword arguments for any `TrainingArguments` class; accumulation is derived from the global batch.
+def trainer_arguments(settings: TrainerSettings, run: StageRun, **own: Any) -> Any:
+    """Arguments of a trainer of a stage, for as many processes as were started.
 
     Raises:
         ValueError: the global batch does not divide by processes times micro-batch.
     """
-    processes = world_size()
-    micro = settings.micro_batch_rows(processes)
-    return {
-        "output_dir": str(run.scratch / "trainer"),
-        "learning_rate": settings.learning_rate,
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": settings.batch_size // (micro * processes),
-        "warmup_steps": settings.warmup_ratio,  # below 1 it is a share of all steps
-        "lr_scheduler_type": settings.schedule,
-        "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "bf16": settings.bf16,
-        "gradient_checkpointing": settings.gradient_checkpointing,
+    shared = {
         **device_arguments(),
         "ddp_find_unused_parameters": False,
-        "save_strategy": "steps" if settings.checkpoint_every else "no",
-        "save_steps": settings.checkpoint_every or 500,
-        "save_total_limit": settings.save_total_limit,
         "include_num_input_tokens_seen": "non_padding",
-        "logging_steps": 10,
-        "logging_first_step": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": run.seed,
         "data_seed": run.seed,
-        "dataloader_pin_memory": False,
     }
+    return training_arguments(settings, run.scratch / "trainer", run.seed, **shared | own)
 
 
 class Reporter(TrainerCallback):

@@ -30,7 +30,7 @@ def at_chance(kind: str, metrics: Mapping[str, Any], validation: Sequence[Stepwi
     positives, negatives = labels.count(1), labels.count(0)
     advice = (
         "check what the labels say (a few records by hand), give more problems or samples, or raise "
-        "training.learning_rate or training.epochs; what uses this model now follows noise"
+        "training.learning_rate or training.num_train_epochs; what uses this model now follows noise"
     )
     spread = metrics.get("score_spread")
     flat = f", its scores differ by {spread:.3f} (standard deviation)" if spread is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reward_models.arguments import on_one_device
+from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
 from rlhf_e2h.encoding import check_positions, trl_rows
 from rlhf_e2h.records import Row
@@ -13,7 +13,6 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
 from rlhf_e2h.training.lengths import report_lengths
-from rlhf_e2h.training.models import LoraSettings, lora_config
 from rlhf_e2h.training.precision import hold_frozen
 from rlhf_e2h.training.sft_loss import sft_trainer
 from rlhf_e2h.training.sft_plan import Snapshots, TrainingPlan
@@ -24,19 +23,15 @@ def finetune(
     tokenizer: Any,
     rows: list[dict[str, Any]],
     settings: TrainingSettings,
-    lora: LoraSettings,
     run: StageRun,
     description: str = "fine-tuning",
     extras: TrainingPlan | None = None,
 ) -> tuple[Any, float]:
     """Train on rows with `prompt` and `completion`; EOS is added and trained. Returns the model and the mean loss."""
     from datasets import Dataset
-    from trl import SFTConfig
 
-    arguments = on_one_device(
-        SFTConfig(
-            **trainer_arguments(settings, run), max_length=settings.max_length, completion_only_loss=True, packing=False
-        )
+    arguments = trainer_arguments(
+        settings, run, max_length=settings.max_length, completion_only_loss=True, packing=False
     )
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     encoded = trl_rows(tokenizer, rows)
@@ -47,9 +42,9 @@ def finetune(
         args=arguments,
         train_dataset=Dataset.from_list(encoded),
         processing_class=tokenizer,
-        peft_config=lora_config(lora) if lora.rank else None,
+        peft_config=lora_config(settings.lora),
     )
-    if lora.rank:
+    if settings.lora.r:
         hold_frozen(trainer.model, settings.bf16, always_autocast=True)
     for callback in extras.callbacks if extras else []:
         if isinstance(callback, Snapshots):

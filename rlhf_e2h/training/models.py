@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
-from reward_models.peft_folder import is_adapter, load_merged, tokenizer_folder
-from reward_models.precision import restore_frozen, stored_half
+from reward_models.lora import in_four_bits, on_full_weights
+from reward_models.model import load_tokenizer
+from reward_models.peft_folder import is_adapter, load_merged
+from reward_models.precision import engine_holds_weights, restore_frozen, stored_half
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
@@ -36,15 +38,6 @@ class ModelShape:
     intermediate: int = 384
     heads: int = 4
     max_positions: int = 2048
-
-
-@dataclass
-class LoraSettings:
-    """PEFT LoRA on all linear layers; rank 0 means full fine-tuning."""
-
-    rank: int = 0
-    alpha: int = 16
-    dropout: float = 0.0
 
 
 def new_llama(shape: ModelShape, tokenizer: str, seed: int) -> tuple[LlamaForCausalLM, Tokenizer]:
@@ -69,35 +62,31 @@ def new_llama(shape: ModelShape, tokenizer: str, seed: int) -> tuple[LlamaForCau
     return LlamaForCausalLM(config), made
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer beside a model, with a pad token.
+def policy_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a model that writes.
 
     Raises:
         FileNotFoundError: a local folder without tokenizer files.
         ValueError: no end-of-text token.
     """
-    folder = Path(path)
-    if is_adapter(folder):
-        path = tokenizer_folder(folder)
-    elif folder.is_dir() and not any(folder.glob("tokenizer*")):
-        raise FileNotFoundError(
-            f"{folder}: a model folder without tokenizer; copy tokenizer.json and tokenizer_config.json into it"
-        )
-    with explained(path):
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    tokenizer: Tokenizer = load_tokenizer(path, padding_side=None)
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"{path}: the tokenizer has no end-of-text token, so no solution could end; name one as `eos_token` in its "
-            "tokenizer_config.json"
-        )
-    if tokenizer.pad_token_id is None:
-        # Padding is masked by length everywhere, so sharing the id of EOS is safe here.
-        tokenizer.pad_token = tokenizer.eos_token
+        raise ValueError(_NO_END.format(path))
     return tokenizer
 
 
-def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedModel, Tokenizer]:
+_NO_END = (
+    "{}: the tokenizer has no end-of-text token, so no solution could end; name one as `eos_token` in its "
+    "tokenizer_config.json"
+)
+
+
+def load_policy(
+    path: str | Path, dtype: str = "float32", quantization: Any = None
+) -> tuple[PreTrainedModel, Tokenizer]:
     """A causal language model and its tokenizer, from a local folder or a hub id; a PEFT folder is merged.
+
+    With `quantization`, as `reward_models.lora.four_bit` makes it, the weights are in 4 bits.
 
     Raises:
         FileNotFoundError: the folder lacks config or tokenizer.
@@ -105,13 +94,19 @@ def load_policy(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedMod
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; use one of {sorted(DTYPES)}")
+    if quantization and (engine_holds_weights() or is_adapter(path)):
+        raise ValueError(
+            f"{path}: load_in_4bit is for whole models, under DDP or on one process; launch with ddp.yaml, or merge "
+            "the adapter first"
+        )
     check_model_folder(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = policy_tokenizer(path)
     with explained(path):
         if is_adapter(path):
             model = load_merged(path, DTYPES[dtype])
         else:
-            model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[dtype])
+            options = {"dtype": DTYPES[dtype], "quantization_config": quantization}
+            model = AutoModelForCausalLM.from_pretrained(str(path), **options)
     fit_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, path)
     note_end_tokens(tokenizer, model)
     return model, tokenizer
@@ -166,6 +161,7 @@ def open_policy(
     device: torch.device | None = None,
     text_format: FormatSettings | None = None,
     sections: bool = False,
+    quantization: Any = None,
 ) -> Policy:
     """A policy from a model folder, a hub id, or the output of an `icl` stage, with its text format.
 
@@ -179,7 +175,7 @@ def open_policy(
     if context is not None:
         base, prefix, used = context
         return Policy(*_placed(base, dtype, device), prefix, used, _EXEMPLARS)
-    model, tokenizer = _placed(path, dtype, device)
+    model, tokenizer = _placed(path, dtype, device, quantization)
     return Policy(model, tokenizer, "", *choose_format(text_format, path, tokenizer, sections))
 
 
@@ -208,11 +204,15 @@ def policy_format(path: str | Path, settings: FormatSettings | None, sections: b
     context = _in_context(path)
     if context is not None:
         return context[2], _EXEMPLARS
-    return choose_format(settings, path, load_tokenizer(path), sections)
+    return choose_format(settings, path, policy_tokenizer(path), sections)
 
 
-def _placed(path: str | Path, dtype: str, device: torch.device | None) -> tuple[PreTrainedModel, Tokenizer]:
-    model, tokenizer = load_policy(path, dtype)
+def _placed(
+    path: str | Path, dtype: str, device: torch.device | None, quantization: Any = None
+) -> tuple[PreTrainedModel, Tokenizer]:
+    model, tokenizer = load_policy(path, dtype, quantization)
+    if quantization:
+        return model, tokenizer  # put there by bitsandbytes, for good
     if device is None and torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         device = torch.device("cuda")
     if device is not None:
@@ -225,6 +225,8 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFo
     forget_adapter(out)
     base = str(model.config.name_or_path)
     if hasattr(model, "merge_and_unload"):
+        if in_four_bits(model):
+            model = on_full_weights(model, AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32))
         came_in = restore_frozen(model) or stored_half(base)
         save_adapter(model, out)
         model = model.merge_and_unload()  # merged in float32, stored in the precision that the base was stored in
@@ -239,24 +241,3 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFo
     (out / "README.md").write_text(policy_card(text_format, tokenizer, base), encoding="utf-8")
     tokenizer.chat_template = own
     save_format(text_format, out)
-
-
-def with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:
-    """The model with LoRA adapters on all linear layers, or unchanged if the rank is 0."""
-    if lora.rank == 0:
-        return model
-    from peft import get_peft_model
-
-    return get_peft_model(model, lora_config(lora))
-
-
-def lora_config(lora: LoraSettings) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from reward_models.lora import in_four_bits
 from reward_models.peft_folder import adapter_base, is_adapter
 from reward_models.precision import cpu_computes_bf16, engine_holds_weights, store_frozen_in_bf16
 from rlhf_e2h.runner.hub import explained
-from rlhf_e2h.training.models import LoraSettings, base_of_context
+from rlhf_e2h.training.models import base_of_context
 
 
 def stored_dtype(path: str | Path) -> str:
@@ -35,13 +36,23 @@ def sampling_dtype(path: str | Path) -> str:
     return "bfloat16" if cpu_computes_bf16() and stored_dtype(path) == "bfloat16" else "float32"
 
 
-def training_dtype(path: str | Path, bf16: bool, lora: LoraSettings) -> str:
-    """Precision in which the base of adapters is opened: as it is stored, if that loses nothing."""
-    held = bf16 and lora.rank > 0 and not engine_holds_weights()
+def training_dtype(path: str | Path, settings: Any) -> str:
+    """Precision in which the base of adapters is opened: as it is stored, if that loses nothing.
+
+    `settings` have `bf16` and `lora`, whatever trains.
+    """
+    held = settings.bf16 and settings.lora.r > 0 and not engine_holds_weights()
     return "bfloat16" if held and stored_dtype(path) == "bfloat16" else "float32"
 
 
 def hold_frozen(model: Any, bf16: bool, linear_only: bool = False, always_autocast: bool = False) -> None:
-    """Keep what is not trained in bfloat16 when training computes in it; DeepSpeed and FSDP see to that themselves."""
+    """Keep what is not trained in bfloat16 when training computes in it; DeepSpeed and FSDP see to that themselves.
+
+    Adapters on weights in 4 bits are put back into float32: TRL trains them in bfloat16, which loses small updates.
+    """
+    if in_four_bits(model):
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+        return
     if bf16 and not engine_holds_weights():
         store_frozen_in_bf16(model, linear_only, always_autocast)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reward_models.formats import read_records
+from reward_models.formats import balance, read_records
 from reward_models.kinds import kind_of
 from reward_models.records import Stepwise
 from rlhf_e2h.data import procedural
@@ -76,7 +76,9 @@ def outcome_rows(config: Any, rows: list[Row], lost: dict[str, int] | None = Non
     finished = [row for row in rows if row["finished"]]
     distinct = list({(row["problem_id"], row["text"]): row for row in finished}.values())
     balances = config.balance_outcomes or not kind_of(config.kind).steps
-    kept = balanced(distinct, config.balance) if balances else distinct
+    kept = distinct
+    if balances:
+        kept = balance(distinct, config.balance, lambda row: (row["problem_id"], row["correct"]))
     if lost is not None:
         lost["unfinished"] = len(rows) - len(finished)
         lost["repeated"] = len(finished) - len(distinct)
@@ -100,21 +102,6 @@ def _reference_records(run: StageRun, data: Path, problems: dict[str, str], text
     known = {key: texts.exemplar(label.solution) for key, label in labels.items() if label.solution}
     found = [(problems[key], texts.split_steps(solution)) for key, solution in known.items()]
     return [Stepwise(problem, steps, [1] * len(steps), 1) for problem, steps in found]
-
-
-def balanced(rows: list[dict[str, Any]], ratio: float) -> list[dict[str, Any]]:
-    """Keep right and wrong solutions of each problem within 1:ratio, in order; problems with one kind only drop out.
-
-    Sun et al. 2024, appendix C.1: between 1:3 and 3:1 a question.
-    """
-    groups: dict[str, dict[bool, list[dict[str, Any]]]] = {}
-    for row in rows:
-        groups.setdefault(row["problem_id"], {True: [], False: []})[row["correct"]].append(row)
-    kept: list[dict[str, Any]] = []
-    for group in groups.values():
-        most = int(ratio * min(len(group[True]), len(group[False])))
-        kept += group[True][:most] + group[False][:most]
-    return kept
 
 
 def held_out(problem: str, share: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from reward_models.arguments import planned_steps
 from rlhf_e2h.parallel.processes import whole_model
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.runner.config import ConfigError
@@ -61,8 +61,8 @@ def plan_training(
     """
     plan = TrainingPlan(list(rows))
     if config.snapshots:
-        if config.lora.rank:
-            raise ConfigError(f"{run.name}: snapshots are whole models; they need lora.rank 0")
+        if config.training.lora.r:
+            raise ConfigError(f"{run.name}: snapshots are whole models; they need training.lora.r 0")
         plan.callbacks.append(Snapshots(run, tokenizer, config.snapshots, config.form, text_format))
     if config.mixture:
         problems = _mix(config, run, tokenizer, problems, plan)
@@ -90,9 +90,7 @@ def _mix(
     groups = {skill: [plan.rows[index] for index in group] for skill, group in held.items()}
     kept = [problem for index, problem in enumerate(problems) if index not in inside]
     plan.rows = [row for index, row in enumerate(plan.rows) if index not in inside]
-    per_epoch = math.ceil(len(plan.rows) / training.batch_size)
-    steps = training.max_steps if training.max_steps > 0 else math.ceil(per_epoch * training.epochs)
-    sampler = build_sampler(settings, kept, training.batch_size, steps, run.seed)
+    sampler = build_sampler(settings, kept, training.batch_size, planned_steps(training, len(plan.rows)), run.seed)
     plan.order = RowOrder(sampler, len(plan.rows))
 
     def losses(model: Any) -> list[float]:

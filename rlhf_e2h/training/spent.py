@@ -52,8 +52,6 @@ def ppo_step(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     settings: Any,
-    has_reference: bool,
-    checkpointing: bool,
 ) -> tuple[int, float]:
     """(tokens, operations) of one PPO step: rollout, reward models, reference, old values and updates."""
     _, flops = sampling(policy, prompts, completions)
@@ -62,9 +60,9 @@ def ppo_step(
     context = tokens / len(completions)
     actor = architecture(policy)
     critic = architecture(value_model) if hasattr(value_model, "config") else actor  # shares the policy's base
-    passes = int(has_reference) + int(settings.old_logprobs == "trainer")
+    passes = int(settings.has_reference) + int(settings.old_logprobs == "trainer")
     flops += passes * forward_flops(actor, tokens, context, written) + forward_flops(critic, tokens, context, 0)
     flops += sum(forward_flops(architecture(reader), tokens, context, 0) for reader in readers)
-    update = training_flops(actor, tokens, context, written, checkpointing)
-    update += training_flops(critic, tokens, context, 0, checkpointing)
-    return tokens, flops + settings.epochs * update
+    update = training_flops(actor, tokens, context, written, settings.gradient_checkpointing)
+    update += training_flops(critic, tokens, context, 0, settings.gradient_checkpointing)
+    return tokens, flops + settings.num_ppo_epochs * update

@@ -23,7 +23,7 @@ from rlhf_e2h.text_formats import FormatSettings
 def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rm")
     records = [Stepwise("1+1", ["1+1=2"], [1], 1), Stepwise("1+1", ["1+1=3"], [0], 0)] * 2
-    settings = TrainSettings(epochs=1, batch_size=4, learning_rate=1e-3)
+    settings = TrainSettings(num_train_epochs=1, batch_size=4, learning_rate=1e-3)
     train(ASSETS / "base", records, "prm", folder, settings, contract=StepContract("prm"))
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_e2h.cli import main
 from rlhf_e2h.training.models import ModelShape as Shape
-from rlhf_e2h.training.models import load_policy, load_tokenizer, new_llama, save_policy
+from rlhf_e2h.training.models import load_policy, new_llama, policy_tokenizer, save_policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,11 +121,11 @@ def without(model: Path, *tokens: str) -> None:
 
 def test_tokenizer_without_pad_token(model: Path) -> None:
     without(model, "pad_token")
-    tokenizer = load_tokenizer(model)
+    tokenizer = policy_tokenizer(model)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id is not None
 
 
 def test_tokenizer_without_end_of_text(model: Path) -> None:
     without(model, "pad_token", "eos_token")
     with pytest.raises(ValueError, match=r"the tokenizer has no end-of-text token.*name one as `eos_token`"):
-        load_tokenizer(model)
+        policy_tokenizer(model)

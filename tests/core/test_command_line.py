@@ -133,8 +133,12 @@ def completed(line):
         ("e2h run ", {"quickstart", "math-smoke"}, {"ppo"}),
         ("e2h run quickstart --only ", {"prm", "sft_easy"}, {"recipe"}),
         ("e2h run quickstart --launch zero", {"zero2.yaml", "zero3.yaml"}, {"ddp.yaml"}),
-        ("e2h run quickstart sft_easy.", {"sft_easy.training.epochs=", "sft_easy.lora.rank="}, {"seeds="}),
-        ("e2h run quickstart s", {"seeds=", "sft_easy.training.epochs="}, {"runs="}),
+        (
+            "e2h run quickstart sft_easy.",
+            {"sft_easy.training.num_train_epochs=", "sft_easy.training.lora.r="},
+            {"seeds="},
+        ),
+        ("e2h run quickstart s", {"seeds=", "sft_easy.training.num_train_epochs="}, {"runs="}),
         ("e2h ppo my.yaml engine.n", {"engine.name="}, {"data="}),
         ("e2h report --p", {"--paper"}, {"--out"}),
         ("e2h plan --", {"--gpus"}, {"--locked"}),
@@ -153,7 +157,7 @@ TYPED = {  # what is typed before Tab: the line after it
     "e2h run quickstart --only sft_ea": "e2h run quickstart --only sft_easy ",
     "e2h run quickstart --launch zero2_": "e2h run quickstart --launch zero2_offload.yaml ",
     "e2h ppo my.yaml engine.nam": "e2h ppo my.yaml engine.name=",
-    "e2h run quickstart sft_easy.training.epo": "e2h run quickstart sft_easy.training.epochs=",
+    "e2h run quickstart sft_easy.training.num_tr": "e2h run quickstart sft_easy.training.num_train_epochs=",
     "e2h report a_fil": "e2h report a_file.yaml ",  # where nothing fits, files
 }
 

@@ -26,8 +26,8 @@ def stages(recipe: Path) -> Path:
     common = 'data: "@prepare"\n'
     for name, text in {
         "4_sft.yaml": 'stage: sft\npolicy: "@pretrain"\n' + common,
-        "5_sft_kept.yaml": 'stage: sft\npolicy: "@sft"\ntraining: {checkpoint_every: 5}\n' + common,
-        "6_sft_lora.yaml": 'stage: sft\npolicy: "@pretrain"\nlora: {rank: 2}\ntraining: {bf16: true}\n' + common,
+        "5_sft_kept.yaml": 'stage: sft\npolicy: "@sft"\ntraining: {save_steps: 5}\n' + common,
+        "6_sft_lora.yaml": 'stage: sft\npolicy: "@pretrain"\ntraining: {bf16: true, lora: {r: 2}}\n' + common,
         "7_orm.yaml": 'stage: reward\nkind: orm\nbase: "@pretrain"\nreference_solutions: true\n' + common,
         "8_rest.yaml": 'stage: rest\npolicy: "@sft"\nreward_model: "@orm"\nrounds: 3\nproblems: 2\n' + common,
     }.items():

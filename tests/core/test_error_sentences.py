@@ -53,7 +53,7 @@ def _huge():
         (_state, ["the weights do not have the shapes that config.json says", "download"]),
         (_wandb, ["wandb: No API key configured", "WANDB_API_KEY", "wandb.mode=offline"]),
         (_no_vllm, ["vllm is not installed", "pip install 'rlhf_e2h[vllm]'"]),
-        (_huge, ["out of memory", "micro_batch_size", "e2h plan"]),
+        (_huge, ["out of memory", "per_device_train_batch_size", "e2h plan"]),
         (lambda: Path("/etc/passwd/x").read_text(), ["a folder is needed here"]),
         (lambda: Path("/").read_text(), ["a file is needed here"]),
         (lambda: b"\xff".decode("utf-8"), ["a file is not UTF-8 text", "iconv"]),

@@ -102,7 +102,9 @@ def test_stages_take_a_peft_folder(base: Path, adapter: Path, tmp_path: Path) ->
 
 def test_a_reward_model_starts_from_a_peft_folder(adapter: Path, tmp_path: Path) -> None:
     records = [Stepwise("1+1", ["2"], [1], 1), Stepwise("1+1", ["3"], [0], 0)] * 2
-    train(adapter, records, "orm", tmp_path / "rm", TrainSettings(epochs=0.01, batch_size=4, learning_rate=0.0))
+    train(
+        adapter, records, "orm", tmp_path / "rm", TrainSettings(num_train_epochs=0.01, batch_size=4, learning_rate=0.0)
+    )
     trunk = Scorer.from_pretrained(tmp_path / "rm", "cpu").model.model
     merged = load_policy(adapter)[0].model
     assert torch.allclose(trunk.layers[0].mlp.up_proj.weight, merged.layers[0].mlp.up_proj.weight, atol=1e-6)
@@ -127,7 +129,7 @@ def test_a_pad_token_without_an_embedding(base: Path, caplog: pytest.LogCaptureF
 def test_a_reward_model_pads_with_eos_too(base: Path, tmp_path: Path) -> None:
     with_tokens(base, pad_token="[PAD]")
     records = [Stepwise("1+1", ["2"], [1], 1), Stepwise("1+10", ["3"], [0], 0)] * 2
-    train(base, records, "orm", tmp_path / "rm", TrainSettings(epochs=0.01, batch_size=4))
+    train(base, records, "orm", tmp_path / "rm", TrainSettings(num_train_epochs=0.01, batch_size=4))
     assert len(Scorer.from_pretrained(tmp_path / "rm", "cpu").score_texts(["1+1", "2"], [["2"], ["30"]])) == 2
 
 

@@ -89,7 +89,7 @@ def test_what_the_file_holds_decides_what_the_recipe_does(capsys):
 def test_the_first_stages_of_a_new_recipe_run(elsewhere):
     save_policy(*new_llama(ModelShape(hidden=16, layers=1, intermediate=32, heads=2), "byte", 0), elsewhere / "model")
     assert main(["init", "mine", "--model", "model", "--data", _rows("problems.jsonl"), "--gpus", "0"]) == 0
-    small = ["threads=1", "sft_easy.training.max_steps=1", "batch=4", "sft_easy.lora.rank=2"]
+    small = ["threads=1", "sft_easy.training.max_steps=1", "batch=4", "sft_easy.training.lora.r=2"]
     for stage in ("prepare", "sft_easy"):
         assert main(["run", "mine", "--only", stage, *small]) == 0
     (done,) = elsewhere.glob("runs/mine/prepare/*/done.json")

@@ -20,9 +20,12 @@ from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages.sft import Config, _solutions
 from rlhf_e2h.training.arguments import TrainingSettings, trainer_arguments
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings
 
-PAPER = {"schedule": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.01}, "freeze_embeddings": True}
+PAPER = {
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "lr_scheduler_kwargs": {"min_lr_rate": 0.01},
+    "freeze_embeddings": True,
+}
 FROZEN = ("embed_tokens", "lm_head", "norm")
 
 
@@ -46,7 +49,7 @@ def test_fine_tuning_leaves_embeddings_and_norms_as_they_were(tmp_path, checkpoi
         max_steps=4, batch_size=2, freeze_norms=True, gradient_checkpointing=checkpointing, learning_rate=1e-2, **PAPER
     )
     rows = [{"prompt": "p=q?", "completion": "p=1"}] * 8
-    trained = finetune(model, tokenizer, rows, settings, LoraSettings(), run)[0].state_dict()
+    trained = finetune(model, tokenizer, rows, settings, run)[0].state_dict()
     changed = {name for name, weights in trained.items() if not torch.equal(weights, before[name])}
     assert changed == {name for name in before if not any(part in name for part in FROZEN)}
 
@@ -61,7 +64,7 @@ def test_the_schedule_of_the_paper_ends_at_a_hundredth(tmp_path):
     run = StageRun("sft", "sft", tmp_path, 0, tmp_path, Tracker(tmp_path), {})
     arguments = trainer_arguments(TrainingSettings(**PAPER), run)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
-    name, options = arguments["lr_scheduler_type"], arguments["lr_scheduler_kwargs"]
+    name, options = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
     schedule = get_scheduler(name, optimizer, 0, 100, scheduler_specific_kwargs=options)
     for _ in range(100):
         optimizer.step()

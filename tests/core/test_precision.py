@@ -8,12 +8,15 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from reward_models.adapters import fingerprint, read_adapter
+from reward_models.lora import with_lora
 from reward_models.precision import restore_frozen, store_frozen_in_bf16
+from reward_models.settings import LoraSettings
 from rlhf_e2h.training import precision
-from rlhf_e2h.training.models import LoraSettings, ModelShape, load_policy, new_llama, save_policy, with_lora
+from rlhf_e2h.training.arguments import TrainingSettings
+from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.training.precision import sampling_dtype, stored_dtype, training_dtype
 
-LORA = LoraSettings(rank=4)
+LORA = LoraSettings(r=4)
 IDS = torch.randint(3, 100, (4, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -87,8 +90,10 @@ def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, mo
     stored = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.")
     monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
     assert sampling_dtype(folder) == stored == stored_dtype(folder)
-    assert training_dtype(folder, True, LORA) == stored
-    assert training_dtype(folder, False, LORA) == training_dtype(folder, True, LoraSettings()) == "float32"
+    adapters = TrainingSettings(bf16=True, lora=LORA)
+    assert training_dtype(folder, adapters) == stored
+    for other in (TrainingSettings(lora=LORA), TrainingSettings(bf16=True)):
+        assert training_dtype(folder, other) == "float32"
     monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
     assert sampling_dtype(folder) == "float32"
     context = folder.parent / "icl"
@@ -96,7 +101,7 @@ def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, mo
     (context / "in_context.json").write_text(json.dumps({"model": str(folder), "prefix": "", "format": "sections"}))
     assert stored_dtype(context) == stored
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    assert training_dtype(folder, True, LORA) == "float32"
+    assert training_dtype(folder, adapters) == "float32"
 
 
 def test_the_loss_of_labels_alone_is_trls(folder, tmp_path):

@@ -17,7 +17,7 @@ STAGES = {
         "flip_labels": 0.3,
         "training": {"batch_size": 8},
     },
-    "4_ppo": {"stage": "ppo", "policy": "@sft", "data": "@prepare", "reward_model": "@prm", "ppo": {"rollouts": 48}},
+    "4_ppo": {"stage": "ppo", "policy": "@sft", "data": "@prepare", "reward_model": "@prm", "rollouts": 48},
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def folder(tmp_path):
             "ppo: outcome_model: .*/policy: config.json has no .* convert a foreign",
         ),
         (["ppo.reward_model={folder}"], "ppo: reward_model: .*config.json"),
-        (["--launch", "ddp.yaml", "ppo.ppo.rollouts=36"], "ppo under ddp.yaml: a minibatch has 9 rows .* 8 processes"),
+        (["--launch", "ddp.yaml", "ppo.rollouts=36"], "ppo under ddp.yaml: a minibatch has 9 rows .* 8 processes"),
         (["--launch", "ddp.yaml", "sft.training.batch_size=12"], "sft under ddp.yaml: batch_size 12 does not divide"),
         (["--launch", "ddp.yaml", "prm.training.batch_size=12"], "prm under ddp.yaml: batch_size 12 cannot be split"),
     ],

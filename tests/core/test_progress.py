@@ -91,9 +91,9 @@ def busy(recipe: Path) -> Path:
     files = {
         "4_sft": f'stage: sft\npolicy: "asset:base"\n{common}{training}\n',
         "5_prm": f'stage: reward\nkind: prm\nbase: "asset:base"\n{common}reference_solutions: true\n'
-        "flip_labels: 0.3\nheld_out: 0.3\ntraining: {epochs: 1, batch_size: 8, learning_rate: 1e-3}\n",
+        "flip_labels: 0.3\nheld_out: 0.3\ntraining: {num_train_epochs: 1, batch_size: 8, learning_rate: 1e-3}\n",
         "6_ppo": f'stage: ppo\npolicy: "@sft"\n{common}reward_model: "@prm"\n'
-        "ppo: {steps: 2, rollouts: 8, minibatches: 1, micro_batch: 8, max_new_tokens: 24}\n",
+        "steps: 2\nrollouts: 8\nnum_mini_batches: 1\nmax_new_tokens: 24\n",
         "7_bank": f'stage: sample\npolicy: "@sft"\n{common}split: test\ndecoding: {{n: 2, max_new_tokens: 24}}\n',
         "8_rerank": f'stage: rerank\nsamples: "@bank"\n{common}reward_models: {{prm: "@prm"}}\n',
     }

@@ -19,7 +19,7 @@ FILES = {
     "2_sft_easy.yaml": 'stage: sft\npolicy: "asset:base"\ndata: "@prepare"\npush_to_hub: me/policy.v1\n'
     "training: {max_steps: 1, batch_size: 4}\n",
     "3_prm.yaml": 'stage: reward\nkind: prm\nbase: "asset:base"\ndata: "@prepare"\nreference_solutions: true\n'
-    "flip_labels: 0.3\nheld_out: 0.3\npush_to_hub: me/prm\ntraining: {epochs: 1, batch_size: 16}\n",
+    "flip_labels: 0.3\nheld_out: 0.3\npush_to_hub: me/prm\ntraining: {num_train_epochs: 1, batch_size: 16}\n",
 }
 # what two people do: one trains and uploads, and starts the command again; another loads by name. In one process, since
 # the library reads the address of the hub when it is imported, and imports are most of the time.

@@ -58,7 +58,7 @@ def test_micro_batch_and_paths_do_not_change_the_identity(recipe, runs, tmp_path
     run_recipe(load_recipe(recipe, [elsewhere]))
     first, second = _identities(recipe, [runs]), _identities(recipe, [elsewhere])
     assert first == second and "input unfinished" not in first.values()
-    changed = _identities(recipe, [runs, "pretrain.training.micro_batch_size=2"])
+    changed = _identities(recipe, [runs, "pretrain.training.per_device_train_batch_size=2"])
     assert changed["pretrain"] == first["pretrain"]
 
 

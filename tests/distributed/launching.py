@@ -16,7 +16,7 @@ FSDP_ON_CPU = {
     "PYTHONPATH": f"{ROOT / 'tests/fsdp_on_cpu'}:{ROOT}"
 }  # the FSDP of Hugging Face's trainers, without GPUs
 SHAPE = ModelShape(hidden=32, layers=2, intermediate=64, heads=2, max_positions=256)
-TRAINING = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "max_length": 128}
+TRAINING = {"batch_size": 8, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 128}
 STAGES = {
     "1_prepare": {
         "stage": "prepare",
@@ -26,7 +26,7 @@ STAGES = {
         "test_per_level": [2] * 5,
     },
     # 36 solutions in batches of 8: the last batch of an epoch is uneven
-    "2_sft": {"stage": "sft", "policy": "${base}", "data": "@prepare", "training": {**TRAINING, "epochs": 2}},
+    "2_sft": {"stage": "sft", "policy": "${base}", "data": "@prepare", "training": {**TRAINING, "num_train_epochs": 2}},
     "3_prm": {
         "stage": "reward",
         "kind": "prm",
@@ -35,7 +35,7 @@ STAGES = {
         "reference_solutions": True,
         "flip_labels": 0.3,  # written solutions alone are all right, and one class is refused
         "held_out": 0.2,
-        "training": {**TRAINING, "epochs": 2, "max_length": 256, "log_every": 1},
+        "training": {**TRAINING, "num_train_epochs": 2, "max_length": 256, "logging_steps": 1},
     },
     "4_bank": {
         "stage": "sample",
@@ -59,17 +59,15 @@ STAGES = {
         "policy": "${base}",
         "data": "@prepare",
         "reward_model": "@prm",
-        "ppo": {
-            "steps": 3,
-            "rollouts": 16,
-            "minibatches": 2,
-            "micro_batch": 4,
-            "max_new_tokens": 10,
-            "learning_rate": 1e-3,
-            "warmup_steps": 0,
-            "max_grad_norm": 10.0,  # not reached: DeepSpeed has one norm for both models
-            "checkpoint_every": 1,
-        },
+        "steps": 3,
+        "rollouts": 16,
+        "num_mini_batches": 2,
+        "per_device_train_batch_size": 4,
+        "max_new_tokens": 10,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "max_grad_norm": 10.0,  # not reached: DeepSpeed has one norm for both models
+        "save_steps": 1,
     },
     "4_grpo": {
         "stage": "grpo",
@@ -77,9 +75,9 @@ STAGES = {
         "data": "@prepare",
         "reward_model": "@prm",
         "problems": 8,
-        "generations": 4,
+        "num_generations": 4,
         "max_new_tokens": 10,
-        "training": {**TRAINING, "micro_batch_size": 2, "epochs": 2},
+        "training": {**TRAINING, "per_device_train_batch_size": 2, "num_train_epochs": 2},
     },
     "5_dpo": {
         "stage": "dpo",
@@ -91,7 +89,13 @@ STAGES = {
         "margin": -1.0,
         "margin_unlabelled": -1.0,
         "decoding": {"n": 16, "max_new_tokens": 120},
-        "training": {**TRAINING, "batch_size": 4, "micro_batch_size": 2, "epochs": 2, "learning_rate": 1e-4},
+        "training": {
+            **TRAINING,
+            "batch_size": 4,
+            "per_device_train_batch_size": 2,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-4,
+        },
     },
     "5_rest": {
         "stage": "rest",
@@ -103,7 +107,13 @@ STAGES = {
         "rounds": 2,
         "threshold": 0.0,
         "decoding": {"n": 16, "max_new_tokens": 120},
-        "training": {**TRAINING, "batch_size": 4, "micro_batch_size": 2, "epochs": 2, "learning_rate": 1e-4},
+        "training": {
+            **TRAINING,
+            "batch_size": 4,
+            "per_device_train_batch_size": 2,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-4,
+        },
     },
 }
 

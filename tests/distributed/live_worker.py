@@ -11,7 +11,7 @@ import torch
 from rlhf_e2h.parallel.processes import is_main, leave, release_memory
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 SHAPE = ModelShape(hidden=64, layers=3, intermediate=128, heads=4, max_positions=256)
 ROWS = [{"prompt": "# Question\n\n1+2\n\n# Solution\n\n", "completion": str(i)} for i in range(16)]
@@ -47,8 +47,7 @@ def a_round(folder):
     model, _ = finetune(
         *new_llama(SHAPE, "procedural", 0),
         ROWS,
-        TrainingSettings(batch_size=4, micro_batch_size=2),
-        LoraSettings(),
+        TrainingSettings(batch_size=4, per_device_train_batch_size=2),
         Run(folder),
     )
     return sum(parameter.numel() * 4 for parameter in model.parameters())

@@ -37,8 +37,8 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
     settings = PPOSettings(
         steps=6,
         rollouts=32,
-        minibatches=2,
-        micro_batch=4,
+        num_mini_batches=2,
+        per_device_train_batch_size=4,
         forward_batch=8,
         max_new_tokens=10,
         learning_rate=learning_rate,
@@ -47,7 +47,7 @@ def train(accelerator, out: Path, checkpoints: Path | None = None, steps: int = 
         kl_coef=0.05,
         kl_target=0.05,
         kl_horizon=200.0,
-        checkpoint_every=2,
+        save_steps=2,
     )
     history = []
 

@@ -45,7 +45,10 @@ def start(script: str, tools: Path, *arguments: object, **more: str) -> subproce
 @pytest.mark.parametrize("script", ["hostfile.sh", "slurm.sh"])
 def test_two_nodes_train_what_one_process_trains(script, tools, tmp_path):
     recipe = write_recipe(tmp_path)
-    even = ["sft.training.batch_size=12", "sft.training.micro_batch_size=6"]  # of 36: no process repeats an example
+    even = [
+        "sft.training.batch_size=12",
+        "sft.training.per_device_train_batch_size=6",
+    ]  # of 36: no process repeats an example
     for runs in ("one", "two"):
         must(e2h("run", recipe, f"runs={tmp_path / runs}", "--only", "prepare"))
     must(e2h("run", recipe, f"runs={tmp_path / 'one'}", "--only", "sft", *even))

@@ -22,8 +22,8 @@ from rlhf_e2h.training.models import ModelShape
 
 SHAPE = ModelShape(hidden=64, layers=3, intermediate=128, heads=4, max_positions=256)
 # long enough to be killed in the middle, with a checkpoint every few steps
-TRAINING = {"batch_size": 4, "epochs": 6, "learning_rate": 1e-3, "max_length": 256, "checkpoint_every": 4}
-CHANGES = {"sft": {"training": TRAINING}, "prm": {"training": {**TRAINING, "log_every": 1}}}
+TRAINING = {"batch_size": 4, "num_train_epochs": 6, "learning_rate": 1e-3, "max_length": 256, "save_steps": 4}
+CHANGES = {"sft": {"training": TRAINING}, "prm": {"training": {**TRAINING, "logging_steps": 1}}}
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +84,18 @@ def test_a_killed_reward_stage_ends_with_the_same_weights(recipe, tmp_path):
 
 
 def test_a_killed_ppo_stage_ends_with_the_same_weights(recipe, tmp_path):
-    longer = ("ppo.ppo.steps=8", "ppo.eval_every=2", "ppo.keep=best", "ppo.ppo.kl_target=0.05")
+    longer = ("ppo.steps=8", "ppo.eval_steps=2", "ppo.keep=best", "ppo.kl_target=0.05")
     compared(recipe, tmp_path, ("prm", "ppo"), "ppo/*/_partial/checkpoints/step_*", *longer)
 
 
 @pytest.mark.parametrize("place", ["round_0", "trainer/checkpoint-*", "judged_*.jsonl"])
 def test_a_killed_dpo_stage_ends_with_the_same_weights(recipe, tmp_path, place):
-    often = ("dpo.training.checkpoint_every=3", "dpo.training.epochs=4")
+    often = ("dpo.training.save_steps=3", "dpo.training.num_train_epochs=4")
     compared(recipe, tmp_path, ("sft", "prm", "dpo"), f"dpo/*/_partial/{place}", *often)
 
 
 def test_a_killed_rest_stage_ends_with_the_same_weights(recipe, tmp_path):
-    often = ("rest.training.checkpoint_every=2", "rest.problems=12")
+    often = ("rest.training.save_steps=2", "rest.problems=12")
     compared(recipe, tmp_path, ("sft", "prm", "rest"), "rest/*/_partial/trainer/checkpoint-*", *often)
 
 

@@ -114,7 +114,7 @@ def test_sft_in_two_processes_is_bit_for_bit_that_in_one_where_batches_divide(pl
     found = []
     for runs, launch in (("one", []), ("two", ["--launch", cpu_launch("ddp_cpu", tmp_path)])):
         task = [place / "recipe", f"runs={tmp_path / runs}"]
-        batch = ["sft.training.batch_size=12", "sft.training.micro_batch_size=6"]
+        batch = ["sft.training.batch_size=12", "sft.training.per_device_train_batch_size=6"]
         must(e2h("run", *task, "--only", "prepare"))
         must(e2h("run", *task, *batch, "--only", "sft", *launch))
         found.append(finished(tmp_path / runs, "sft"))
@@ -199,7 +199,7 @@ def kept(runs):
     return read_jsonl(folder / "metrics.jsonl"), load_file(folder / "model.safetensors")
 
 
-ADAPTED = ["ppo.eval_every=1", "ppo.keep=best", "ppo.lora.rank=4", "ppo.ppo.learning_rate=1e-2"]
+ADAPTED = ["ppo.eval_steps=1", "ppo.keep=best", "ppo.lora.r=4", "ppo.learning_rate=1e-2"]
 SHARED = [*ADAPTED, "ppo.value_init=policy", "ppo.share_base=true"]
 
 
@@ -236,10 +236,17 @@ def test_ppo_with_adapters_evaluates_and_keeps_what_one_process_keeps(place, tmp
 @pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3"])
 def test_ppo_on_one_base_in_two_processes_is_that_in_one(tmp_path, launch):
     """Policy, value model, reference and reward model as adapters, layers computed again in the backward pass."""
-    lora = {"lora": {"rank": 2}}
-    prm = {"lora_rank": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-2, "epochs": 4}
+    lora = {"lora": {"r": 2}}
+    prm = {
+        "lora": {"r": 2},
+        "batch_size": 8,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "num_train_epochs": 4,
+    }
     ppo = {**STAGES["4_ppo"], "policy": "@sft", **lora, "share_base": True, "gradient_checkpointing": True}
-    recipe = write_recipe(tmp_path, sft=lora, prm={"training": prm}, ppo=ppo)
+    sft = {"training": {**STAGES["2_sft"]["training"], **lora}}
+    recipe = write_recipe(tmp_path, sft=sft, prm={"training": prm}, ppo=ppo)
     rows = []
     for runs, launched in (("one", ()), ("two", ("--launch", cpu_launch(launch, tmp_path)))):
         for stage in ("prepare", "sft", "prm"):

@@ -26,7 +26,7 @@ from commands import (
 
 FILES = markdown_files()
 # stage file -> settings that make the quickstart a matter of seconds; the documentation's commands stay as written
-TINY_PPO = {"ppo.steps": 2, "ppo.rollouts": 16, "ppo.minibatches": 2, "ppo.micro_batch": 8, "ppo.max_new_tokens": 40}
+TINY_PPO = {"steps": 2, "rollouts": 16, "num_mini_batches": 2, "max_new_tokens": 40}
 TINY = {
     "1_prepare": {"train_per_level": [40, 40, 40, 12, 12], "test_per_level": [3, 3, 3, 6, 6], "validation_size": 10},
     "3_sample_easy": {"decoding.n": 4, "decoding.max_new_tokens": 48},
@@ -152,7 +152,7 @@ def test_commands_on_a_finished_quickstart_run(block: Block, finished_quickstart
         "e2h run recipes/quickstarts",
         "e2h run recipes/quickstart --onyl ppo",
         "e2h run recipes/quickstart --only pop",
-        "e2h run recipes/quickstart ppo.ppo.kl_cof=0.1",
+        "e2h run recipes/quickstart ppo.kl_cof=0.1",
         "e2h ppo recipes/quickstart/8_evaluate.yaml",
         "e2h run recipes/quickstart --launch launch/zero9.yaml",
         "make quickstrat",

@@ -64,7 +64,7 @@ def stage_run(root, seeds=(0, 1)):
         reward = finished(root, "reward", "prm", seed)
         write_json(reward / "quality.json", {"kind": "prm", "records": 100 + 2 * seed, "validation": {}})
         ppo = finished(root, "ppo", "ppo_prm", seed, [reward])
-        write_json(ppo / "settings.json", {"stage": "ppo", "name": "ppo_prm", "seed": seed, "ppo": {"kl_coef": 0.02}})
+        write_json(ppo / "settings.json", {"stage": "ppo", "name": "ppo_prm", "seed": seed, "kl_coef": 0.02})
         metrics = {"eval/rm_level_1": 0.5, "eval/accuracy_level_1": 0.25 + 0.5 * seed, "objective/kl": 1.0}
         write_jsonl(ppo / "metrics.jsonl", [{"step": 0, "objective/kl": 0.0}, {"step": 1, **metrics}])
         folder = finished(root, "evaluate", "evaluate", seed, [reward, ppo])

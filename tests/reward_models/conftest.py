@@ -37,10 +37,10 @@ def base(tmp_path_factory):
     return folder
 
 
-FAST = TrainSettings(learning_rate=1e-2, epochs=3, batch_size=16, max_length=128)
+FAST = TrainSettings(learning_rate=1e-2, num_train_epochs=3, batch_size=16, max_length=128)
 
 
-LEARN = replace(FAST, epochs=20)
+LEARN = replace(FAST, num_train_epochs=20)
 
 
 def train_on_words(base, out, kind):

@@ -89,7 +89,7 @@ def test_train_from_a_file_with_a_broken_row(base, tmp_path, capsys):
     ]
     write_jsonl(tmp_path / "r.jsonl", [*rows * 8, {"problem": "q", "steps": ["a"], "labels": [1, 1]}])
     arguments = ["train", str(base), str(tmp_path / "r.jsonl"), str(tmp_path / "out"), "--kind", "prm"]
-    assert run([*arguments, "epochs=1", "batch_size=8", "max_length=64"]) == 0
+    assert run([*arguments, "num_train_epochs=1", "batch_size=8", "max_length=64"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["used"] == 16
     assert "r.jsonl:17: 2 labels for 1 steps" in captured.err and "1 rows left out" in captured.err

@@ -11,6 +11,7 @@ from reward_models.contract import StepContract
 from reward_models.export import export_sequence_classification
 from reward_models.pairwise import Pair, bradley_terry_loss, train_pairwise
 from reward_models.score import Scorer
+from reward_models.settings import PairwiseSettings
 
 
 def test_loss_by_hand():
@@ -25,7 +26,7 @@ def test_loss_by_hand():
 
 def test_trained_model_prefers_the_chosen(base, tmp_path):
     pairs = [Pair(f"What is {n % 9}?", "good step.\n\ngood step.", "good step.\n\nbad step.") for n in range(64)]
-    train_pairwise(base, pairs, tmp_path, learning_rate=3e-3, epochs=4, batch_size=16)
+    train_pairwise(base, pairs, tmp_path, PairwiseSettings(learning_rate=3e-3, num_train_epochs=4, batch_size=16))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     prompt = "# Question\n\nWhat is 3?\n\n# Solution\n\n"

@@ -100,7 +100,7 @@ def test_pairs_from_the_command_line(base, tmp_path, capsys):
         {"prompt": f"{n}?", "chosen": "good step.", "rejected": "bad step." * (100 if n == 3 else 1)} for n in range(8)
     ]
     command = ["train", str(base), write(tmp_path / "p.jsonl", *rows), str(tmp_path / "out"), "--kind", "pairwise"]
-    assert run([*command, "epochs=1", "batch_size=8", "max_length=100"]) == 0
+    assert run([*command, "num_train_epochs=1", "batch_size=8", "max_length=100"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["pairs"], result["too_long"]) == (8, 1)
     assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -18,13 +18,13 @@ from reward_models.train import train
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
-    "epochs=2",
+    "num_train_epochs=2",
     "batch_size=16",
     "learning_rate=0.01",
     "max_length=128",
     "group_by_length=false",
-    "log_every=1",
-    "eval_every=4",
+    "logging_steps=1",
+    "eval_steps=4",
 ]
 
 

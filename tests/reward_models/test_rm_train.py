@@ -31,6 +31,7 @@ from reward_models.pairs import Pair
 from reward_models.pairwise import train_pairwise
 from reward_models.records import Stepwise
 from reward_models.score import Scorer
+from reward_models.settings import LoraSettings, PairwiseSettings
 from reward_models.train import TrainSettings, train
 
 
@@ -65,7 +66,7 @@ def test_oprm_learns_both(base, tmp_path):
 
 
 def test_two_runs_are_byte_identical_and_the_seed_matters(base, tmp_path):
-    records, settings = words_task(48, 1), replace(FAST, epochs=1)
+    records, settings = words_task(48, 1), replace(FAST, num_train_epochs=1)
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
         train(base, records, "prm", tmp_path / name, replace(settings, seed=seed))
     assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
@@ -76,7 +77,9 @@ def test_accumulation_does_not_change_the_loss_or_the_weights(base, tmp_path):
     records, losses = words_task(64, 1), {}
     for micro in (16, 4):
         logged = []
-        settings = replace(FAST, epochs=1, micro_batch_size=micro, log_every=1, group_by_length=False)
+        settings = replace(
+            FAST, num_train_epochs=1, per_device_train_batch_size=micro, logging_steps=1, group_by_length=False
+        )
         train(base, records, "prm", tmp_path / str(micro), settings, on_log=logged.append)
         losses[micro] = [log["loss"] for log in logged if "loss" in log]
     assert losses[4] == pytest.approx(losses[16], rel=1e-4)
@@ -99,7 +102,7 @@ def test_record_weights_change_the_loss(base, tmp_path):
 def test_killed_run_resumes_to_the_same_weights(base, tmp_path):
     """Stop after 6 of 9 steps by an error in the log callback, run again, compare with an uninterrupted run."""
     records = words_task(48, 1)
-    settings = replace(FAST, checkpoint_every=2, log_every=1)
+    settings = replace(FAST, save_steps=2, logging_steps=1)
 
     def die(log):
         if log["step"] == 5:
@@ -121,11 +124,11 @@ def test_checkpoint_of_other_settings_is_not_resumed(base, tmp_path):
         raise KeyboardInterrupt
 
     records = words_task(32, 1)
-    settings = replace(FAST, checkpoint_every=1, log_every=2)
+    settings = replace(FAST, save_steps=1, logging_steps=2)
     with pytest.raises(KeyboardInterrupt):
         train(base, records, "prm", tmp_path, settings, on_log=die)
     steps = []
-    changed = replace(settings, learning_rate=1e-3, log_every=1)
+    changed = replace(settings, learning_rate=1e-3, logging_steps=1)
     train(base, records, "prm", tmp_path, changed, on_log=lambda log: steps.append(log["step"]))
     assert steps[0] == 1
 
@@ -134,7 +137,7 @@ def test_early_stopping_keeps_the_best_weights(base, tmp_path):
     """Training labels are inverted, so validation only gets worse: the first evaluation must win."""
     records = [replace(r, labels=[1 - label for label in r.labels]) for r in words_task(64, 1)]
     logged = []
-    settings = replace(FAST, epochs=4, eval_every=2, patience=2, log_every=1, learning_rate=3e-3)
+    settings = replace(FAST, num_train_epochs=4, eval_steps=2, patience=2, logging_steps=1, learning_rate=3e-3)
     result = train(base, records, "prm", tmp_path, settings, validation=words_task(40, 2), on_log=logged.append)
     curve = [log["eval_step_auc"] for log in logged if "eval_step_auc" in log]
     assert result["steps"] < 16
@@ -142,7 +145,7 @@ def test_early_stopping_keeps_the_best_weights(base, tmp_path):
 
 
 def test_lora_merges_into_a_plain_checkpoint(base, tmp_path):
-    settings = replace(LEARN, lora_rank=8, learning_rate=2e-2)
+    settings = replace(LEARN, lora=LoraSettings(8, 32), learning_rate=2e-2)
     result = train(base, words_task(160, 1), "prm", tmp_path, settings, validation=words_task(60, 2))
     names = load_file(tmp_path / "model.safetensors").keys()
     assert not [name for name in names if "lora" in name]
@@ -155,7 +158,13 @@ def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_p
     """Merged in float32, a model of a bf16 base would take twice the room of its base."""
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
-    train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", replace(FAST, epochs=1, lora_rank=4))
+    train(
+        tmp_path / "base",
+        words_task(16, 1),
+        "orm",
+        tmp_path / "orm",
+        replace(FAST, num_train_epochs=1, lora=LoraSettings(4)),
+    )
     assert export_sequence_classification(tmp_path / "orm", tmp_path / "export") < 1e-4
     for name in ("orm", "export"):
         weights = load_file(tmp_path / name / "model.safetensors")
@@ -167,10 +176,11 @@ def test_full_training_stays_float32_and_its_export_has_the_precision_of_the_bas
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
     if kind == "orm":
-        train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "rm", replace(FAST, epochs=1))
+        train(tmp_path / "base", words_task(16, 1), "orm", tmp_path / "rm", replace(FAST, num_train_epochs=1))
     else:
         pairs = [Pair("What is 3?", "good step.", "bad step.")] * 8
-        train_pairwise(tmp_path / "base", pairs, tmp_path / "rm", learning_rate=1e-2, epochs=1)
+        settings = PairwiseSettings(learning_rate=1e-2, num_train_epochs=1)
+        train_pairwise(tmp_path / "base", pairs, tmp_path / "rm", settings)
     assert command(["export", str(tmp_path / "rm"), str(tmp_path / "half")]) == 0
     assert command(["export", str(tmp_path / "rm"), str(tmp_path / "whole"), "--dtype", "float32"]) == 0
     half, whole = capsys.readouterr().out.splitlines()
@@ -185,12 +195,12 @@ def test_full_training_stays_float32_and_its_export_has_the_precision_of_the_bas
 def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path):
     """PEFT itself opens it, and `base.json` names the base by its weights, wherever they lie and whatever class."""
     for name in "ab":
-        train(base, words_task(48, 1), "prm", tmp_path / name, replace(FAST, lora_rank=4))
+        train(base, words_task(48, 1), "prm", tmp_path / name, replace(FAST, lora=LoraSettings(4)))
     files = [{file.name: file.read_bytes() for file in (tmp_path / name / "adapter").iterdir()} for name in "ab"]
     assert files[0] == files[1] and set(files[0]) == {"adapter_config.json", "adapter_model.safetensors", "base.json"}
     saved = read_adapter(tmp_path / "a")
     assert saved.targets == sorted(saved.targets)  # PEFT's set has another order in each process
-    assert (saved.rank, saved.alpha, saved.base) == (4, 32, str(base.resolve()))
+    assert (saved.rank, saved.alpha, saved.base) == (4, 16, str(base.resolve()))
     copy = shutil.copytree(base, tmp_path / "elsewhere")
     assert saved.fingerprint == fingerprint(AutoModelForCausalLM.from_pretrained(copy))
     merged = AutoModelForTokenClassification.from_pretrained(tmp_path / "a")
@@ -205,7 +215,7 @@ def test_lora_keeps_an_adapter_that_makes_the_merged_model_again(base, tmp_path)
 
 
 def test_an_adapter_that_cannot_be_shared_says_why(base, tmp_path):
-    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, epochs=1, lora_rank=4))
+    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, num_train_epochs=1, lora=LoraSettings(4)))
     config = tmp_path / "adapter/adapter_config.json"
     text = config.read_text()
     config.write_text(text.replace('"use_dora": false', '"use_dora": true'))
@@ -218,7 +228,7 @@ def test_an_adapter_that_cannot_be_shared_says_why(base, tmp_path):
     with pytest.raises(CannotShareError, match=r"has no base\.json"):
         read_adapter(tmp_path)
     # weights that were trained in full have no adapter, not even that of earlier ones
-    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, epochs=1))
+    train(base, words_task(16, 1), "prm", tmp_path, replace(FAST, num_train_epochs=1))
     with pytest.raises(CannotShareError, match="not trained with LoRA"):
         read_adapter(tmp_path)
 
@@ -228,7 +238,14 @@ def test_batches_without_padding_train_the_same(base, tmp_path):
     records, losses = words_task(48, 1), {}
     for packed in (False, True):
         logged = []
-        settings = replace(FAST, epochs=4, padding_free=packed, log_every=1, micro_batch_size=8, group_by_length=False)
+        settings = replace(
+            FAST,
+            num_train_epochs=4,
+            padding_free=packed,
+            logging_steps=1,
+            per_device_train_batch_size=8,
+            group_by_length=False,
+        )
         train(base, records, "prm", tmp_path / str(packed), settings, on_log=logged.append)
         losses[packed] = [log["loss"] for log in logged if "loss" in log]
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
@@ -253,7 +270,7 @@ def test_a_model_that_mixes_packed_texts_is_refused(base):
 
 
 def test_lowest_layers_can_be_frozen(base, tmp_path):
-    train(base, words_task(32, 1), "prm", tmp_path, replace(FAST, epochs=1, freeze_layers=1))
+    train(base, words_task(32, 1), "prm", tmp_path, replace(FAST, num_train_epochs=1, freeze_layers=1))
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     moved = {
         name.rpartition("layers.")[2].split(".")[0] for name in before if not torch.equal(before[name], after[name])
@@ -265,7 +282,7 @@ def test_lowest_layers_can_be_frozen(base, tmp_path):
 
 @pytest.mark.slow
 def test_qlora_trains_on_4_bit_weights_or_says_what_is_missing(base, tmp_path):
-    settings = replace(LEARN, lora_rank=8, learning_rate=2e-2, load_in_4bit=True)
+    settings = replace(LEARN, lora=LoraSettings(8, 32), learning_rate=2e-2, load_in_4bit=True)
     records, held_out = words_task(400, 1), words_task(60, 2)
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(ValueError, match="pip install bitsandbytes"):
@@ -285,7 +302,13 @@ def test_qlora_trains_on_4_bit_weights_or_says_what_is_missing(base, tmp_path):
 
 
 def test_frozen_parts_stay_as_they_were(base, tmp_path):
-    train(base, words_task(32, 1), "prm", tmp_path, replace(FAST, epochs=1, freeze_embeddings=True, freeze_norms=True))
+    train(
+        base,
+        words_task(32, 1),
+        "prm",
+        tmp_path,
+        replace(FAST, num_train_epochs=1, freeze_embeddings=True, freeze_norms=True),
+    )
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
@@ -295,7 +318,7 @@ def test_frozen_parts_stay_as_they_were(base, tmp_path):
 
 def test_model_card_names_levels_and_sources(base, tmp_path):
     records = [replace(r, extra={"level": 1 + i % 2, "source": "prm800k"}) for i, r in enumerate(words_task(9, 1))]
-    train(base, records, "prm", tmp_path, replace(FAST, epochs=1))
+    train(base, records, "prm", tmp_path, replace(FAST, num_train_epochs=1))
     card = (tmp_path / "README.md").read_text()
     assert "Levels of its problems: 1: 5, 2: 4. Sources: prm800k: 9." in card
     assert str(base.parent) not in card
@@ -355,11 +378,11 @@ def test_over_long_and_unlabelled_records_are_counted(base):
     ("changes", "message"),
     [
         ({"loss_on": "tokens"}, "every_token, step_end"),
-        ({"micro_batch_size": 3}, "not a multiple of micro_batch_size 3"),
+        ({"per_device_train_batch_size": 3}, "not a multiple of per_device_train_batch_size 3"),
         ({"patience": 2}, "needs evaluations"),
-        ({"load_in_4bit": True}, "lora_rank"),
-        ({"freeze_layers": 1, "lora_rank": 4}, "0 with LoRA"),
-        ({"patience": 2, "eval_every": 4, "checkpoint_every": 6}, "multiple of eval_every"),
+        ({"load_in_4bit": True}, r"lora\.r above 0"),
+        ({"freeze_layers": 1, "lora": LoraSettings(4)}, "0 with LoRA"),
+        ({"patience": 2, "eval_steps": 4, "save_steps": 6}, "multiple of eval_steps"),
     ],
 )
 def test_settings_are_checked_before_anything_is_loaded(changes, message):
@@ -374,7 +397,7 @@ def test_wrong_input_is_refused(base, tmp_path):
         train(base, [Stepwise("q", ["a"], None, 1)], "prm", tmp_path, FAST)
     one_class = [Stepwise("q", ["a"], [1], 1)]
     with pytest.raises(ValueError, match="validation labels are only"):
-        train(base, words_task(4, 0), "prm", tmp_path, replace(FAST, eval_every=1, patience=1), one_class)
+        train(base, words_task(4, 0), "prm", tmp_path, replace(FAST, eval_steps=1, patience=1), one_class)
     with pytest.raises(ValueError, match="lower max_length"):
         train(
             base,

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from reward_models.lora import with_lora
+from reward_models.settings import LoraSettings
 from rlhf_e2h.rl import chunked_logits
 from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch, reference_logprobs
-from rlhf_e2h.training.models import LoraSettings, with_lora
 
 PROMPTS = [[3, 4, 5], [6, 7, 8, 9, 10], [11]]
 COMPLETIONS = [[12, 13, 14, 15, 16, 1], [17, 1], [18, 19, 20, 21]]
@@ -34,7 +35,7 @@ def gemma():
 
 
 def adapted():
-    model = with_lora(llama(), LoraSettings(rank=4))
+    model = with_lora(llama(), LoraSettings(r=4))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from reward_models.lora import with_lora
+from reward_models.settings import LoraSettings
 from rlhf_e2h.rl.engine_settings import EngineSettings, Sampling, engine_dtype, plain_weights, weight_groups
 from rlhf_e2h.rl.engines import open_engine
-from rlhf_e2h.training.models import LoraSettings, ModelShape, new_llama, with_lora
+from rlhf_e2h.training.models import ModelShape, new_llama
 
 PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
 
@@ -39,7 +41,7 @@ def test_engine_samples_from_the_model(tiny):
 
 def test_plain_weights_are_those_of_the_merged_model(tiny):
     model, _ = new_llama(ModelShape(hidden=32, layers=2, intermediate=48, heads=2), "procedural", seed=0)
-    adapted = with_lora(model, LoraSettings(rank=4))
+    adapted = with_lora(model, LoraSettings(r=4))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:  # zero at first, so that the adapter would change nothing
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))

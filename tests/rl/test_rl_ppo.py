@@ -14,14 +14,14 @@ from rlhf_e2h.rl.rewards import Reward
 PROMPTS = [{"prompt": "# Question\n\n" + "ab"[: i % 3] + f"{i}+1=?\n\n# Solution\n\n"} for i in range(10)]
 SMALL = {
     "rollouts": 32,
-    "minibatches": 2,
-    "micro_batch": 8,
+    "num_mini_batches": 2,
+    "per_device_train_batch_size": 8,
     "forward_batch": 8,
     "max_new_tokens": 10,
     "unfinished_penalty": 0.0,
     "learning_rate": 1e-3,
     "warmup_steps": 1,
-    "checkpoint_every": 0,
+    "save_steps": 0,
 }
 
 
@@ -58,7 +58,7 @@ def weights(*models):
 
 
 def test_it_learns_to_write_the_rewarded_token(tiny, accelerator):
-    options = {"steps": 25, "rollouts": 64, "minibatches": 4, "learning_rate": 3e-3, "step_scale": 0.0}
+    options = {"steps": 25, "rollouts": 64, "num_mini_batches": 4, "learning_rate": 3e-3, "step_scale": 0.0}
     result, history = train(tiny, accelerator, **options)
     assert result.steps == 25
     assert history[0]["reward/outcome"] < 0.1
@@ -68,7 +68,7 @@ def test_it_learns_to_write_the_rewarded_token(tiny, accelerator):
 
 
 def test_end_of_sequence_is_trained(tiny, accelerator):
-    settings = {"steps": 15, "rollouts": 64, "minibatches": 4, "learning_rate": 5e-3, "unfinished_penalty": 1.0}
+    settings = {"steps": 15, "rollouts": 64, "num_mini_batches": 4, "learning_rate": 5e-3, "unfinished_penalty": 1.0}
     _, history = train(tiny, accelerator, lambda completions: [Reward() for _ in completions], **settings)
     assert history[0]["val/num_eos_tokens"] < 25
     assert history[-1]["val/num_eos_tokens"] > 55
@@ -94,20 +94,20 @@ def test_logprobs_of_the_sampler_give_the_same_training(tiny, accelerator):
 
 def test_micro_batch_size_does_not_change_the_result(tiny, accelerator):
     other = deepcopy(tiny)
-    train(tiny, accelerator, steps=2, micro_batch=16, forward_batch=32)
-    train(other, accelerator, steps=2, micro_batch=2, forward_batch=3)
+    train(tiny, accelerator, steps=2, per_device_train_batch_size=16, forward_batch=32)
+    train(other, accelerator, steps=2, per_device_train_batch_size=2, forward_batch=3)
     for a, b in zip(weights(*tiny[:2]), weights(*other[:2]), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
 
 
 def test_resumed_training_equals_uninterrupted_bit_for_bit(tiny, accelerator, tmp_path):
     other, reference = deepcopy(tiny), deepcopy(tiny[0])
-    settings = {"steps": 6, "kl_target": 0.01, "kl_horizon": 100.0, "kl_coef": 0.05, "epochs": 2}
+    settings = {"steps": 6, "kl_target": 0.01, "kl_horizon": 100.0, "kl_coef": 0.05, "num_ppo_epochs": 2}
     _, whole = train(tiny, accelerator, reference=reference, **settings)
     start = deepcopy(other)
     # stopped after step 3; the checkpoint is that of step 2, so step 3 is done again
-    train(other, accelerator, reference=reference, folder=tmp_path, stop_at=3, checkpoint_every=2, **settings)
-    result, rest = train(start, accelerator, reference=reference, folder=tmp_path, checkpoint_every=2, **settings)
+    train(other, accelerator, reference=reference, folder=tmp_path, stop_at=3, save_steps=2, **settings)
+    result, rest = train(start, accelerator, reference=reference, folder=tmp_path, save_steps=2, **settings)
     assert result.steps == 6
     assert len(rest) == 4
     assert rest[-1]["objective/kl_coef"] == whole[-1]["objective/kl_coef"] != 0.05
@@ -118,7 +118,7 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tiny, accelerator, tm
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_only_the_newest_kept(tiny, accelerator, tmp_path):
-    train(tiny, accelerator, folder=tmp_path, steps=2, checkpoint_every=1)
+    train(tiny, accelerator, folder=tmp_path, steps=2, save_steps=1)
     assert [folder.name for folder in tmp_path.iterdir()] == ["step_000002"]
     half = tmp_path / "step_000003"
     half.mkdir()
@@ -131,10 +131,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_only_the_newest_kept(tiny, acce
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny, accelerator, tmp_path):
-    train(tiny, accelerator, folder=tmp_path, steps=1, checkpoint_every=1)
+    train(tiny, accelerator, folder=tmp_path, steps=1, save_steps=1)
     with pytest.raises(ValueError, match=r"made with clip=0.2, not 0.3"):
         train(tiny, accelerator, folder=tmp_path, steps=1, clip=0.3)
-    train(tiny, accelerator, folder=tmp_path, steps=1, micro_batch=4)  # changes no result, so it may change
+    train(
+        tiny, accelerator, folder=tmp_path, steps=1, per_device_train_batch_size=4
+    )  # changes no result, so it may change
 
 
 def test_kl_is_zero_at_first_then_grows_and_stops_training(tiny, accelerator):
@@ -154,7 +156,7 @@ def test_kl_is_zero_at_first_then_grows_and_stops_training(tiny, accelerator):
 
 def test_a_large_kl_coefficient_keeps_the_policy_near_its_reference(tiny, accelerator):
     other = deepcopy(tiny)
-    settings = {"steps": 12, "minibatches": 4, "learning_rate": 5e-3}
+    settings = {"steps": 12, "num_mini_batches": 4, "learning_rate": 5e-3}
     _, free = train(tiny, accelerator, reference=deepcopy(tiny[0]), kl_coef=0.0, **settings)
     _, held = train(other, accelerator, reference=deepcopy(other[0]), kl_coef=1.0, **settings)
     assert free[-1]["objective/kl"] > 3 * held[-1]["objective/kl"]
@@ -189,10 +191,11 @@ def test_value_only_steps_leave_the_policy_alone(tiny, accelerator):
 
 
 def test_lora_policy_is_its_own_reference(tiny, accelerator):
-    from rlhf_e2h.training.models import LoraSettings, with_lora
+    from reward_models.lora import with_lora
+    from reward_models.settings import LoraSettings
 
     policy, value, tokenizer = tiny
-    adapted = with_lora(policy, LoraSettings(rank=4))
+    adapted = with_lora(policy, LoraSettings(r=4))
     frozen = [p.detach().clone() for p in adapted.parameters() if not p.requires_grad]
     _, history = train((adapted, value, tokenizer), accelerator, steps=4, learning_rate=2e-2, kl_coef=0.01)
     assert history[0]["objective/kl"] == 0.0
@@ -249,12 +252,12 @@ def test_every_prompt_comes_once_an_epoch_in_an_order_that_changes():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rollouts": 30, "minibatches": 4}, "do not divide by minibatches 4"),
-        ({"rollouts": 30, "minibatches": 3, "samples_per_prompt": 4}, "do not divide by samples_per_prompt 4"),
+        ({"rollouts": 30, "num_mini_batches": 4}, "do not divide by num_mini_batches 4"),
+        ({"rollouts": 30, "num_mini_batches": 3, "samples_per_prompt": 4}, "do not divide by samples_per_prompt 4"),
         ({"temperature": 0.0}, "PPO needs sampling"),
         ({"kl_estimator": "k4"}, "use one of k1, k2, k3"),
         ({"step_scheme": "median"}, "use one of terminal"),
-        ({"micro_batch": 0}, "at least 1"),
+        ({"per_device_train_batch_size": 0}, "at least 1"),
     ],
 )
 def test_settings_are_checked_when_made(settings, message):
@@ -263,8 +266,10 @@ def test_settings_are_checked_when_made(settings, message):
 
 
 def test_micro_batches_must_divide():
-    settings = PPOSettings(rollouts=48, minibatches=2, micro_batch=16)
-    with pytest.raises(ValueError, match="24 rows of a minibatch a process do not divide by micro_batch 16"):
+    settings = PPOSettings(rollouts=48, num_mini_batches=2, per_device_train_batch_size=16)
+    with pytest.raises(
+        ValueError, match="24 rows of a batch a process do not divide by per_device_train_batch_size 16"
+    ):
         settings.micro_batches(1)
     assert settings.micro_batches(2) == (12, 1)
     with pytest.raises(ValueError, match="must divide by 5 processes"):
@@ -273,7 +278,9 @@ def test_micro_batches_must_divide():
 
 def test_learning_rate_warms_up_and_falls_to_its_floor():
     # warm-up over 2 steps, then cosine over 8 steps from 1 to .01: half way .505
-    settings = PPOSettings(steps=10, warmup_steps=2, final_share=0.01)
+    settings = PPOSettings(steps=10, warmup_steps=2, min_lr_rate=0.01)
     shares = [settings.learning_rate_share(step) for step in (0, 1, 2, 6)]
     assert shares == pytest.approx([0.5, 1.0, 1.0, 0.505])
-    assert PPOSettings(steps=10, warmup_steps=0, schedule="linear", final_share=0.0).learning_rate_share(5) == 0.5
+    assert (
+        PPOSettings(steps=10, warmup_steps=0, lr_scheduler_type="linear", min_lr_rate=0.0).learning_rate_share(5) == 0.5
+    )

@@ -8,10 +8,11 @@ from transformers import AutoModelForCausalLM
 
 from reward_models.adapters import CannotShareError, fingerprint, read_adapter, save_adapter
 from reward_models.contract import StepContract
+from reward_models.lora import with_lora
 from reward_models.model import head_of, load_model, load_tokenizer
 from reward_models.prepare import prepare_model
 from reward_models.score import Scorer
-from reward_models.settings import TrainSettings
+from reward_models.settings import LoraSettings, TrainSettings
 from rlhf_e2h.parallel.sharding import divide
 from rlhf_e2h.rl.actor_critic import ActorCritic, RolloutBatch
 from rlhf_e2h.rl.adapter_switch import Active, adapted_layers, checkpoint_gradients
@@ -28,7 +29,7 @@ from rlhf_e2h.rl.share_base import (
     share_reward,
     trained_parameters,
 )
-from rlhf_e2h.training.models import LoraSettings, save_policy, with_lora
+from rlhf_e2h.training.models import save_policy
 
 PROMPTS = [{"prompt": f"# Question\n\n{i}+1=?\n\n# Solution\n\n"} for i in range(5)]
 IDS = torch.arange(5, 29).view(2, 12)
@@ -50,7 +51,7 @@ def saved(tiny, tmp_path):
     save_policy(base, tokenizer, tmp_path / "base")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     save_policy(randomise(with_lora(loaded, LoraSettings(4, 16)), "lora_B", 1), tokenizer, tmp_path / "sft")
-    prm = prepare_model(tmp_path / "base", StepContract("prm"), TrainSettings(lora_rank=2))
+    prm = prepare_model(tmp_path / "base", StepContract("prm"), TrainSettings(lora=LoraSettings(2, 32)))
     randomise(prm, "lora_B", 2, std=0.1)
     randomise(prm, "score.modules_to_save.default.weight", 3)
     save_adapter(prm, tmp_path / "prm")
@@ -78,7 +79,13 @@ def test_policy_and_value_learn_apart_and_the_base_stays(saved, accelerator, ran
     assert any(".value_adapter." in n for n in adapters) and any(".default." in n for n in adapters)
     history = []
     settings = PPOSettings(
-        steps=8, rollouts=32, minibatches=2, micro_batch=16, max_new_tokens=8, learning_rate=2e-2, warmup_steps=0
+        steps=8,
+        rollouts=32,
+        num_mini_batches=2,
+        per_device_train_batch_size=16,
+        max_new_tokens=8,
+        learning_rate=2e-2,
+        warmup_steps=0,
     )
 
     def reward(completions):
@@ -99,7 +106,7 @@ def test_policy_and_value_learn_apart_and_the_base_stays(saved, accelerator, ran
 
 
 def test_policy_loss_does_not_reach_the_value_adapter(tiny):
-    policy, value = share_base(tiny[0], LoraSettings(rank=4))
+    policy, value = share_base(tiny[0], LoraSettings(r=4))
     module = ActorCritic(policy, value)
     torch.nn.init.ones_(value.score.weight)
     batch = RolloutBatch.from_lists([[5, 6, 7]], [[8, 9]], torch.device("cpu"))
@@ -129,7 +136,7 @@ def test_policy_starts_as_its_adapter_which_stays_the_reference(saved):
         assert torch.allclose(policy(IDS).logits, merged, atol=1e-5)
     moved = policy(IDS).logits
     assert (moved - merged).abs().max() > 0.1
-    with pytest.raises(ValueError, match=r"set lora\.rank to 4 or more"):
+    with pytest.raises(ValueError, match=r"set lora\.r to 4 or more"):
         shared(saved, rank=3)
     # what is saved, and what an engine gets, is the policy's adapter alone, on the same base
     share_reward(policy, "reward_adapter", read_adapter(saved / "prm"))
@@ -213,7 +220,7 @@ def test_value_model_starts_as_the_shared_reward_model(saved):
     assert not reward.score.weight.requires_grad and value.score.weight.requires_grad
     policy, value = shared(saved, start=False, rank=1)
     reward = share_reward(policy, "reward_adapter", read_adapter(saved / "prm"))
-    with pytest.raises(ValueError, match=r"set lora\.rank to 2 or more"):
+    with pytest.raises(ValueError, match=r"set lora\.r to 2 or more"):
         value.start_from(reward, zero_head=False)
 
 
@@ -272,7 +279,7 @@ def test_a_switch_may_be_used_again():
 
 
 def test_fsdp_refuses_a_shared_base(tiny, monkeypatch):
-    module = ActorCritic(*share_base(tiny[0], LoraSettings(rank=4)))
+    module = ActorCritic(*share_base(tiny[0], LoraSettings(r=4)))
     divide(module, SimpleNamespace(num_processes=2))  # nobody asks for FSDP
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     divide(module, SimpleNamespace(num_processes=1))

@@ -33,18 +33,16 @@ PREPARE = {
 PPO = {
     "stage": "ppo",
     "data": "@prepare",
-    "eval_every": 1,
+    "eval_steps": 1,
     "eval_problems": 6,
-    "ppo": {
-        "steps": 2,
-        "rollouts": 16,
-        "minibatches": 2,
-        "micro_batch": 8,
-        "max_new_tokens": 12,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0,
-        "checkpoint_every": 1,
-    },
+    "steps": 2,
+    "rollouts": 16,
+    "num_mini_batches": 2,
+    "per_device_train_batch_size": 8,
+    "max_new_tokens": 12,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "save_steps": 1,
 }
 
 
@@ -69,11 +67,23 @@ def chain(models, tmp_path_factory):
     recipe = tmp_path_factory.mktemp("chain")
     (recipe / "recipe.yaml").write_text(yaml.safe_dump({"name": "chain", "runs": str(models / "runs")}))
     base = str(models / "policy")
-    sft = {"stage": "sft", "policy": base, "data": "@prepare", "lora": {"rank": 2, "alpha": 8}}
-    sft |= {"training": {"learning_rate": 3e-2, "epochs": 6, "batch_size": 8, "micro_batch_size": 8, "max_length": 128}}
+    sft = {"stage": "sft", "policy": base, "data": "@prepare"}
+    sft |= {
+        "training": {
+            "learning_rate": 3e-2,
+            "num_train_epochs": 6,
+            "batch_size": 8,
+            "per_device_train_batch_size": 8,
+            "max_length": 128,
+        }
+    }
+    sft["training"]["lora"] = {"r": 2, "lora_alpha": 8}
     prm = {"stage": "reward", "kind": "prm", "base": base, "data": "@prepare", "reference_solutions": True}
     prm |= {"flip_labels": 0.3}  # written solutions alone are all right, and one class is refused
-    prm |= {"held_out": 0.3, "training": {"learning_rate": 1e-2, "epochs": 4, "batch_size": 8, "lora_rank": 3}}
+    prm |= {
+        "held_out": 0.3,
+        "training": {"learning_rate": 1e-2, "num_train_epochs": 4, "batch_size": 8, "lora": {"r": 3}},
+    }
     for name, stage in (("1_prepare", PREPARE), ("2_sft", sft), ("3_prm", prm)):
         (recipe / f"{name}.yaml").write_text(yaml.safe_dump(stage))
     store = Store(load_recipe(recipe))
@@ -149,19 +159,19 @@ def test_killed_stage_goes_on_and_ends_with_the_same_weights(tmp_path, models, c
 
 def test_of_equal_evaluations_the_later_weights_are_kept(tmp_path, models):
     """All are 0 here, as all may be 1 where easy problems are solved from the start: training must not be lost."""
-    best, _ = run_ppo(tmp_path, models, eval_every=1, keep="best")
+    best, _ = run_ppo(tmp_path, models, eval_steps=1, keep="best")
     assert {row["eval/accuracy_easy"] for row in read_jsonl(best / "metrics.jsonl")} == {0.0}
     names = set().union(*read_jsonl(best / "metrics.jsonl"))
     asked = {metric for part in PANELS["ppo"].values() for metric in part} - {"alarm/*"}  # of wandb's panels
     assert not [metric for metric in asked if not any(fnmatch(name, metric) for name in names)]
-    last, _ = run_ppo(tmp_path, models, eval_every=1, keep="last")
+    last, _ = run_ppo(tmp_path, models, eval_steps=1, keep="last")
     a, b = (load_file(folder / "model.safetensors") for folder in (best, last))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def shared_settings(chain):
     settings = {"policy": str(chain["sft"]), "reward_model": str(chain["prm"])}
-    return {**settings, "share_base": True, "lora": {"rank": 3}, "value_init": "reward"}
+    return {**settings, "share_base": True, "lora": {"r": 3}, "value_init": "reward"}
 
 
 def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, models, chain, monkeypatch, caplog):
@@ -174,7 +184,7 @@ def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, mode
         patch.setattr(
             "rlhf_e2h.training.models.load_policy", lambda path, dtype: opened.append(path) or real(path, dtype)
         )
-        folder, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_every=0)
+        folder, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_steps=0)
     assert [str(path) for path in opened] == [str(models / "policy")]
     assert not [one for one in caplog.records if "beside the shared base" in one.getMessage()]
     first = read_jsonl(folder / "metrics.jsonl")[0]
@@ -185,13 +195,13 @@ def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, mode
     assert (weights[1] - weights[0]).norm() > 5 * (weights[2] - weights[1]).norm() > 0
     assert read_adapter(folder).fingerprint == fingerprint(base)  # so that the next PPO may share the base too
     # layers that are computed again change nothing
-    again, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_every=0, gradient_checkpointing=True)
+    again, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_steps=0, gradient_checkpointing=True)
     a, b = (load_file(one / "adapter/adapter_model.safetensors") for one in (folder, again))
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
     last = [read_jsonl(one / "metrics.jsonl")[-1]["critic/value_mean"] for one in (folder, again)]
     assert last[0] == pytest.approx(last[1], abs=1e-6)
     # the same rewards and values as with models of their own, in the first step
-    alone, _ = run_ppo(tmp_path, models, **{**shared_settings(chain), "share_base": False}, eval_every=0)
+    alone, _ = run_ppo(tmp_path, models, **{**shared_settings(chain), "share_base": False}, eval_steps=0)
     separate = read_jsonl(alone / "metrics.jsonl")[0]
     names = ["objective/scores", "critic/value_mean", "step_rewards/score_mean", "perf/flops"]
     assert abs(first["critic/value_mean"]) > 1e-3
@@ -201,7 +211,7 @@ def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, mode
 def test_a_reward_model_on_another_base_is_loaded_beside_it(tmp_path, models, chain, caplog):
     """In one line that says why; but no value model can start from it."""
     settings = {**shared_settings(chain), "reward_model": str(models / "prm")}
-    run_ppo(tmp_path, models, **{**settings, "value_init": "policy"}, eval_every=0)
+    run_ppo(tmp_path, models, **{**settings, "value_init": "policy"}, eval_steps=0)
     messages = [record.getMessage() for record in caplog.records if "beside the shared base" in record.getMessage()]
     assert len(messages) == 1 and "reward_model is loaded beside the shared base" in messages[0]
     assert "prm has no adapter/; it was not trained with LoRA here" in messages[0]
@@ -219,7 +229,7 @@ def test_both_reward_models_may_share_the_base(tmp_path, models, chain):
     """One that is the other's copy gives a whole score of its own: the smallest of the step scores."""
     copied = shutil.copytree(chain["prm"], tmp_path / "copied")
     settings = {**shared_settings(chain), "outcome_model": str(copied), "outcome": "none", "empty_step_score": None}
-    folder, _ = run_ppo(tmp_path, models, **settings, value_head_only=True, eval_every=0)
+    folder, _ = run_ppo(tmp_path, models, **settings, value_head_only=True, eval_steps=0)
     for row in read_jsonl(folder / "rollouts.jsonl"):
         assert row["outcome"] == pytest.approx(min(row["step_scores"]), abs=1e-6)
 
@@ -236,12 +246,12 @@ def test_hard_labels_reward_a_baseline_that_says_so(tmp_path, models):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"lora": {"rank": 2}, "value_init": "reward_zero_head"},
-        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "eval_every": 1, "keep": "best"},
-        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "gradient_checkpointing": True},
-        {"lora": {"rank": 2}, "value_init": "reward", "bf16": True},
-        {"lora": {"rank": 2}, "value_init": "policy", "share_base": True, "bf16": True},
-        {"value_head_only": True, "outcome": "none", "eval_every": 0},
+        {"lora": {"r": 2}, "value_init": "reward_zero_head"},
+        {"lora": {"r": 2}, "value_init": "policy", "share_base": True, "eval_steps": 1, "keep": "best"},
+        {"lora": {"r": 2}, "value_init": "policy", "share_base": True, "gradient_checkpointing": True},
+        {"lora": {"r": 2}, "value_init": "reward", "bf16": True},
+        {"lora": {"r": 2}, "value_init": "policy", "share_base": True, "bf16": True},
+        {"value_head_only": True, "outcome": "none", "eval_steps": 0},
         {"gradient_checkpointing": True, "answer_step": False, "bf16": True, "value_init": "policy"},
     ],
 )
@@ -253,7 +263,7 @@ def test_variants_run(tmp_path, models, settings):
 
 
 def test_kl_stop_before_the_first_evaluation_leaves_the_weights_that_were_reached(tmp_path, models):
-    folder, done = run_ppo(tmp_path, models, eval_every=5, keep="best", ppo={**PPO["ppo"], "kl_stop": -1.0})
+    folder, done = run_ppo(tmp_path, models, eval_steps=5, keep="best", kl_stop=-1.0)
     assert "above kl_stop" in done["results"]["stopped"]
     [row] = read_jsonl(folder / "metrics.jsonl")
     assert "eval/accuracy_easy" in row
@@ -267,7 +277,7 @@ def test_a_policy_with_more_rows_than_tokens_can_start_its_value_model_from_a_re
     with torch.no_grad():  # rows that a plain softmax would choose every time
         policy.get_input_embeddings().weight[102:] *= 100
     save_policy(policy, tokenizer, tmp_path / "padded")
-    folder, _ = run_ppo(tmp_path, models, policy=str(tmp_path / "padded"), ppo={**PPO["ppo"], "kl_coef": 0.1})
+    folder, _ = run_ppo(tmp_path, models, policy=str(tmp_path / "padded"), kl_coef=0.1)
     rows = read_jsonl(folder / "metrics.jsonl")
     assert len(rows) == 2 and rows[0]["rollout/logprob_diff_mean"] < 1e-4
     assert rows[0]["objective/kl"] == pytest.approx(0.0, abs=1e-3)
@@ -285,12 +295,12 @@ def test_frozen_embeddings_and_norms_are_not_trained(tmp_path, models):
     [
         ({"reward_model": None, "outcome": "none"}, "nothing gives a reward"),
         ({"reward_model": None}, "needs reward_model; set value_init: policy"),
-        ({"share_base": True}, "share_base needs lora.rank above 0"),
-        ({"share_base": True, "lora": {"rank": 2}}, "needs a reward model on the same base, but .* has no adapter/"),
-        ({"keep": "best", "eval_every": 0}, "set eval_every"),
-        ({"ppo": {"rollouts": 10}}, "do not divide by minibatches"),
-        ({"ppo": {"learning_rat": 1}}, "did you mean 'learning_rate'"),
-        ({"ppo": {**PPO["ppo"], "max_new_tokens": 120}}, r"prompts with max_new_tokens 120 exceed the model's 128"),
+        ({"share_base": True}, "share_base needs lora.r above 0"),
+        ({"share_base": True, "lora": {"r": 2}}, "needs a reward model on the same base, but .* has no adapter/"),
+        ({"keep": "best", "eval_steps": 0}, "set eval_steps"),
+        ({"rollouts": 11}, "do not divide by num_mini_batches"),
+        ({"learning_rat": 1}, "did you mean 'learning_rate'"),
+        ({"max_new_tokens": 120}, r"prompts with max_new_tokens 120 exceed the model's 128"),
     ],
 )
 def test_bad_settings_are_one_sentence(tmp_path, models, settings, message):

@@ -20,13 +20,19 @@ PREPARE = {
     "validation_per_level": [1] * 5,
     "test_per_level": [1] * 5,
 }
-TRAINING = {"learning_rate": 1e-3, "warmup_ratio": 0.0, "batch_size": 8, "micro_batch_size": 8, "max_length": 144}
+TRAINING = {
+    "learning_rate": 1e-3,
+    "warmup_steps": 0.0,
+    "batch_size": 8,
+    "per_device_train_batch_size": 8,
+    "max_length": 144,
+}
 DECODING = {"n": 6, "max_new_tokens": 80, "temperature": 1.5}  # one token of 102 ends a text
 DPO = {"stage": "dpo", "problems": 8, "rounds": 2, "margin": 0.0, "margin_unlabelled": 0.0}
 # a model of no training writes no answers, so here the shipped one samples
 REST = {"stage": "rest", "policy": "asset:base", "problems": 8, "rounds": 2, "threshold": 0.0, "max_kept": 2}
 REST |= {"decoding": {"n": 2, "max_new_tokens": 90}}
-GRPO = {"stage": "grpo", "problems": 4, "generations": 4, "max_new_tokens": 12, "beta": 0.1}
+GRPO = {"stage": "grpo", "problems": 4, "num_generations": 4, "max_new_tokens": 12, "beta": 0.1}
 
 
 def make_models(folder):

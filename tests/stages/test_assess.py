@@ -13,7 +13,7 @@ from rlhf_e2h.runner.recipe import load_recipe
 PREPARE = "stage: prepare\nsource: procedural\ntrain_per_level: [4, 4, 2, 2, 2]\ntest_per_level: [2, 0, 0, 2, 0]\n"
 REWARD = (
     'stage: reward\nkind: prm\nbase: "asset:base"\ndata: "@prepare"\nrecords: FOLDER/steps.jsonl\nheld_out: 0.3\n'
-    "training: {learning_rate: 1e-3, epochs: 1, batch_size: 4}\n"
+    "training: {learning_rate: 1e-3, num_train_epochs: 1, batch_size: 4}\n"
 )
 ASSESS = 'stage: assess\ndata: "@prepare"\nrecords: [FOLDER/people.jsonl]\nreward_models: {prm: "@prm"}\n'
 

@@ -45,7 +45,7 @@ def test_a_prm_on_random_labels_warns_beneath_its_line(tmp_path, capsys):
     (recipe / "1_prepare.yaml").write_text("stage: prepare\nsource: procedural\ntrain_size: 60\ntest_size: 5\n")
     (recipe / "2_prm.yaml").write_text(
         'stage: reward\nkind: prm\nbase: "asset:base"\ndata: "@prepare"\nrecords: "${records}"\nheld_out: 0.4\n'
-        "training: {epochs: 1, batch_size: 8, learning_rate: 1e-5}\n"
+        "training: {num_train_epochs: 1, batch_size: 8, learning_rate: 1e-5}\n"
     )
     runs = f"runs={tmp_path / 'runs'}"
     assert main(["run", str(recipe), runs, "--only", "prepare"]) == 0

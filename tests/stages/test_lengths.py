@@ -38,7 +38,7 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from rlhf_e2h.training.arguments import TrainingSettings
-    from rlhf_e2h.training.models import LoraSettings, Policy
+    from rlhf_e2h.training.models import Policy
 
     tokenizer = byte_tokenizer()
     config = LlamaConfig(
@@ -46,7 +46,7 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     monkeypatch.setattr(dpo, "trained", lambda *_: (None, 0.0))
-    settings = dpo.Config(policy="p", data="d", reward_model="r", lora=LoraSettings(rank=0),
+    settings = dpo.Config(policy="p", data="d", reward_model="r",
                           training=TrainingSettings(max_length=8, batch_size=4))  # fmt: skip
     rows = [{"prompt": "abcd", "chosen": "xyz", "rejected": "x"}] * 4
     rows += [

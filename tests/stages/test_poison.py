@@ -35,12 +35,16 @@ SMALL = [
     "sample_easy.decoding.n=4",
     "sample_full.decoding.n=4",
     "bank.decoding.n=2",
-    *(f"{name}.training.epochs=1" for name in ("orm", "prm", "oprm", "prm_full")),
+    *(f"{name}.training.num_train_epochs=1" for name in ("orm", "prm", "oprm", "prm_full")),
     "dpo.problems=20",
     "dpo.margin_unlabelled=0.0",
     "rest.problems=20",
     "rest.threshold=0.0",
-    *(f"{name}.ppo.{s}" for name in ("ppo", "ppo_dagger") for s in ("steps=2", "rollouts=16", "micro_batch=8")),
+    *(
+        f"{name}.ppo.{s}"
+        for name in ("ppo", "ppo_dagger")
+        for s in ("steps=2", "rollouts=16", "per_device_train_batch_size=8")
+    ),
 ]
 
 

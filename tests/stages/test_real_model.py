@@ -54,7 +54,7 @@ STAGES = {
     "3_graded": {"stage": "grade", "samples": "@bank", "data": "@prepare"},
     "4_orm": {"stage": "reward", "kind": "orm", "base": "MODEL", "data": "@prepare", "graded": "@graded",
               "reference_solutions": True, "balance": 4.0, "held_out": 0.4,
-              "training": {"freeze_layers": 22, "epochs": 1, "batch_size": 4, "learning_rate": 1e-4}},
+              "training": {"freeze_layers": 22, "num_train_epochs": 1, "batch_size": 4, "learning_rate": 1e-4}},
     "5_scored": {"stage": "rerank", "samples": "@bank", "data": "@prepare", "reward_models": {"orm": "@orm"}},
     "6_evaluate": {"stage": "evaluate", "data": "@prepare", "policies": {"chat": "MODEL"}, "max_new_tokens": TOKENS},
 }  # fmt: skip

@@ -64,7 +64,7 @@ def test_the_line_of_the_stage_counts_long_records(tmp_path, capsys):
         "0_pretrain.yaml": "stage: pretrain\nshape: {hidden: 8, layers: 1, intermediate: 8, heads: 1}\ntraining: {max_steps: 0}\n",  # noqa: E501
         "1_prepare.yaml": f"stage: prepare\nsource: jsonl\ntrain: {tmp_path}/train.jsonl\ntest: {tmp_path}/test.jsonl\n",  # noqa: E501
         "2_prm.yaml": f'stage: reward\nkind: prm\nbase: "@pretrain"\ndata: "@prepare"\nrecords: {tmp_path}/records.jsonl\n'  # noqa: E501
-        "held_out: 0.2\ntraining: {epochs: 1, max_length: 100}\n",
+        "held_out: 0.2\ntraining: {num_train_epochs: 1, max_length: 100}\n",
     }
     (tmp_path / "recipe").mkdir()
     for name, text in files.items():

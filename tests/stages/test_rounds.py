@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from mini_rounds import DPO, GRPO, REST, differ, make_models, run, weights
+from mini_rounds import DPO, GRPO, REST, TRAINING, differ, make_models, run, weights
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import FirewallError
@@ -36,7 +36,7 @@ def test_problems_of_rounds_are_spread_and_change():
 
 @pytest.mark.parametrize(("stage", "method"), [(DPO, "keep"), (REST, "judged")])
 def test_a_killed_round_goes_on_to_the_same_weights(tmp_path, models, monkeypatch, stage, method):
-    settings = {"lora": {"rank": 2}} if stage is DPO else {}
+    settings = {"training": {**TRAINING, "lora": {"r": 2}}} if stage is DPO else {}
     whole, done = run(tmp_path, models, stage, **settings)
     assert {record["file"] for record in done["labels_read"]} == {"labels_easy.jsonl"}
     start = ASSETS / "base" if stage is REST else models / "policy"
@@ -103,8 +103,8 @@ def test_grpo_and_rloo_train_on_the_rewards_of_ppo(tmp_path, models, algorithm):
         (DPO, {"rounds": 0}, "must be at least 1"),
         (DPO, {"margin": 3.0, "margin_unlabelled": 3.0}, "no pair reaches the margin"),
         (REST, {"threshold": 1.1, "levels": [5], "problems": 2}, "keeps no solution"),
-        (GRPO, {"generations": 3}, "not a multiple of generations 3"),
-        (GRPO, {"generations": 1}, "at least 2"),
+        (GRPO, {"num_generations": 3}, "not a multiple of num_generations 3"),
+        (GRPO, {"num_generations": 1}, "at least 2"),
         (GRPO, {"reward_model": None, "outcome": "none"}, "nothing gives a reward"),
         (GRPO, {"max_new_tokens": 120}, "lower max_new_tokens"),
     ],

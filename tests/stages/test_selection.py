@@ -9,7 +9,7 @@ from rlhf_e2h.stages.dpo import Config as DpoConfig
 from rlhf_e2h.stages.dpo import pairs
 from rlhf_e2h.stages.rest import keep
 from rlhf_e2h.stages.reward import Config
-from rlhf_e2h.training.reward_records import at_most, balanced, outcome_rows, thinned
+from rlhf_e2h.training.reward_records import at_most, outcome_rows, thinned
 
 
 def _row(sample_id, rm, correct=None, answer="1", finished=True, text=None):
@@ -67,11 +67,14 @@ def test_rest_keeps_right_easy_solutions_and_trusted_winners_of_hard_problems():
     assert [row["sample_id"] for row in keep(hard, 0.5)] == [1, 0]
 
 
-def test_orm_records_keep_right_and_wrong_within_the_ratio():
-    rows = [{"problem_id": "a", "correct": True}] + [{"problem_id": "a", "correct": False}] * 7
-    rows += [{"problem_id": "b", "correct": True}] * 4
-    kept = balanced(rows, 3.0)
-    assert [row["correct"] for row in kept] == [True, False, False, False]
+def test_orm_records_keep_the_first_right_and_wrong_ones_within_the_ratio():
+    verdicts = [("a", False)] * 2 + [("a", True)] + [("a", False)] * 5 + [("b", True)] * 4
+    rows = [
+        {"problem_id": name, "correct": right, "finished": True, "text": str(number)}
+        for number, (name, right) in enumerate(verdicts)
+    ]
+    kept = outcome_rows(Config("orm", "b", "d"), rows)
+    assert [row["text"] for row in kept] == ["2", "0", "1", "3"]
 
 
 @pytest.mark.parametrize(("limit", "levels"), [(4, [1, 1, 5, 5]), (3, [1, 1, 5]), (None, [1, 1, 1, 5, 5])])

@@ -21,11 +21,11 @@ STAGES = {
     "4_grade": {"stage": "grade", "samples": "@sample", "data": "@prepare"},
     "5_prm": {
         "stage": "reward", "kind": "prm", "base": "asset:base", "data": "@prepare", "graded": "@grade",
-        "step_labels": "procedural", "held_out": 0.3, "training": {"batch_size": 4, "epochs": 1},
+        "step_labels": "procedural", "held_out": 0.3, "training": {"batch_size": 4, "num_train_epochs": 1},
     },
     "6_ppo": {
         "stage": "ppo", **MODEL,
-        "ppo": {"steps": 1, "rollouts": 4, "minibatches": 1, "max_new_tokens": 20},
+        "steps": 1, "rollouts": 4, "num_mini_batches": 1, "max_new_tokens": 20,
     },
     "6_dpo": {
         "stage": "dpo", **MODEL, "problems": 6, "margin": -1.0, "margin_unlabelled": -1.0,

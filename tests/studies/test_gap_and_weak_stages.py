@@ -19,7 +19,7 @@ from rlhf_e2h.runner.recipe import load_recipe
 from rlhf_e2h.runner.run_files import read_done
 from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
-FIT = "{learning_rate: 1e-3, epochs: 1, batch_size: 16, held_out: 0.2}"
+FIT = "{learning_rate: 1e-3, num_train_epochs: 1, batch_size: 16, held_out: 0.2}"
 WEAK = {
     "4_weak_to_strong.yaml": f"""
 stage: weak_to_strong

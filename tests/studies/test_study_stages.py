@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # nineteen stages
 
 TRAINING = {"learning_rate": 1e-3, "max_steps": 4, "batch_size": 8}
 PRM = {"stage": "reward", "kind": "prm", "base": "BASE", "data": "@prepare", "dynamics": True}
-PRM["training"] = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8, "loss_on": "step_end"}
+PRM["training"] = {"learning_rate": 1e-3, "num_train_epochs": 2, "batch_size": 8, "loss_on": "step_end"}
 SFT = {"stage": "sft", "policy": "BASE", "data": "@prepare", "training": TRAINING}
 STAGES = {
     "1_prepare": {"stage": "prepare", "source": "procedural", "train_per_level": [12] * 5, "test_per_level": [2] * 5},
@@ -61,7 +61,7 @@ STAGES = {
         **SFT,
         "snapshots": 2,
         "mixture": {"weights": "skill_it", "graph": {"1": ["2"]}, "update_every": 2, "items": 3},
-        "training": {**TRAINING, "checkpoint_every": 2},
+        "training": {**TRAINING, "save_steps": 2},
     },
     "2_graph": {
         "stage": "skillgraph",

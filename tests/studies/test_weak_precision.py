@@ -14,7 +14,7 @@ def test_a_student_is_trained_chosen_and_scored(tmp_path, bf16):
     save_policy(*new_llama(shape, "procedural", seed=0), tmp_path / "base")
     items = [(f"{a}+{b}", [f"{a}+{b}={a + b}", f"# Answer\n\n{a + b}"]) for a in range(4) for b in range(4)]
     labels = [np.array([0.9 if index % 2 else 0.2]) for index in range(len(items))]
-    settings = FitSettings(learning_rate=1e-2, epochs=2, batch_size=8, bf16=bf16, eval_every=1)
+    settings = FitSettings(learning_rate=1e-2, num_train_epochs=2, batch_size=8, bf16=bf16, eval_steps=1)
     seen = []
     student = fit_soft(
         tmp_path / "base", items, labels, tmp_path / "out", settings, 0, validation=(items, labels),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.lora import four_bit
 from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
 from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
@@ -29,7 +30,7 @@ from rlhf_e2h.studies.weak_to_strong.students import FitSettings, fit_soft, pred
 from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings, Policy, open_policy, save_policy
+from rlhf_e2h.training.models import Policy, open_policy, save_policy
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,16 @@ def in_context(
 
 
 def fine_tuned(
-    base: Path, solved: Sequence[tuple[str, str]], training: TrainingSettings, lora: LoraSettings, run: StageRun,
+    base: Path, solved: Sequence[tuple[str, str]], training: TrainingSettings, run: StageRun,
     text_format: FormatSettings | None = None,
 ) -> Policy:  # fmt: skip
     """The base model after SFT on solved problems."""
-    policy = open_policy(base, text_format=text_format, sections=True)
+    policy = open_policy(base, text_format=text_format, sections=True, quantization=four_bit(training))
     texts = policy.text_format
     rows = [texts.row(problem, texts.exemplar(solution)) for problem, solution in solved]
     shutil.rmtree(run.scratch / "trainer", ignore_errors=True)
-    model, _ = finetune(policy.model, policy.tokenizer, rows, training, lora, run)
-    if lora.rank:
+    model, _ = finetune(policy.model, policy.tokenizer, rows, training, run)
+    if training.lora.r:
         save_policy(model, policy.tokenizer, run.scratch / "policy", texts)
         return open_policy(run.scratch / "policy")
     return Policy(model, policy.tokenizer, "", texts)

@@ -29,9 +29,9 @@ from rlhf_e2h.studies.gap.results import ITEMS
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.arguments import TrainingSettings
-from rlhf_e2h.training.models import LoraSettings, open_policy
+from rlhf_e2h.training.models import open_policy
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=230,
     about="train on none, easy, medium, hard and all problems at equal n, by several methods",
@@ -64,10 +64,9 @@ class Config:
     layers: Literal["middle", "last", "hase"] = "hase"  # hidden states that the probe reads
     template: str | None = None  # text before a solution, with {problem}, for probe and rm
     # of icl and sft: sections, chat, minerva or {template: FILE}; auto: what is saved beside the base, else sections
-    format: FormatSettings = field(default_factory=FormatSettings, metadata={"added": True})
+    format: FormatSettings = field(default_factory=FormatSettings)
     max_new_tokens: int = 256
     training: TrainingSettings = field(default_factory=TrainingSettings)  # of sft
-    lora: LoraSettings = field(default_factory=LoraSettings)
     fit: FitSettings = field(default_factory=FitSettings)  # of rm
     batch_size: int = setting(256, affects_result=False)
 
@@ -200,7 +199,7 @@ class _Study:
         config, base, solved = self.config, self.run.path(self.config.base), self._solved(cell)
         if cell.method == "icl" or not solved:
             return self.greedy(arms.in_context(base, solved, len(solved), text_format=config.format))
-        return self.greedy(arms.fine_tuned(base, solved, config.training, config.lora, self.run, config.format))
+        return self.greedy(arms.fine_tuned(base, solved, config.training, self.run, config.format))
 
     def greedy(self, policy: Any) -> list[Row]:
         return arms.answer_with(policy, self.test, self.config.max_new_tokens, self.config.batch_size, self.run.seed)

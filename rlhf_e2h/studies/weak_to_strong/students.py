@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from reward_models.arguments import on_one_device
+from reward_models.arguments import evaluation, training_arguments, warmup
 from reward_models.contract import StepContract
-from reward_models.dataset import LengthSampler, optimiser_steps
+from reward_models.dataset import LengthSampler
 from reward_models.kinds import kind_of
+from reward_models.lora import with_lora
 from reward_models.metrics import auc
-from reward_models.model import load_tokenizer, new_model
+from reward_models.model import freeze_parts, load_tokenizer, new_model
 from reward_models.score import Scorer
+from reward_models.settings import TrainerSettings
 from reward_models.trainer import Steps
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 from rlhf_e2h.runner.config import ConfigError
@@ -43,22 +45,20 @@ class LossSettings:
 
 
 @dataclass
-class FitSettings:
+class FitSettings(TrainerSettings):
     """Optimisation of every model of the study; defaults are EleutherAI's, but for the learning rate."""
 
     learning_rate: float = 8e-5  # a model of a million parameters wants 5e-4
-    epochs: float = 3.0
-    batch_size: int = 32
-    micro_batch_size: int | None = None
-    warmup: float = 0.1  # share of all steps
+    num_train_epochs: float = 3.0
+    warmup_steps: float = 0.1
     weight_decay: float = 0.1
-    beta2: float = 0.95
-    bf16: bool = False
-    max_length: int = 1024  # tokens; longer solutions are left out
-    lora_rank: int = 0  # 0: full fine-tuning
-    lora_alpha: int = 8
+    adam_beta2: float = 0.95
     held_out: float = 0.1  # share of problems whose weak labels choose the best checkpoint
-    eval_every: int = 0  # steps between such evaluations; 0: keep the last weights
+    eval_steps: int = 0  # steps between such evaluations; 0: keep the last weights
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse("models of this study are small and quickly trained", "load_in_4bit", "save_steps")
 
 
 class SoftTrainer(Trainer):
@@ -133,7 +133,7 @@ def fit_soft(
     Args:
         labels: for each item one label for its outcome (`kind` orm) or one a step (prm); NaN is not learnt from.
         layers: keep only the first N layers of the base (a small model without a download); 0 keeps all.
-        validation: items with (weak) labels; hardened at 1/2, their AUC chooses the checkpoint if `eval_every` is set.
+        validation: items with (weak) labels; hardened at 1/2, their AUC chooses the checkpoint if `eval_steps` is set.
 
     Raises:
         ConfigError: no item fits `max_length`, or more layers than there are.
@@ -145,10 +145,23 @@ def fit_soft(
     torch.manual_seed(seed)
     model = _model(base, contract, settings, layers)
     model.config.pad_token_id = tokenizer.pad_token_id
+    freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
     learnt_R = torch.tensor([label for row in rows.labels for label in row])
     radius = weak_losses.midweak_radius(learnt_R) if loss.radius is None else loss.radius
-    arguments = _arguments(out / "checkpoints", settings, len(rows), seed, choose=validation is not None)
+    steps = settings.eval_steps if validation else 0
+    arguments = training_arguments(
+        settings,
+        out / "checkpoints",
+        seed,
+        warmup_steps=warmup(settings, len(rows)),
+        logging_steps=20,
+        save_strategy="steps" if steps else "no",
+        save_steps=steps or 500,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        **evaluation(steps, "auc" if steps else None),
+    )
     evaluate_fn = (lambda: weak_auc(scorer, *validation)) if validation else None
     trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn)
     if on_log is not None:
@@ -158,7 +171,7 @@ def fit_soft(
     trainer.train()
     # without autocast around it: the model scores as the one that is saved will
     trained: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if settings.lora_rank:
+    if settings.lora.r:
         trained = trained.merge_and_unload()
     trained.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -212,18 +225,7 @@ def _model(base: str | Path, contract: StepContract, settings: FitSettings, laye
         model.config.num_hidden_layers = layers
         if getattr(model.config, "layer_types", None):
             model.config.layer_types = model.config.layer_types[:layers]
-    if settings.lora_rank:
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        adapter = LoraConfig(
-            task_type=TaskType.TOKEN_CLS,
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            target_modules="all-linear",
-            exclude_modules=["score", "classifier"],
-        )
-        model = get_peft_model(model, adapter)
-    return model
+    return with_lora(model, settings.lora, scorer=True)
 
 
 class _Logs(TrainerCallback):
@@ -233,39 +235,3 @@ class _Logs(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             self._on_log({**logs, "step": state.global_step})
-
-
-def _arguments(folder: Path, settings: FitSettings, rows: int, seed: int, choose: bool) -> TrainingArguments:
-    micro = settings.micro_batch_size or settings.batch_size
-    if settings.batch_size % micro:
-        raise ConfigError(f"batch_size {settings.batch_size} is not a multiple of micro_batch_size {micro}; change one")
-    evaluates = bool(settings.eval_every) and choose
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup * optimiser_steps(rows, settings.batch_size, settings.epochs)),
-        weight_decay=settings.weight_decay,
-        adam_beta2=settings.beta2,
-        lr_scheduler_type="cosine",
-        bf16=settings.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=20,
-        logging_first_step=True,
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=settings.eval_every or None,
-        save_strategy="steps" if evaluates else "no",
-        save_steps=settings.eval_every or 500,
-        save_total_limit=2,
-        load_best_model_at_end=evaluates,
-        metric_for_best_model="eval_auc" if evaluates else None,
-        greater_is_better=True,
-        seed=seed,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    return on_one_device(arguments)

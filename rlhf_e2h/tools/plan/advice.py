@@ -9,10 +9,10 @@ STATES = ("weights", "gradients", "optimiser", "buckets", "bf16 copies", "float3
 
 # settings that lower what moves in a phase, by kind of stage; the first that fits the stage and phase
 _ROWS = {
-    ("ppo", "rollout"): "ppo.generation_batch",
+    ("ppo", "rollout"): "generation_batch",
     ("ppo", "scoring"): "reward_batch_tokens",
-    ("ppo", "log-probabilities"): "ppo.forward_batch",
-    ("ppo", "forward and backward"): "ppo.micro_batch",
+    ("ppo", "log-probabilities"): "forward_batch",
+    ("ppo", "forward and backward"): "per_device_train_batch_size",
     ("grpo", "rollout"): "training.batch_size",
     ("grpo", "scoring"): "reward_batch_tokens",
     ("rerank", "scoring"): "max_tokens_per_batch",
@@ -41,9 +41,9 @@ def advice(kind: str, phase: str, parts: Parts, filled: bool) -> str:
     if largest in STATES or largest.endswith("model") or largest == "reference":
         if kind in ("sample", "rerank", "evaluate"):
             return "a smaller model, or a GPU with more memory"
-        return "more GPUs, a launch file that shards more, LoRA (lora.rank), or a smaller model"
+        return "more GPUs, a launch file that shards more, LoRA (lora.r), or a smaller model"
     if phase == "forward and backward" and kind != "ppo":
-        rows = "training.micro_batch_size"
+        rows = "training.per_device_train_batch_size"
     else:
         rows = _ROWS.get((kind, phase), "decoding.batch_size")
     if phase == "forward and backward" and largest == "activations":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from reward_models.settings import AT_ONCE
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
 from rlhf_e2h.tools.plan import data
 from rlhf_e2h.tools.plan.activations import LOGITS_TILE, logit_bytes
@@ -35,45 +36,39 @@ class StagePlan:
     assumed: list[str] = field(default_factory=list)
 
 
-def adapters_of(model: Architecture, lora: Any) -> int:
-    return model.lora_parameters(lora.rank) if lora.rank else 0
-
-
 def lora_origin(recipe: Recipe, reference: str) -> tuple[str, int]:
     """(what an sft or reward stage trained with LoRA, its rank); any other model is its own origin, with rank 0."""
     spec = recipe.stages[reference[1:].split("/")[0]] if reference.startswith("@") else None
-    if spec and spec.kind == "sft" and spec.config.lora.rank:
-        return spec.config.policy, spec.config.lora.rank
-    if spec and spec.kind == "reward" and spec.config.training.lora_rank:
-        return spec.config.base, spec.config.training.lora_rank
+    if spec and spec.kind in ("sft", "reward") and spec.config.training.lora.r:
+        return spec.config.policy if spec.kind == "sft" else spec.config.base, spec.config.training.lora.r
     return reference, 0
 
 
 def micro_batches(batch: int, micro: int | None, processes: int) -> tuple[int, int]:
     """(rows at once, micro-batches) of one process."""
     share = max(1, batch // processes)
-    rows = min(micro or share, share)
+    rows = min(micro or AT_ONCE, share)
     return rows, max(1, share // rows)
 
 
 def trained_rows(settings: Any, examples: float) -> float:
     if getattr(settings, "max_steps", -1) > 0:
         return settings.max_steps * settings.batch_size
-    return examples * settings.epochs
+    return examples * settings.num_train_epochs
 
 
-def trained_model(model: Architecture, lora: Any, settings: Any, scorer: bool = False) -> Trained:
+def trained_model(model: Architecture, settings: Any, scorer: bool = False) -> Trained:
     """A model in training under the `lora` and freezing settings of its stage."""
-    adapters = adapters_of(model, lora)
+    adapters = model.lora_parameters(settings.lora.r) if settings.lora.r else 0
     frozen = {name: getattr(settings, name) and not adapters for name in ("freeze_embeddings", "freeze_norms")}
-    return Trained(model, scorer, adapters, **frozen)
+    return Trained(model, scorer, adapters, **frozen, four_bit=getattr(settings, "load_in_4bit", False))
 
 
 def trainer_phases(
     settings: Any, trained: Trained, frozen: dict[str, int], copies: int, form: Form, memory: float = 0.0
 ) -> Phases:
     """Supervised trainers. `copies`: rows that one example makes (DPO: chosen and rejected)."""
-    rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
+    rows, count = micro_batches(settings.batch_size, settings.per_device_train_batch_size, form.processes)
     tokens = copies * rows * settings.max_length
     share = form.processes if form.divides_weights else 1
     update = Update(
@@ -87,7 +82,7 @@ def trainer_phases(
         min(tokens, LOGITS_TILE),
         {name: 4.0 * size / share for name, size in frozen.items()},
     )
-    kept = getattr(settings, "checkpoint_every", 0) > 0
+    kept = getattr(settings, "save_steps", 0) > 0
     return [*training(update, form), checkpoint(update, form, moments=kept)]
 
 

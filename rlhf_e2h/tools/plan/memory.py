@@ -15,6 +15,7 @@ Parts = dict[str, float]  # bytes by what they hold
 # elements, at most, of DeepSpeed's gradient bucket and of the weights that ZeRO-3 keeps gathered; `size_buckets` of
 # processes.py makes them an eighth of a smaller model
 REDUCE_BUCKET, LIVE_WEIGHTS = 500_000_000, 1_000_000_000
+NF4 = 0.5 + 4 / 64  # bytes a weight of QLoRA: 4 bits, and a float32 scale for 64 of them
 SCORING = 2.0  # bytes a weight of models that only sample or score: bf16, on a GPU
 
 
@@ -50,6 +51,7 @@ class Trained:
     freeze_embeddings: bool = False
     freeze_norms: bool = False
     keeps_float32: bool = False  # the base of adapters is float32 in bf16 training too (TRL's GRPO)
+    four_bit: bool = False  # the layers of the base of adapters are in 4 bits
 
     @property
     def weights(self) -> int:
@@ -89,7 +91,10 @@ class Trained:
 
 
 def frozen_bytes(trained: Trained, form: Form, bf16: bool) -> float:
-    """Bytes of a weight that is not trained: below adapters bf16 in bf16 training, but for FSDP."""
+    """Bytes of a weight that is not trained: below adapters bf16 in bf16 training, but for FSDP; the mean in 4 bits."""
+    if trained.four_bit:
+        layers = trained.model.layers * trained.model.layer_parameters / trained.model.parameters
+        return layers * NF4 + (1 - layers) * (2.0 if bf16 and not trained.keeps_float32 else 4.0)
     adapted = trained.adapters > 0 and not trained.keeps_float32 and form.kind in ("single", "ddp")
     return 2.0 if form.halves(bf16) or (bf16 and adapted) else 4.0
 
@@ -125,7 +130,7 @@ def state(models: tuple[Trained, ...], form: Form, bf16: bool) -> Parts:
         parts["gathered weights"] = w * 2 * max(m.model.layer_parameters for m in models)
     if bf16 and not form.halves(bf16):
         # autocast casts float32 matrices, and keeps the copies until the backward pass is over
-        cast = sum(m.trained if frozen_bytes(m, form, bf16) == 2 else m.matrices for m in models)
+        cast = sum(m.trained if m.four_bit or frozen_bytes(m, form, bf16) == 2 else m.matrices for m in models)
         parts["bf16 copies"] = 2.0 * cast / (n if form.divides_weights else 1)
     if form.offload_optimizer:
         parts["optimiser"] = 0.0

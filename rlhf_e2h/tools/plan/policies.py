@@ -13,7 +13,6 @@ from rlhf_e2h.tools.plan.activations import LOGITS_TILE, logit_bytes
 from rlhf_e2h.tools.plan.common import (
     Phases,
     StagePlan,
-    adapters_of,
     lora_origin,
     micro_batches,
     model_of,
@@ -44,23 +43,25 @@ TOKENS_A_BATCH = 16384  # that `reward_models.Scorer` reads at once by default
 
 
 def plan_ppo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
-    config, ppo = spec.config, spec.config.ppo
+    config = spec.config
     policy = model_of(recipe, config.policy)
     critic = policy if config.value_init == "policy" else model_of(recipe, config.reward_model)
-    solution = min(numbers.solution, ppo.max_new_tokens)
+    solution = min(numbers.solution, config.max_new_tokens)
     length = numbers.prompt + solution
-    rollouts = float(ppo.steps * ppo.rollouts)
+    rollouts = float(config.steps * config.rollouts)
     tokens = rollouts * length
-    flops = sampling_flops(policy, rollouts / ppo.samples_per_prompt, ppo.samples_per_prompt, numbers.prompt, solution)
-    if ppo.kl_coef or config.lora.rank:
+    flops = sampling_flops(
+        policy, rollouts / config.samples_per_prompt, config.samples_per_prompt, numbers.prompt, solution
+    )
+    if config.has_reference:
         flops += forward_flops(policy, tokens, length, rollouts * solution)
-    if ppo.old_logprobs == "trainer":
+    if config.old_logprobs == "trainer":
         flops += forward_flops(policy, tokens, length, rollouts * solution)
     flops += forward_flops(critic, tokens, length, 0)
     checkpointing = config.gradient_checkpointing
     once = training_flops(policy, tokens, length, rollouts * solution, checkpointing)
     once += training_flops(critic, tokens, length, 0, checkpointing and not config.value_head_only)
-    flops += ppo.epochs * once
+    flops += config.num_ppo_epochs * once
     frozen = {}
     for name in ("reward_model", "outcome_model"):
         size, more = scored_by(recipe, getattr(config, name), tokens, length)
@@ -97,7 +98,6 @@ def ppo_phases(
     memory: float = 0.0,
 ) -> Phases:
     """`others`: bytes of what is not trained, but for a reference that is a whole model."""
-    ppo = config.ppo
     update = _ppo_update(config, policy, critic, others, numbers, form)
     there = held(update, form)
     gathered = 0.0
@@ -109,10 +109,10 @@ def ppo_phases(
     if others["reward model"]:
         reader = critic if config.value_init != "policy" else policy
         phases.append(scoring(reader, config.reward_batch_tokens, there))
-    rows = min(ppo.forward_rows, max(1, ppo.rollouts // form.processes))
-    phases.append(log_probabilities(update, form, rows, logits_at_once(policy, rows * ppo.max_new_tokens)))
+    rows = min(config.forward_rows, max(1, config.rollouts // form.processes))
+    phases.append(log_probabilities(update, form, rows, logits_at_once(policy, rows * config.max_new_tokens)))
     phases += [backward, step]
-    if ppo.checkpoint_every:
+    if config.save_steps:
         phases.append(checkpoint(update, form, gathered + (2.0 if config.bf16 else 4.0) * critic.scorer_parameters))
     engine = config.engine
     if engine.name == "vllm" and engine.url is None:  # it is there all the time
@@ -128,49 +128,49 @@ def logits_at_once(model: Architecture, tokens: int) -> int:
 def _ppo_update(
     config: Any, policy: Architecture, critic: Architecture, others: Parts, numbers: Numbers, form: Form
 ) -> Update:
-    ppo = config.ppo
     head_only, shares = config.value_head_only, config.share_base
-    actor = trained_model(policy, config.lora, config)
-    value = trained_model(critic, config.lora, config, scorer=True)
+    actor = trained_model(policy, config)
+    value = trained_model(critic, config, scorer=True)
     models = (actor, dataclasses.replace(value, head_only=head_only, shares_base=shares))
-    rows, count = micro_batches(ppo.rollouts // ppo.minibatches, ppo.micro_batch, form.processes)
+    rows, count = micro_batches(
+        config.rollouts // config.num_mini_batches, config.per_device_train_batch_size, form.processes
+    )
     frozen = {name: size for name, size in others.items() if size}
-    if not config.lora.rank and ppo.kl_coef != 0:
+    if config.holds_reference:
         share = form.processes if form.divides_weights else 1
         frozen["reference"] = reference_bytes(policy, form, config.bf16) / share
-    length = numbers.prompt + ppo.max_new_tokens
+    length = numbers.prompt + config.max_new_tokens
     return Update(
         models, rows, length, count, config.bf16, config.gradient_checkpointing,
-        logit_bytes("ppo", config.bf16), logits_at_once(policy, rows * ppo.max_new_tokens), frozen, chunked=True,
+        logit_bytes("ppo", config.bf16), logits_at_once(policy, rows * config.max_new_tokens), frozen, chunked=True,
     )  # fmt: skip
 
 
 def _rollout(config: Any, policy: Architecture, numbers: Numbers, form: Form, there: Parts, memory: float) -> Phase:
-    ppo = config.ppo
     if config.engine.name == "vllm":
         return Phase("rollout", there)  # what vLLM takes is added to every phase
-    prompts = max(1, ppo.prompts_per_step // form.processes)
-    rows = min(ppo.generation_batch, prompts * ppo.samples_per_prompt)
+    prompts = max(1, config.prompts_per_step // form.processes)
+    rows = min(config.generation_batch, prompts * config.samples_per_prompt)
     size = 2.0 if config.bf16 else 4.0  # what attention computes in
-    decoding = Decoding(rows, -(-rows // ppo.samples_per_prompt), numbers.prompt, ppo.max_new_tokens, size)
+    decoding = Decoding(rows, -(-rows // config.samples_per_prompt), numbers.prompt, config.max_new_tokens, size)
     return rollout("rollout", policy, decoding, there, config.bf16 and not form.halves(True))
 
 
 def plan_grpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
-    """As PPO without a value model; TRL's trainer takes several optimiser steps (`iterations`) on what it sampled."""
+    """As PPO without a value model; TRL's trainer may take several optimiser steps on what it sampled."""
     config, model = spec.config, model_of(recipe, spec.config.policy)
     solution = min(numbers.solution, config.max_new_tokens)
     length = numbers.prompt + solution
     found = data.problems(recipe, config.data, "train", config.levels, config.problems, numbers)
-    read = trained_rows(config.training, found * config.generations * config.iterations) * length
-    tokens = read / config.iterations
-    prompts = tokens / length / config.generations
+    read = trained_rows(config.training, found * config.num_generations * config.num_iterations) * length
+    tokens = read / config.num_iterations
+    prompts = tokens / length / config.num_generations
     head = read * solution / length
-    flops = sampling_flops(model, prompts, config.generations, numbers.prompt, solution)
+    flops = sampling_flops(model, prompts, config.num_generations, numbers.prompt, solution)
     flops += training_flops(model, read, length, head, config.training.gradient_checkpointing)
     # once a completion: where it is trained on more than once, what it was sampled with; and the reference
-    once_more = int(config.iterations > 1) + int(config.beta > 0)
-    flops += once_more * forward_flops(model, tokens, length, head / config.iterations)
+    once_more = int(config.num_iterations > 1) + int(config.beta > 0)
+    flops += once_more * forward_flops(model, tokens, length, head / config.num_iterations)
     rewards = {}
     for name in ("reward_model", "outcome_model"):
         rewards[name.replace("_", " ")], more = scored_by(recipe, getattr(config, name), tokens, length)
@@ -183,12 +183,12 @@ def grpo_phases(
     config: Any, model: Architecture, rewards: dict[str, int], prompt: int, form: Form, memory: float = 0.0
 ) -> Phases:
     settings = config.training
-    rows, count = micro_batches(settings.batch_size, settings.micro_batch_size, form.processes)
+    rows, count = micro_batches(settings.batch_size, settings.per_device_train_batch_size, form.processes)
     frozen = {name: SCORING * size for name, size in rewards.items() if size}
-    if config.beta and not config.lora.rank:
+    if config.beta and not settings.lora.r:
         frozen["reference"] = 4.0 * model.parameters / (form.processes if form.divides_weights else 1)
     length = prompt + config.max_new_tokens
-    trained = dataclasses.replace(trained_model(model, config.lora, settings), keeps_float32=True)
+    trained = dataclasses.replace(trained_model(model, settings), keeps_float32=True)
     update = Update(
         (trained,), rows, length, count, settings.bf16, settings.gradient_checkpointing,
         logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
@@ -201,7 +201,7 @@ def grpo_phases(
     phases = [loading, rollout("rollout", model, decoding, there, settings.bf16 and not form.halves(True))]
     if rewards["reward model"]:
         phases.append(scoring(model, config.reward_batch_tokens, there))
-    return [*phases, backward, step, checkpoint(update, form, moments=settings.checkpoint_every > 0)]
+    return [*phases, backward, step, checkpoint(update, form, moments=settings.save_steps > 0)]
 
 
 def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
@@ -216,9 +216,8 @@ def plan_dpo(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     head = read * solution / length
     flops = training_flops(model, read, length, head, config.training.gradient_checkpointing)
     flops += forward_flops(model, read, length, head)  # the reference
-    adapters = adapters_of(model, config.lora)
-    frozen = {} if adapters else {"reference": model.parameters}
-    trained = trained_model(model, config.lora, config.training)
+    frozen = {} if config.training.lora.r else {"reference": model.parameters}
+    trained = trained_model(model, config.training)
     phases = partial(sampling_trainer_phases, recipe, config, trained, frozen, 2, numbers, found / config.rounds)
     tokens = found * (numbers.prompt + n * solution) + read
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
@@ -233,7 +232,7 @@ def plan_rest(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     numbers.assume(f"{spec.name}: every problem gives {min(config.max_kept, n)} solutions to learn from")
     read = length * trained_rows(config.training, found * min(config.max_kept, n))
     flops = training_flops(model, read, length, read * solution / length, config.training.gradient_checkpointing)
-    trained = trained_model(model, config.lora, config.training)
+    trained = trained_model(model, config.training)
     phases = partial(sampling_trainer_phases, recipe, config, trained, {}, 1, numbers, found / config.rounds)
     tokens = found * (numbers.prompt + n * solution) + read
     return StagePlan(spec.name, spec.kind, model.name, tokens, sampled + scored + flops, phases, trains=True)
