@@ -118,7 +118,8 @@ def load_tokenizer(path: str | Path, padding_side: str | None = "right") -> Any:
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ValueError(
-                f"{path}: the tokenizer has neither pad nor EOS token; set tokenizer.pad_token and save it"
+                f"{path}: the tokenizer has no end-of-text token and no pad token; name one as `eos_token` or "
+                "`pad_token` in its tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
