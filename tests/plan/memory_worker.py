@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaForTokenClassification
 
+from reward_models.lora import with_lora
 from reward_models.records import Stepwise
+from reward_models.settings import LoraSettings
 from reward_models.train import TrainSettings, train
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl.ppo import train_ppo
@@ -19,7 +21,7 @@ from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import grpo as grpo_stage
 from rlhf_e2h.training.arguments import TrainingSettings, fit
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import LoraSettings, ModelShape, Policy, new_llama, save_policy, with_lora
+from rlhf_e2h.training.models import ModelShape, Policy, new_llama, save_policy
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
 SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)
@@ -49,17 +51,17 @@ def sft(folder: Path, shape: ModelShape, variant: str) -> None:
     model, tokenizer = new_llama(shape, "procedural", 0)
     micro = ROWS // 2 if variant == "accumulate" else ROWS
     settings = TrainingSettings(
-        max_steps=2, batch_size=ROWS, micro_batch_size=micro, max_length=LENGTH,
+        max_steps=2, batch_size=ROWS, per_device_train_batch_size=micro, max_length=LENGTH,
         gradient_checkpointing=variant == "checkpointing",
     )  # fmt: skip
     rows = [{"prompt": text(8), "completion": text(LENGTH)}] * (2 * ROWS)
-    finetune(model, tokenizer, rows, settings, LoraSettings(rank=8 if variant == "lora" else 0), run)
+    finetune(model, tokenizer, rows, settings, run)
 
 
 def reward(folder: Path, shape: ModelShape, variant: str) -> None:
     base = folder / "base"
     save_policy(*new_llama(shape, "procedural", 0), base)
-    settings = TrainSettings(batch_size=ROWS, epochs=3, max_length=LENGTH, group_by_length=False)
+    settings = TrainSettings(batch_size=ROWS, num_train_epochs=3, max_length=LENGTH, group_by_length=False)
     records = [Stepwise("p=q?", [text(LENGTH - 32)], [label], label) for label in (0, 1)] * ROWS
     train(base, records, "prm", folder / "out", settings)
 
@@ -75,8 +77,9 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
         policy, value, reference = with_lora(policy, LoraSettings(8)), value.requires_grad_(False), None
         value.score.requires_grad_(True)
     settings = PPOSettings(
-        steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, max_new_tokens=LENGTH - PROMPT,
-        checkpoint_every=0, warmup_steps=0, learning_rate=1e-6,
+        steps=2, rollouts=2 * ROWS, num_mini_batches=2, per_device_train_batch_size=ROWS, forward_batch=ROWS,
+        max_new_tokens=LENGTH - PROMPT,
+        save_steps=0, warmup_steps=0, learning_rate=1e-6,
     )  # fmt: skip
     prompts = [{"prompt": text(PROMPT)}]
 
@@ -90,9 +93,9 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
 def grpo(folder: Path, shape: ModelShape, variant: str) -> None:
     run = StageRun("grpo", "grpo", folder, 0, folder, Tracker(folder), {})
     policy, tokenizer = new_llama(shape, "procedural", 0)
-    training = TrainingSettings(max_steps=2, batch_size=ROWS, micro_batch_size=ROWS, learning_rate=1e-6)
+    training = TrainingSettings(max_steps=2, batch_size=ROWS, per_device_train_batch_size=ROWS, learning_rate=1e-6)
     config = grpo_stage.Config(
-        "", "", outcome="none", terms=RewardTerms(format_penalty=1.0), generations=ROWS // 2,
+        "", "", outcome="none", terms=RewardTerms(format_penalty=1.0), num_generations=ROWS // 2,
         max_new_tokens=LENGTH - PROMPT, training=training,
     )  # fmt: skip
     row = {"prompt": text(PROMPT), "problem_id": "0", "problem": "", "level": 1}

@@ -19,6 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 
 from reward_models import score as scores
 from reward_models.contract import StepContract
+from reward_models.lora import with_lora
+from reward_models.settings import LoraSettings
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.parallel.gathering import start_accelerator
 from rlhf_e2h.rl import chunked_logits, ppo
@@ -26,16 +28,16 @@ from rlhf_e2h.rl.ppo_settings import PPOSettings
 from rlhf_e2h.rl.rewards import Reward
 from rlhf_e2h.rl.rollout import generate
 from rlhf_e2h.rl.value_model import train_parts
-from rlhf_e2h.training.models import LoraSettings, with_lora
 from rlhf_e2h.training.precision import hold_frozen
 
-VARIANTS = {"float32": {}, "bf16": {"bf16": True}, "lora": {"rank": 8, "bf16": True}}
+VARIANTS = {"float32": {}, "bf16": {"bf16": True}, "lora": {"r": 8, "bf16": True}}
 SMALL = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
 LARGE = {"vocab_size": 16384, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
 PROMPT, COMPLETION, ROWS = 16, 48, 8
 PPO = PPOSettings(
-    steps=2, rollouts=2 * ROWS, minibatches=2, micro_batch=ROWS, forward_batch=ROWS, generation_batch=2 * ROWS,
-    max_new_tokens=COMPLETION, checkpoint_every=1, warmup_steps=0, learning_rate=1e-6,
+    steps=2, rollouts=2 * ROWS, num_mini_batches=2, per_device_train_batch_size=ROWS, forward_batch=ROWS,
+    generation_batch=2 * ROWS,
+    max_new_tokens=COMPLETION, save_steps=1, warmup_steps=0, learning_rate=1e-6,
 )  # fmt: skip
 chunked_logits.CHUNK = ROWS * COMPLETION * LARGE["vocab_size"] // 4  # four chunks of a micro-batch
 chunked_logits.BLOCK = chunked_logits.CHUNK  # at once, as on a GPU
@@ -89,10 +91,10 @@ def train(shape, variant, meter):
     torch.manual_seed(0)
     policy = LlamaForCausalLM(configuration(shape))
     value = LlamaForTokenClassification(configuration(shape))
-    reference = None if variant.get("rank") else LlamaForCausalLM(configuration(shape))
-    policy = with_lora(policy, LoraSettings(variant.get("rank", 0)))
-    value = train_parts(value, False, LoraSettings(variant.get("rank", 0)))
-    for model in (policy, value) if variant.get("rank") else ():  # as the stage does
+    reference = None if variant.get("r") else LlamaForCausalLM(configuration(shape))
+    policy = with_lora(policy, LoraSettings(variant.get("r", 0)))
+    value = train_parts(value, False, LoraSettings(variant.get("r", 0)))
+    for model in (policy, value) if variant.get("r") else ():  # as the stage does
         hold_frozen(model, variant.get("bf16", False), always_autocast=True)
     if reference is not None:
         hold_frozen(reference.requires_grad_(False), variant.get("bf16", False), linear_only=True)

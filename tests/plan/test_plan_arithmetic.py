@@ -5,8 +5,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, Qwen2Config, Qwen2ForCausalLM
 
+from reward_models.lora import with_lora
 from reward_models.model import freeze_parts
 from reward_models.precision import store_frozen_in_bf16
+from reward_models.settings import LoraSettings
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.tools.plan.activations import kept, layer_bytes
 from rlhf_e2h.tools.plan.launches import parse_size
@@ -14,7 +16,6 @@ from rlhf_e2h.tools.plan.memory import Form, Trained, state
 from rlhf_e2h.tools.plan.phases import Update, _moments
 from rlhf_e2h.training.architecture import known, of_config, read_architecture
 from rlhf_e2h.training.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.training.models import LoraSettings, with_lora
 
 SHAPE = {
     "vocab_size": 50,
@@ -37,7 +38,7 @@ def test_parameters_are_those_of_the_model(tied):
     assert model.parameters == real.num_parameters()
     scorer = LlamaForTokenClassification(LlamaConfig(**SHAPE, tie_word_embeddings=tied, num_labels=1))
     assert model.scorer_parameters == scorer.num_parameters()
-    adapted = with_lora(real, LoraSettings(rank=3))
+    adapted = with_lora(real, LoraSettings(r=3))
     assert model.lora_parameters(3) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
@@ -111,7 +112,7 @@ def test_activations_are_what_autograd_keeps(dtype, rank, key_heads):
         shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": layers}
         model, real = made(**shape, num_key_value_heads=key_heads)
         if rank:
-            adapted = with_lora(real, LoraSettings(rank=rank))
+            adapted = with_lora(real, LoraSettings(r=rank))
             if dtype is not None:
                 store_frozen_in_bf16(adapted, always_autocast=True)
             real = adapted.get_base_model()
@@ -150,6 +151,16 @@ def test_what_is_frozen_has_no_gradient_and_no_moments():
         4 * trained,
         8 * trained,
     )
+
+
+def test_layers_in_4_bits_by_hand():
+    """Half a byte a weight of a linear layer and a float32 scale for 64; embeddings and norms as before."""
+    model, real = made(hidden_size=128, intermediate_size=320)
+    layers = sum(p.numel() for name, p in real.named_parameters() if name.endswith("proj.weight"))
+    rest = model.parameters - layers
+    found = state((Trained(model, adapters=1000, four_bit=True),), Form("single"), False)
+    assert found["weights"] == pytest.approx(layers * 0.5625 + rest * 4 + 1000 * 4, rel=0.02)
+    assert (found["gradients"], found["optimiser"]) == (4000, 8000)
 
 
 def test_checkpointing_and_accumulation():

@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_said_with_what_to_do(capsys):
     code = main(["plan", str(ROOT / "recipes/quickstart"), "--launches", str(ROOT / "launch"), "--gpu-memory", "1.2G"])
     out = capsys.readouterr().out
     assert code == 1
-    assert "most of it is activations: lower ppo.micro_batch" in " ".join(out.split())
+    assert "most of it is activations: lower per_device_train_batch_size" in " ".join(out.split())
 
 
 def test_a_plan_close_to_the_limit_is_tight_and_34b_is_told_to_split_for_sampling_and_scoring(monkeypatch, capsys):
@@ -142,7 +142,7 @@ def test_json_holds_parts_and_overrides_count(capsys):
     command = ["plan", str(ROOT / "recipes/quickstart"), "--launches", str(ROOT / "launch"), "--json"]
     assert main([*command, "--tokens", "50,100"]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert main([*command, "--tokens", "50,100", "ppo.ppo.micro_batch=16"]) == 0
+    assert main([*command, "--tokens", "50,100", "ppo.per_device_train_batch_size=16"]) == 0
     second = json.loads(capsys.readouterr().out)
     parts = [stage(plan, "ppo")["memory"]["single"]["parts"]["activations"] for plan in (first, second)]
     assert parts[0] > parts[1]
@@ -172,11 +172,11 @@ def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has
 
     def grpo(*overrides):
         command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
-        main([*command, "--tokens", "50,100", "new_tokens=100", *overrides])
+        main([*command, "--tokens", "50,100", "new_tokens=100", "grpo.optional=false", *overrides])
         found = stage(json.loads(capsys.readouterr().out), "grpo")
         return found, found["memory"]["single"]["parts"]
 
-    (once, parts), (again, longer) = grpo(), grpo("grpo.beta=0.1", "grpo.iterations=2")
+    (once, parts), (again, longer) = grpo(), grpo("grpo.beta=0.1", "grpo.num_iterations=2")
     # 4 problems x 4 completions of 50 + 100 tokens, sampled once however often they are trained on
     assert once["tokens"] == again["tokens"] == 4 * 4 * 150
     # 259 bytes and marks, tied; 2 layers of 4 x 64 x 64 + 3 x 64 x 128 and two norms, and the last norm
@@ -187,6 +187,23 @@ def test_grpo_is_planned_without_a_value_model_and_with_a_reference_where_it_has
     layers = 2 * (2 * (4 * 64 * 64 + 3 * 64 * 128) + 4 * 150 * 64)
     forward = 4 * 4 * (150 * layers + 100 * 2 * 259 * 64)
     assert again["flops"] - once["flops"] == pytest.approx(5 * forward)
+
+
+def test_a_reward_model_that_learns_from_few_records_costs_what_they_cost(monkeypatch, capsys):
+    monkeypatch.setenv("E2H_DATA", "somewhere")
+    settings = ["prm.limit=10", "prm.held_out=0.5", "prm.training.batch_size=1", "prm.training.num_train_epochs=2"]
+    command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
+    main(
+        [
+            *command,
+            "--tokens",
+            "50,70",
+            *settings,
+            "prm.training.per_device_train_batch_size=1",
+            "prm.training.max_length=400",
+        ]
+    )
+    assert stage(json.loads(capsys.readouterr().out), "prm")["tokens"] == 10 / 2 * 2 * (50 + 70)
 
 
 def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_base(monkeypatch):
@@ -206,7 +223,7 @@ def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_b
     trunk = whole.scorer_parameters - whole.hidden - 1
     assert separate["weights"] - shared["weights"] == pytest.approx(2 * trunk, abs=4 * 4)
     # trained in full, or from another base, a reward model is held beside the base
-    for override in ("prm.training.lora_rank=0", "prm.base=Qwen/Qwen2.5-Math-1.5B-Instruct"):
+    for override in ("prm.training.lora.r=0", "prm.base=Qwen/Qwen2.5-Math-1.5B-Instruct"):
         assert parts("ppo.share_base=true", override)["reward model"] == separate["reward model"]
 
 

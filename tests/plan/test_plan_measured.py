@@ -13,7 +13,7 @@ from rlhf_e2h.tools.plan.activations import logit_bytes
 from rlhf_e2h.tools.plan.memory import Form, Trained
 from rlhf_e2h.tools.plan.phases import Update, deciding, training
 from rlhf_e2h.training.architecture import of_config
-from rlhf_e2h.training.models import LoraSettings, new_llama
+from rlhf_e2h.training.models import new_llama
 
 ROOT = Path(__file__).parents[2]
 # freed tensors go back to the system at once, so that a process holds what lives
@@ -28,7 +28,7 @@ ENVIRONMENT = {
 
 def planned(stage: str, variant: str) -> float:
     model = of_config("big", new_llama(BIG, "procedural", 0)[0].config)
-    adapters = model.lora_parameters(LoraSettings(rank=8).rank) if variant == "lora" else 0
+    adapters = model.lora_parameters(8) if variant == "lora" else 0
     rows, count = (ROWS // 2, 2) if variant == "accumulate" else (ROWS, 1)
     fused = logit_bytes("fused", False)
     again, tuned = variant == "checkpointing", (Trained(model, adapters=adapters),)

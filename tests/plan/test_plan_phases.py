@@ -10,6 +10,7 @@ import pytest
 from phase_worker import COMPLETION, LARGE, PPO, PROMPT, SCORED, VARIANTS, configuration
 from test_plan_measured import ENVIRONMENT
 
+from reward_models.settings import LoraSettings
 from rlhf_e2h.rl import chunked_logits
 from rlhf_e2h.stages.ppo import Config
 from rlhf_e2h.tools.plan import policies
@@ -17,7 +18,6 @@ from rlhf_e2h.tools.plan.data import Numbers
 from rlhf_e2h.tools.plan.memory import Form
 from rlhf_e2h.tools.plan.phases import Decoding, rollout, scoring
 from rlhf_e2h.training.architecture import of_config
-from rlhf_e2h.training.models import LoraSettings
 
 policies.CHUNK = chunked_logits.CHUNK  # that of the worker
 WORKER = Path(__file__).with_name("phase_worker.py")
@@ -40,8 +40,9 @@ def planned(name):
     elif name == "scoring":
         phases = [scoring(model, SCORED, {"weights": 2.0 * model.scorer_parameters})]
     else:
-        lora, bf16 = LoraSettings(VARIANTS[name].get("rank", 0)), VARIANTS[name].get("bf16", False)
-        config = Config("p", "d", value_init="policy", lora=lora, bf16=bf16, ppo=PPO)
+        lora, bf16 = LoraSettings(VARIANTS[name].get("r", 0)), VARIANTS[name].get("bf16", False)
+        settings = {**vars(PPO), "lora": lora, "bf16": bf16}
+        config = Config(policy="p", data="d", value_init="policy", **settings)
         others = {"reward model": 0.0}
         phases = policies.ppo_phases(config, model, model, others, Numbers(PROMPT, COMPLETION), Form("single"))
     return {phase.name: phase for phase in phases}

@@ -25,7 +25,6 @@ from rlhf_e2h.tools.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_res
 from rlhf_e2h.tools.plan.thoughts import with_thoughts
 from rlhf_e2h.training.architecture import Architecture
 from rlhf_e2h.training.flops import forward_flops, sampling_flops, training_flops
-from rlhf_e2h.training.models import LoraSettings
 
 
 def plan_stage(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan | None:
@@ -61,7 +60,7 @@ def _sft(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     tokens = trained_rows(config.training, min(examples, config.limit or examples)) * length
     head = tokens * trained / length
     flops = training_flops(model, tokens, length, head, config.training.gradient_checkpointing)
-    phases = partial(trainer_phases, config.training, trained_model(model, config.lora, config.training), {}, 1)
+    phases = partial(trainer_phases, config.training, trained_model(model, config.training), {}, 1)
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)
 
 
@@ -76,10 +75,11 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     if config.reference_solutions:
         records += data.easy_labels(recipe, config.data, "easy", numbers)
     settings = config.training
+    records = min(records, config.limit or records)
     length = min(numbers.prompt + numbers.solution, settings.max_length)
     tokens = trained_rows(settings, records * (1 - config.held_out)) * length
     flops = training_flops(model, tokens, length, 0, settings.gradient_checkpointing)
-    trained = trained_model(model, LoraSettings(settings.lora_rank), settings, scorer=True)
+    trained = trained_model(model, settings, scorer=True)
     phases = partial(trainer_phases, settings, trained, {}, 1)
     return StagePlan(spec.name, spec.kind, model.name, tokens, flops, phases, trains=True)
 
