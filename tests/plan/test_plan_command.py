@@ -126,8 +126,8 @@ def test_room_to_spare_comes_before_low_cost():
 @pytest.mark.parametrize(
     ("kind", "phase", "parts", "hint"),
     [
-        ("ppo", "rollout", {"KV cache": 2, "weights": 1}, "lower ppo.generation_batch"),
-        ("ppo", "log-probabilities", {"logits": 2, "weights": 1}, "lower ppo.forward_batch"),
+        ("ppo", "rollout", {"KV cache": 2, "weights": 1}, "lower generation_batch"),
+        ("ppo", "log-probabilities", {"logits": 2, "weights": 1}, "lower forward_batch"),
         ("sft", "forward and backward", {"activations": 2, "weights": 1}, "gradient_checkpointing: true"),
         ("dpo", "sampling", {"KV cache": 2, "weights": 1}, "lower decoding.batch_size"),
         ("ppo", "optimiser step", {"optimiser": 2, "weights": 1}, "LoRA"),
@@ -237,7 +237,7 @@ def test_thoughts_are_sampled_on_top_of_solutions_also_where_the_format_is_that_
 
     for name, phase in (("ppo", "rollout"), ("ppo", "forward and backward"), ("bank", "sampling")):
         assert at(thought, name, phase) > 1.05 * at(plain, name, phase), (name, phase)
-    solutions = stage(plain, "bank")["tokens"] / (110 / 256 + 260)  # a prompt is read once for its 256 samples
+    solutions = stage(plain, "bank")["tokens"] / (110 / 64 + 260)  # a prompt is read once for its 64 samples
     assert stage(thought, "bank")["tokens"] - stage(plain, "bank")["tokens"] == pytest.approx(1000 * solutions)
     for name in ("sft_easy", "bank_icl"):  # it writes thoughts nowhere, and another policy has none
         assert stage(thought, name) == stage(plain, name)

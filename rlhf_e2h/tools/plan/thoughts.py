@@ -9,8 +9,6 @@ from rlhf_e2h.runner.recipe import Recipe, StageSpec
 from rlhf_e2h.text_formats import read_format
 from rlhf_e2h.tools.plan.data import Numbers
 
-WHERE = ("ppo", "decoding")  # settings of a stage that may hold its max_new_tokens; else the stage itself
-
 
 def with_thoughts(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> tuple[StageSpec, Numbers]:
     """The stage with the tokens that it may really decode as its `max_new_tokens`, and solutions of that length.
@@ -18,15 +16,15 @@ def with_thoughts(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> tuple[St
     Unchanged where nothing thinks. Thoughts are taken to fill their limit, and to be read wherever solutions are.
     """
     config: Any = spec.config
-    group = next((name for name in WHERE if hasattr(getattr(config, name, None), "max_new_tokens")), None)
-    holder = getattr(config, group) if group else config
+    decoding = getattr(config, "decoding", None)
+    holder = config if decoding is None else decoding
     extra = _thinking(recipe, config)
     if not extra or not hasattr(holder, "max_new_tokens"):
         return spec, numbers
     numbers.assume(f"{spec.name}: thoughts fill their {extra:,} tokens (max_thinking_tokens), and count as solution")
     solution = min(numbers.solution, holder.max_new_tokens) + extra
     raised: Any = dataclasses.replace(holder, max_new_tokens=holder.max_new_tokens + extra)
-    config = dataclasses.replace(config, **{group: raised}) if group else raised
+    config = raised if decoding is None else dataclasses.replace(config, decoding=raised)
     return dataclasses.replace(spec, config=config), dataclasses.replace(numbers, solution=solution)
 
 
