@@ -239,7 +239,7 @@ def test_thoughts_are_sampled_on_top_of_solutions_also_where_the_format_is_that_
         assert at(thought, name, phase) > 1.05 * at(plain, name, phase), (name, phase)
     solutions = stage(plain, "bank")["tokens"] / (110 / 64 + 260)  # a prompt is read once for its 64 samples
     assert stage(thought, "bank")["tokens"] - stage(plain, "bank")["tokens"] == pytest.approx(1000 * solutions)
-    for name in ("sft_easy", "bank_icl"):  # it writes thoughts nowhere, and another policy has none
+    for name in ("sft_easy", "prm"):  # which write nothing
         assert stage(thought, name) == stage(plain, name)
     assert "ppo: thoughts fill their 1,000 tokens (max_thinking_tokens), and count as solution" in thought["assumed"]
     assert not any("thoughts" in line for line in plain["assumed"])
