@@ -21,7 +21,7 @@ from rlhf_e2h.runner.tracking import Tracker
 from rlhf_e2h.stages import grpo as grpo_stage
 from rlhf_e2h.training.arguments import TrainingSettings, fit
 from rlhf_e2h.training.finetune import finetune
-from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
+from rlhf_e2h.training.models import ModelShape, Policy, new_llama, save_policy
 
 BIG = ModelShape(hidden=384, layers=6, intermediate=1032, heads=6, max_positions=512)
 SMALL = ModelShape(hidden=16, layers=1, intermediate=16, heads=1, max_positions=512)
@@ -102,7 +102,7 @@ def grpo(folder: Path, shape: ModelShape, variant: str) -> None:
     reward = grpo_stage.SummedReward(
         lambda completions: [Reward() for _ in completions], config, frozenset({tokenizer.eos_token_id})
     )
-    fit(grpo_stage._trainer(config, run, policy, tokenizer, [row] * (2 * ROWS), reward), run, "GRPO")
+    fit(grpo_stage._trainer(config, run, Policy(policy, tokenizer), [row] * (2 * ROWS), reward), run, "GRPO")
 
 
 if __name__ == "__main__":

@@ -126,8 +126,8 @@ def test_room_to_spare_comes_before_low_cost():
 @pytest.mark.parametrize(
     ("kind", "phase", "parts", "hint"),
     [
-        ("ppo", "rollout", {"KV cache": 2, "weights": 1}, "lower ppo.generation_batch"),
-        ("ppo", "log-probabilities", {"logits": 2, "weights": 1}, "lower ppo.forward_batch"),
+        ("ppo", "rollout", {"KV cache": 2, "weights": 1}, "lower generation_batch"),
+        ("ppo", "log-probabilities", {"logits": 2, "weights": 1}, "lower forward_batch"),
         ("sft", "forward and backward", {"activations": 2, "weights": 1}, "gradient_checkpointing: true"),
         ("dpo", "sampling", {"KV cache": 2, "weights": 1}, "lower decoding.batch_size"),
         ("ppo", "optimiser step", {"optimiser": 2, "weights": 1}, "LoRA"),
@@ -225,3 +225,21 @@ def test_share_base_holds_adapters_where_policy_and_reward_model_come_from_one_b
     # trained in full, or from another base, a reward model is held beside the base
     for override in ("prm.training.lora.r=0", "prm.base=Qwen/Qwen2.5-Math-1.5B-Instruct"):
         assert parts("ppo.share_base=true", override)["reward model"] == separate["reward model"]
+
+
+def test_thoughts_are_sampled_on_top_of_solutions_also_where_the_format_is_that_of_the_policy(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    thinking = ["sft_easy.format.name=chat", "sft_easy.format.max_thinking_tokens=1000"]
+    plain, thought = (planned("qwen2.5-math-1.5b", 8, 80e9, *more) for more in ((), thinking))
+
+    def at(plan, name, phase):
+        return stage(plan, name)["memory"]["zero3" if name == "ppo" else "single"]["phases"][phase]
+
+    for name, phase in (("ppo", "rollout"), ("ppo", "forward and backward"), ("bank", "sampling")):
+        assert at(thought, name, phase) > 1.05 * at(plain, name, phase), (name, phase)
+    solutions = stage(plain, "bank")["tokens"] / (110 / 64 + 260)  # a prompt is read once for its 64 samples
+    assert stage(thought, "bank")["tokens"] - stage(plain, "bank")["tokens"] == pytest.approx(1000 * solutions)
+    for name in ("sft_easy", "prm"):  # which write nothing
+        assert stage(thought, name) == stage(plain, name)
+    assert "ppo: thoughts fill their 1,000 tokens (max_thinking_tokens), and count as solution" in thought["assumed"]
+    assert not any("thoughts" in line for line in plain["assumed"])

@@ -30,3 +30,23 @@ def test_smoke_runs_every_stage_and_fills_the_table(name, tmp_path, monkeypatch)
     (table,) = runs.rglob("results.csv")
     policies = {row["policy"] for row in csv.DictReader(table.open())}
     assert {"icl", "sft_easy", "ppo", "dpo", "rest", "sft_full", "ppo_dagger"} <= policies
+
+
+@pytest.mark.slow
+def test_heads_on_frozen_models_run_whole(tmp_path, monkeypatch):
+    """E2H_WEAK_MODEL names the weak one; without it the real model is its own supervisor."""
+    data = Path(os.environ.get("E2H_DATA", ROOT.parent / "shared" / "data"))
+    strong = os.environ.get("E2H_REAL_MODEL", "")
+    if not strong or not (data / "prm800k" / "phase1_train.jsonl").is_file():
+        pytest.skip("set E2H_REAL_MODEL to the folder of a real model, and E2H_DATA to that of MATH, GSM8K and PRM800K")
+    monkeypatch.setenv("E2H_DATA", str(data))
+    monkeypatch.chdir(ROOT)  # the bank is named from there
+    runs, weak = tmp_path / "runs", os.environ.get("E2H_WEAK_MODEL", strong)
+    recipe = str(ROOT / "recipes" / "frozen-0.5b")
+    assert not main(["run", recipe, "size=smoke", f"weak={weak}", f"strong={strong}", f"runs={runs}"])
+    (table,) = runs.rglob("probe_transfer.csv")
+    rows = list(csv.DictReader(table.open()))
+    assert {row["task"] for row in rows} == {"math_steps", "math_outcomes", "gsm8k_outcomes"}
+    assert all(0 <= float(row["auc"]) <= 1 for row in rows)
+    (finds,) = runs.rglob("finds.md")
+    assert len(finds.read_text().splitlines()) > 2

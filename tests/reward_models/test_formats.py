@@ -121,9 +121,9 @@ def test_both_sets_are_cut_as_prepare_cuts_them():
     """A blank line inside a step would be a step end to whoever scores the text; "Mr." ends no step."""
     (path,) = convert(prm800k_row(rated(("Ask Mr.", 1), chosen=0), rated(("Smith.\n\nHe says 5.\n# Answer\n5", 1))))
     assert path.steps == ["Ask Mr. Smith.\nHe says 5.", "# Answer\n\n5"]
-    text = "q Step 1: In Step 1: we add.\n\nSo. ки\nStep 2: The answer is: x. The answer is: 5 ки"
+    text = "q Step 1: We add.\n\nSo. ки\nAs Step 1: says. ки\nStep 3: The answer is: x. The answer is: 5 ки"
     (record,) = convert({"input": text, "label": text.replace("ки", "+")})
-    assert record.steps == ["In Step 1: we add.\nSo.", "The answer is: x.", "# Answer\n\n5"]
+    assert record.steps == ["We add.\nSo.", "As Step 1: says.", "The answer is: x.", "# Answer\n\n5"]
 
 
 def test_balance_keeps_one_to_three():

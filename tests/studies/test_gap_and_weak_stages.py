@@ -20,6 +20,7 @@ from rlhf_e2h.runner.run_files import read_done
 from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 FIT = "{learning_rate: 1e-3, num_train_epochs: 1, batch_size: 16, held_out: 0.2}"
+FIT_BF16 = FIT.replace("}", ", bf16: true}")  # the stage crashed under it on processors that have bf16
 WEAK = {
     "4_weak_to_strong.yaml": f"""
 stage: weak_to_strong
@@ -29,8 +30,8 @@ weak_layers: 1
 easy: FOLDER/easy
 transfer: FOLDER/train
 bank: FOLDER/bank
-weak_fit: {FIT}
-fit: {FIT}
+weak_fit: {FIT_BF16}
+fit: {FIT_BF16}
 students:
   xent: {{}}
   topo: {{loss: {{name: logconf, warmup: 2}}, probe: {{kind: topo, use: filter, k: 3}}}}
@@ -44,7 +45,7 @@ data: DATA
 base: MODEL
 transfer: FOLDER/train
 bank: FOLDER/bank
-fit: {FIT}
+fit: {FIT_BF16}
 """,
     "5_findings.yaml": """
 stage: findings

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from reward_models.metrics import auc
 from reward_models.records import read_jsonl, write_jsonl
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.report.svg import LIGHT, new_figure
@@ -20,15 +21,14 @@ from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.studies.cartography.dynamics import read_td_metrics
-from rlhf_e2h.studies.cartography.wrong_labels import detect, f1
+from rlhf_e2h.studies.cartography.wrong_labels import SUSPECTS, detect, f1
 from rlhf_e2h.training.items import FLIPS, Item, read_items
 
-VERSION = 1
+VERSION = 2
 TRAITS = Traits(
     order=180,
     about="find suspect labels from training dynamics",
 )
-SUSPECTS = "suspects.jsonl"
 FEATURES = ("confidence", "variability")
 TRUSTED = 0.5  # confidence in the map that is searched from which a label may stand for a right one
 
@@ -64,7 +64,7 @@ def main(config: Config, run: StageRun) -> None:
     planted = np.array([guid in truth for guid in guids]) if truth else None
     scores: dict[str, float | None] = {}
     if planted is not None:
-        scores = f1(flagged, planted)
+        scores = f1(flagged, planted) | {"auc": auc(planted.astype(int), found.probability)}
         rows += [{"figure": name, "value": value} for name, value in scores.items()]
     rows = [
         {**row, "value": round(row["value"], 4) if isinstance(row["value"], float) else row["value"]} for row in rows

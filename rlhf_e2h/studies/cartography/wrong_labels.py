@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+SUSPECTS = "suspects.jsonl"  # what a mislabel stage writes, the most suspect first
 ROUNDS = 1000  # of expectation maximisation, which converges long before
 TOLERANCE = 1e-9
 

@@ -22,6 +22,7 @@ from rlhf_e2h.tools.plan.data import Numbers
 from rlhf_e2h.tools.plan.memory import SCORING, Form, Trained
 from rlhf_e2h.tools.plan.phases import Phase, scoring
 from rlhf_e2h.tools.plan.policies import plan_dpo, plan_grpo, plan_ppo, plan_rest
+from rlhf_e2h.tools.plan.thoughts import with_thoughts
 from rlhf_e2h.training.architecture import Architecture
 from rlhf_e2h.training.flops import forward_flops, sampling_flops, training_flops
 
@@ -33,7 +34,7 @@ def plan_stage(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan |
         ConfigError: a model whose architecture cannot be read.
     """
     make = _PLANS.get(spec.kind)
-    return make(recipe, spec, numbers) if make else None
+    return make(recipe, *with_thoughts(recipe, spec, numbers)) if make else None
 
 
 def _pretrain(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan | None:

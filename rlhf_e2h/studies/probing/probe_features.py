@@ -1,0 +1,170 @@
+"""Hidden states of a frozen model at labelled steps or outcomes of solutions, once, for studies that train probes only.
+
+Reads either step labels of people (`steps`, a prepare stage of PRM800K) or graded solutions (`graded`), of all levels:
+its name must say so. Writes items.jsonl (what is labelled, by whom, in which problem) and states.safetensors, a row an
+item. Of PRM800K, the completions that end in an answer make a second task, the outcome, by the checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from reward_models.records import read_jsonl
+from rlhf_e2h.data.firewall import SPLITS, read_problems
+from rlhf_e2h.data.levels import problem_key
+from rlhf_e2h.prompts import SECTIONS
+from rlhf_e2h.records import GRADED
+from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.runs import StageRun
+from rlhf_e2h.runner.traits import Traits
+from rlhf_e2h.samples.bank import grade
+from rlhf_e2h.studies.probing.state_files import write_states
+from rlhf_e2h.studies.probing.trees import OUTCOMES, STEPS, Label, Tree, choose, step_trees
+
+VERSION = 1
+TRAITS = Traits(order=225, about="hidden states of a frozen model at labelled steps, for probes", seeded=False)
+CHUNK = 10  # problems between two saves: a killed run loses no more
+Row = dict[str, Any]
+
+
+@dataclass
+class Config:
+    """Settings of the `probe_features` stage."""
+
+    model: Input  # a frozen model: folder or hub id
+    data: Input  # output of a prepare stage: problems, levels and answers
+    steps: Input | None = None  # output of a prepare stage with step labels (source: prm800k)
+    graded: Input | None = None  # in their place: graded samples, a grade stage or a file (.jsonl, .jsonl.gz)
+    problems_per_level: int = 60  # problems with labels of each level, at random; 0: all
+    steps_per_problem: int = 16  # labelled steps of each problem, half of each class as far as there are enough
+    outcomes_per_problem: int = 4  # the same of labelled outcomes
+    layer: Literal["middle", "last"] = "middle"
+    max_tokens: int = 2048  # of a problem with all its chosen steps; longer ones are left out and counted
+    data_seed: int = 0  # of the choice of problems and labels: the same for every model
+    bf16: bool = True  # the frozen model in bf16; false: float32
+
+    def __post_init__(self) -> None:
+        if bool(self.steps) == bool(self.graded):
+            raise ValueError("give either `steps` (step labels) or `graded` (solutions with a verdict)")
+        if min(self.steps_per_problem, self.outcomes_per_problem) < 0 or self.problems_per_level < 0:
+            raise ValueError("problems_per_level, steps_per_problem and outcomes_per_problem are 0 or more")
+
+
+def main(config: Config, run: StageRun) -> None:
+    trees = _step_trees(config, run) if config.steps else _outcome_trees(config, run)
+    chosen, contradicting = _chosen(config, run, trees)
+    items: list[Row] = []
+    states, left_out = [], 0
+    reader: Any = None
+    with run.progress(len(chosen), "reading", "problems") as bar:
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            file = run.scratch / f"states_{start}.safetensors"
+            if not file.is_file():
+                reader = reader or _reader(config, run)
+                save_file({str(n): _read(reader, tree, nodes, config) for n, (_, tree, nodes) in enumerate(part)}, file)
+            found = load_file(file)
+            for number, (about, tree, nodes) in enumerate(part):
+                if len(found[str(number)]) == len(nodes):
+                    states.append(found[str(number)])
+                    items += _items(about, tree, nodes)
+                else:
+                    left_out += 1
+            bar.advance(len(part))
+    if not items:
+        raise ConfigError(f"{run.name}: all {len(chosen)} problems have more than max_tokens {config.max_tokens}")
+    write_states(run.out, items, np.concatenate(states))
+    counts = {kind: sum(item["kind"] == kind for item in items) for kind in (STEPS, OUTCOMES)}
+    run.finish(problems=len(chosen) - left_out, too_long=left_out, contradicting_labels=contradicting, **counts)
+
+
+def _reader(config: Config, run: StageRun) -> Any:
+    from rlhf_e2h.studies.probing.states import TreeReader
+
+    return TreeReader(run.path(config.model), config.layer, config.bf16)
+
+
+def _read(reader: Any, tree: Tree, nodes: Sequence[int], config: Config) -> np.ndarray:
+    """States (R, D); (0, 1) for a tree that is too long."""
+    head, own, _ = reader.encode(tree)
+    if len(head) + sum(map(len, own)) > config.max_tokens:
+        return np.zeros((0, 1), dtype=np.float32)
+    return np.asarray(reader.read(tree, nodes), dtype=np.float32)
+
+
+def _step_trees(config: Config, run: StageRun) -> dict[str, tuple[Row, Tree]]:
+    """(problem, tree) by problem id, outcomes by the checker included."""
+    data = run.path(config.data)
+    rows = list(run.stepwise(run.path(str(config.steps)), "full"))
+    labels = run.labels(data, "full", splits=("train",))
+    found = {problem_key(p["problem"]): p for p in read_problems(data, "train") if p["problem_id"] in labels}
+    problems = {row["problem"]: found[key] for row in rows if (key := problem_key(row["problem"])) in found}
+    trees = step_trees((row for row in rows if row["problem"] in problems), SECTIONS.answer_mark)
+    ends, samples = [], []
+    for row in rows:
+        if row["problem"] in trees and row["steps"][-1].startswith(SECTIONS.answer_mark):
+            tree = trees[row["problem"]]
+            ends.append((tree, tree.add(row["steps"])[-1]))
+            answer = SECTIONS.section_answer(row["steps"][-1])
+            samples.append({"problem_id": problems[row["problem"]]["problem_id"], "answer": answer})
+    for (tree, node), verdict in zip(ends, grade(samples, labels) if samples else [], strict=True):
+        tree.labels[node].append(Label(OUTCOMES, int(verdict["correct"])))
+    return {problems[text]["problem_id"]: (problems[text], tree) for text, tree in trees.items()}
+
+
+def _outcome_trees(config: Config, run: StageRun) -> dict[str, tuple[Row, Tree]]:
+    data, path = run.path(config.data), run.path(str(config.graded))
+    run.labels(data, "full")  # verdicts are labels: the manifest says that they were read
+    problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(data, split)}
+    trees: dict[str, tuple[Row, Tree]] = {}
+    file = path / GRADED if path.is_dir() else path
+    for row in read_jsonl(file, required=("problem_id", "text", "correct")):
+        if row["problem_id"] not in problems:
+            raise ConfigError(f"{run.name}: {file} has {row['problem_id']!r}, which {config.data} lacks; prepare it")
+        problem = problems[row["problem_id"]]
+        _, tree = trees.setdefault(row["problem_id"], (problem, Tree(problem["problem"])))
+        steps = SECTIONS.split_steps(row["text"])
+        if steps and row.get("finished", True):
+            tree.labels[tree.add(steps)[-1]].append(Label(OUTCOMES, int(row["correct"])))
+    return trees
+
+
+def _chosen(
+    config: Config, run: StageRun, trees: dict[str, tuple[Row, Tree]]
+) -> tuple[list[tuple[Row, Tree, list[int]]], int]:
+    """Problems with their pruned trees and labelled nodes, and how many labels contradict each other."""
+    rng = np.random.default_rng(config.data_seed)
+    by_level: dict[Any, list[str]] = {}
+    for problem_id in sorted(trees):
+        by_level.setdefault(trees[problem_id][0]["level"], []).append(problem_id)
+    found = []
+    for level in sorted(by_level, key=str):
+        names = rng.permutation(by_level[level])[: config.problems_per_level or None]
+        for problem_id in sorted(map(str, names)):
+            about, tree = trees[problem_id]
+            steps = choose(tree, STEPS, config.steps_per_problem, rng)
+            ends = choose(tree, OUTCOMES, config.outcomes_per_problem, rng)
+            if steps or ends:
+                found.append((about, *tree.pruned(dict.fromkeys([*steps, *ends]))))
+    if not found:
+        raise ConfigError(f"{run.name}: no labelled step or outcome in {config.steps or config.graded}")
+    return found, sum(tree.contradicting() for _, tree in trees.values())
+
+
+def _items(about: Row, tree: Tree, nodes: Sequence[int]) -> Iterator[Row]:
+    """One row for each state. A node is a step or an end, never both: answers have no step label."""
+    for node in nodes:
+        label = tree.label(node, STEPS) or tree.label(node, OUTCOMES)
+        assert label is not None
+        path = tree.path(node)
+        yield {
+            "guid": f"{about['problem_id']}:{node}", "problem_id": about["problem_id"], "level": about["level"],
+            "kind": label.kind, "label": label.value, "rating": label.rating, "step": len(path) - 1,
+            "text": tree.steps[node], "before": tree.steps[path[-2]] if len(path) > 1 else "",
+            "problem": about["problem"],
+        }  # fmt: skip

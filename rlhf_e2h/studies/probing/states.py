@@ -1,0 +1,106 @@
+"""Hidden states at the steps of a tree, in one forward pass of a causal model.
+
+All steps stand in one row; each sees its problem and the steps before it in its own solution, and no other
+(a mask of T x T), at the position that it would have there. So the states are those of reading solutions one by one.
+Layers above the one that is read are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reward_models.contract import StepContract
+from reward_models.encode import encode
+from reward_models.model import pick_device
+from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.studies.features import chosen_layers
+from rlhf_e2h.studies.probing.trees import Tree
+from rlhf_e2h.training.models import load_policy
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # relative difference of a tree's states and a plain row's
+
+
+class TreeReader:
+    """A frozen model that reads trees at one layer."""
+
+    def __init__(self, path: str | Path, layer: str = "middle", bf16: bool = True) -> None:
+        """`layer` is middle or last, as in `features.chosen_layers`.
+
+        Raises:
+            ConfigError: a layer that is not one, or a model whose layers cannot be found.
+        """
+        model, self.tokenizer = load_policy(path, "bfloat16" if bf16 else "float32")
+        self.device = pick_device(None)
+        self.model = cast(Any, model.base_model).to(self.device).eval()
+        depth = model.config.num_hidden_layers
+        layers = chosen_layers(layer, depth)
+        if len(layers) != 1:
+            raise ConfigError(f"layer {layer!r} is not one layer; choose middle or last")
+        if not isinstance(getattr(self.model, "layers", None), torch.nn.ModuleList):
+            raise ConfigError(f"{type(model).__name__} has no list of layers; trees are read by Llama-like models only")
+        self.model.layers = self.model.layers[: layers[0]]
+        self.model.config.num_hidden_layers = layers[0]
+        if layers[0] < depth:
+            self.model.norm = torch.nn.Identity()  # it stands after the last layer only
+        self.contract = StepContract("prm")
+        self.checked = False
+
+    def encode(self, tree: Tree) -> tuple[list[int], list[list[int]], list[int]]:
+        """Ids of the problem, of each step with the separator after it, and the scoring position in each of those."""
+        rows = encode(self.tokenizer, self.contract, [tree.problem] * len(tree.steps), [[s] for s in tree.steps])
+        head = rows[0].ids[: rows[0].start]
+        return head, [row.ids[row.start :] for row in rows], [row.positions[0] - row.start for row in rows]
+
+    @torch.inference_mode()
+    def read(self, tree: Tree, nodes: Sequence[int]) -> NDArray[np.float32]:
+        """States (R, D) at the scoring positions of R nodes.
+
+        Raises:
+            ConfigError: the model does not read a tree as it reads its solutions (the first tree is read both ways).
+        """
+        head, own, scored = self.encode(tree)
+        segments = [[-1, *tree.path(node)] for node in range(len(tree.steps))]  # what each step sees
+        lengths = [len(head), *map(len, own)]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        before = [0, *(sum(lengths[s + 1] for s in path[:-1]) for path in segments)]
+        total = int(starts[-1])
+        ids_T, place_T = np.array(head + [i for ids in own for i in ids]), np.zeros(total, dtype=np.int64)
+        seen_TT = np.zeros((total, total), dtype=bool)
+        for number, length in enumerate(lengths):
+            start, stop = starts[number], starts[number] + length
+            place_T[start:stop] = before[number] + np.arange(length)
+            for segment in segments[number - 1][:-1] if number else ():
+                seen_TT[start:stop, starts[segment + 1] : starts[segment + 2]] = True
+            seen_TT[start:stop, start:stop] = np.tril(np.ones((length, length), dtype=bool))
+        states_TD = self._states(ids_T, place_T, seen_TT)
+        if not self.checked and nodes:
+            self._check(tree, nodes[-1], head, own, states_TD[starts[nodes[-1] + 1] + scored[nodes[-1]]], scored)
+        return np.stack([states_TD[starts[node + 1] + scored[node]] for node in nodes])
+
+    def _states(self, ids_T: Any, place_T: Any = None, seen_TT: Any = None) -> NDArray[np.float32]:
+        more = {}
+        if seen_TT is not None:
+            more = {"attention_mask": torch.from_numpy(seen_TT)[None, None].to(self.device)}
+            more["position_ids"] = torch.from_numpy(place_T)[None].to(self.device)
+        ids_BT = torch.from_numpy(np.asarray(ids_T))[None].to(self.device)
+        found = self.model(input_ids=ids_BT, use_cache=False, **more).last_hidden_state[0]
+        return found.float().cpu().numpy()
+
+    def _check(
+        self, tree: Tree, node: int, head: list[int], own: list[list[int]], state_D: Any, scored: list[int]
+    ) -> None:
+        ids = head + [i for step in tree.path(node) for i in own[step]]
+        plain_D = self._states(ids)[len(ids) - len(own[node]) + scored[node]]
+        off = float(np.linalg.norm(plain_D - state_D) / np.linalg.norm(plain_D))
+        if off > TOLERANCE[self.model.dtype]:
+            raise ConfigError(
+                f"{type(self.model).__name__}: states of a tree differ from those of its solution by {off:.0%}; this "
+                "model does not follow the attention mask, give another"
+            )
+        self.checked = True
