@@ -130,7 +130,9 @@ def _draw_levels(policies: Sequence[str], data: Sequence[Row], palette: Palette)
             [row["accuracy"] - row["ci_low"] for row in points],
             [row["ci_high"] - row["accuracy"] for row in points],
         ]
-        axes.bar(x, y, width * 0.88, color=palette[policy].colour, label=policy)
+        look = palette[policy]
+        hatched = {"fill": False, "edgecolor": look.colour, "hatch": "////"}  # its colour has another name's bars, too
+        axes.bar(x, y, width * 0.88, label=policy, **({"color": look.colour} if look.line == "-" else hatched))
         axes.errorbar(x, y, whiskers, fmt="none", ecolor=MARKER["ink"], elinewidth=0.9)
     axes.set_xticks(list(LEVELS))
     axes.set_xlabel("level")

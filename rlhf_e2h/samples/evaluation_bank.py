@@ -23,7 +23,7 @@ from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Row, aggregate_steps, as_matrix, grade
 from rlhf_e2h.samples.evaluation_rows import outcome_rows, readable
-from rlhf_e2h.samples.quality import easy_levels_of, quality_by_group
+from rlhf_e2h.samples.quality import easy_levels_of, length_warning, quality_by_group
 from rlhf_e2h.text_formats import format_of
 
 
@@ -76,11 +76,14 @@ def reranked_bank(
     for name, reference in config.reward_models.items():
         scored = read_scored(run.path(str(config.rerank)), name)
         best_PK = as_matrix(rows, aggregate_steps(scored, config.best_of_n))[1]
-        vote_PK = as_matrix(rows, aggregate_steps(scored, config.weighted_vote))[1]
+        votes = aggregate_steps(scored, config.weighted_vote)
+        vote_PK = as_matrix(rows, votes)[1]
         kind = StepContract.from_config(AutoConfig.from_pretrained(run.path(reference)), reference).kind
         if not kind_of(kind).steps:
             # An outcome model speaks at the last step; its scores at earlier steps are not judgements of those steps.
             best_PK = vote_PK = as_matrix(rows, aggregate_steps(scored, "last"))[1]
+        elif said := length_warning(name, config.weighted_vote, votes, [len(row["step_scores"]) for row in scored]):
+            run.warn(said)
         curves = curve(classes_PK, correct_PK, best_PK, vote_scores_PK=vote_PK, **_draws(config, run))
         wanted = {method: curves[method] for method in ("weighted_vote", "best_of_n")}
         outcomes += _curve_rows(policy, wanted, name, run.label_scope(str(config.samples), reference), ids, problems)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from reward_models.evaluation import compare
 from reward_models.intervals import curve_intervals, intervals
 from reward_models.records import Stepwise
@@ -16,6 +18,7 @@ from rlhf_e2h.stats.auc import auc_kernel
 from rlhf_e2h.stats.intervals import bootstrap_mean
 
 WITHIN = "within_problem_auc"
+FOLLOWS = 0.9  # rank correlation with the number of steps from which a score says little else
 
 
 def easy_levels_of(prepare_dir: Path) -> list[int]:
@@ -79,3 +82,27 @@ def within_problem_auc(
         return None, None
     mean = bootstrap_mean(auc_P)
     return mean.estimate, (mean.low, mean.high)
+
+
+def length_correlation(scores_N: Sequence[float], steps_N: Sequence[int]) -> float | None:
+    """Spearman's correlation of the scores of N solutions with their numbers of steps; None where either is constant.
+
+    Where the steps of every solution score about p, their product is p ** S and their minimum falls with S, too: a vote
+    by such scores is a vote for short solutions.
+    """
+    if len(set(scores_N)) < 2 or len(set(steps_N)) < 2:
+        return None
+    return float(spearmanr(scores_N, steps_N).statistic)
+
+
+def length_warning(name: str, aggregation: str, scores_N: Sequence[float], steps_N: Sequence[int]) -> str | None:
+    """What to say of a reward model whose aggregated scores follow the number of steps; None if they do not."""
+    found = length_correlation(scores_N, steps_N)
+    if found is None or abs(found) < FOLLOWS:
+        return None
+    kind = "short" if found < 0 else "long"
+    return (
+        f"{name}: the {aggregation} of its step scores follows the number of steps (rank correlation {found:+.2f}), "
+        f"so a vote by it is one for {kind} solutions. Its step scores lie close together, as those of a model do that "
+        f"has hardly learnt: train it on more, or see {WITHIN} in quality.json before you use it"
+    )
