@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,11 @@ def _save_float32(trainer: StepTrainer, out: Path) -> None:
     weights = with_master_weights(weights or {}, bare, accelerator.is_main_process)
     if accelerator.is_main_process:
         forget_adapter(out)
-        whole = type(bare)(bare.config)
-        whole.load_state_dict({name: value.float() for name, value in weights.items()})
         with quiet():
-            whole.save_pretrained(out)
+            bare.save_pretrained(out, state_dict={name: value.float() for name, value in weights.items()})
+        config = copy.deepcopy(bare.config)
+        config.dtype = torch.float32  # not that of the model in training
+        config.save_pretrained(out)
 
 
 def _to_float32(adapted: Any) -> None:

@@ -107,9 +107,11 @@ def test_two_processes_train_in_bf16_what_one_trains_and_save_float32_weights(la
     before = load_file(base / "model.safetensors")
     trained = {n: weight for n, weight in two.items() if n in before and not torch.equal(weight, before[n])}
     assert trained and not any(rounded(weight) for weight in trained.values())
+    place = records / "_".join([launch, *settings])
+    assert json.loads((place / "config.json").read_text())["dtype"] == "float32"
     if lora:  # what is not trained is exactly the base's, and the adapter is not rounded either
         assert torch.equal(two["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
-        adapter = load_file(records / "_".join([launch, *settings]) / "adapter/adapter_model.safetensors")
+        adapter = load_file(place / "adapter/adapter_model.safetensors")
         assert not any(rounded(weight) for weight in adapter.values() if weight.any())  # the bias stays 0
 
 
