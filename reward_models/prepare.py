@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.contract import StepContract
 from reward_models.lora import four_bit, on_full_weights, with_lora
+from reward_models.master_weights import master_weights, with_master_weights
 from reward_models.model import freeze, new_model, quiet
 from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
 from reward_models.settings import TrainSettings
@@ -36,7 +38,12 @@ def save_model(
     trainer: StepTrainer, base: str | Path, contract: StepContract, settings: TrainSettings, out: Path
 ) -> Any:
     """Save the model and return it: adapters merged, and unmerged in `adapter/`. Sharded weights are gathered by the
-    Trainer."""
+    Trainer. Of what DeepSpeed trains in bf16 the float32 weights are saved; the model holds roundings of them."""
+    accelerator = trainer.accelerator
+    rounded = accelerator.distributed_type.value == "DEEPSPEED" and accelerator.mixed_precision == "bf16"
+    if not settings.lora.r and rounded:
+        _save_float32(trainer, out)
+        return trainer.model
     if not settings.lora.r:
         if trainer.accelerator.is_main_process:
             forget_adapter(out)
@@ -45,7 +52,9 @@ def save_model(
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing in it that training.json lacks
         return trainer.model
     adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if settings.load_in_4bit:
+    if rounded:
+        _to_float32(adapted)
+    if settings.load_in_4bit or rounded:  # merge into full-precision weights, not into quantised or rounded ones
         adapted = on_full_weights(adapted, new_model(base, contract))
     came_in = restore_frozen(adapted) or stored_half(base)
     if trainer.accelerator.is_main_process:
@@ -58,3 +67,24 @@ def save_model(
         with quiet():
             merged.save_pretrained(out)
     return merged
+
+
+def _save_float32(trainer: StepTrainer, out: Path) -> None:
+    accelerator = trainer.accelerator
+    bare = accelerator.unwrap_model(trainer.model)
+    weights = accelerator.get_state_dict(trainer.model_wrapped)  # of every process, as what follows
+    weights = with_master_weights(weights or {}, bare, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        forget_adapter(out)
+        with quiet():
+            bare.save_pretrained(out, state_dict={name: value.float() for name, value in weights.items()})
+        config = copy.deepcopy(bare.config)
+        config.dtype = torch.float32  # not that of the model in training
+        config.save_pretrained(out)
+
+
+def _to_float32(adapted: Any) -> None:
+    masters = master_weights(adapted, True)
+    for name, parameter in adapted.named_parameters():
+        if name in masters:
+            parameter.data = masters[name].to(parameter.device)

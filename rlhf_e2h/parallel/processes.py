@@ -184,7 +184,7 @@ def whole_model(trainer: Any) -> Any:
         return bare
     weights = accelerator.get_state_dict(trainer.model_wrapped)
     if rounded:
-        from rlhf_e2h.parallel.master_weights import with_master_weights
+        from reward_models.master_weights import with_master_weights
 
         weights = with_master_weights(weights or {}, bare, is_main())
     if not is_main():

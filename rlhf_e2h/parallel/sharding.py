@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf_e2h.parallel import fsdp, master_weights
+from reward_models import master_weights
+from rlhf_e2h.parallel import fsdp
 from rlhf_e2h.parallel.processes import launched_with_fsdp
 from rlhf_e2h.rl.actor_critic import ActorCritic
 from rlhf_e2h.rl.checkpoint import WEIGHTS, load_optimizer, optimizer_tensors, trainable
