@@ -14,8 +14,7 @@ from rlhf_e2h.runner.config import StageError
 from rlhf_e2h.runner.traits import STAGES
 
 _ABOUT = """\
-Train reward models on easy problems, use them to rerank samples and to optimise
-policies on hard problems whose labels nobody reads, and measure what it gained.
+Train reward models on easy problems; use them on hard ones without labels.
 
   e2h run quickstart                 the whole method, on a CPU, in minutes
   e2h sft recipes/quickstart/2_sft_easy.yaml learning_rate=1e-4

@@ -96,3 +96,6 @@ def test_broken_yaml_names_file_and_line(tmp_path):
     file.write_text("a: 1\nb: [1, 2\nc: 3\n")
     with pytest.raises(ConfigError, match=r"x\.yaml:\d+: not valid YAML"):
         read_yaml(file)
+    file.write_text("training: {lora: {r: 2}}\nseed: 1\ntraining: {bf16: true}\n")
+    with pytest.raises(ConfigError, match=r"x\.yaml:3: not valid YAML: 'training' is given twice"):
+        read_yaml(file)

@@ -107,4 +107,4 @@ def test_both_command_lines_say_the_same(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     code = reward_models(["train", str(tmp_path), str(records), str(tmp_path / "out"), "--kind", "prm"])
     said = capsys.readouterr().err
-    assert code == 1 and f"error: {tmp_path}: no tokenizer that can be read" in said and said.count("\n") == 1
+    assert code == 1 and f"error: {tmp_path}: a model folder without tokenizer" in said and said.count("\n") == 1

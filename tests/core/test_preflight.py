@@ -51,7 +51,10 @@ def folder(tmp_path):
         (["ppo.reward_model={folder}"], "ppo: reward_model: .*config.json"),
         (["--launch", "ddp.yaml", "ppo.rollouts=36"], "ppo under ddp.yaml: a minibatch has 9 rows .* 8 processes"),
         (["--launch", "ddp.yaml", "sft.training.batch_size=12"], "sft under ddp.yaml: batch_size 12 does not divide"),
-        (["--launch", "ddp.yaml", "prm.training.batch_size=12"], "prm under ddp.yaml: batch_size 12 cannot be split"),
+        (
+            ["--launch", "ddp.yaml", "prm.training.batch_size=12"],
+            "prm under ddp.yaml: batch_size 12 does not divide by 8 processes",
+        ),
     ],
 )
 def test_what_stops_a_late_stage_is_said_before_the_first(folder, capsys, arguments, words):

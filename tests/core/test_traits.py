@@ -13,7 +13,20 @@ from rlhf_e2h.data.firewall import allowed_scope
 from rlhf_e2h.runner.traits import STAGES
 
 # Stages whose output depends on the labels they read: weights, prompts, or (skillgraph) weights of a later mixture.
-TRAIN = {"pretrain", "sft", "icl", "reward", "ppo", "dpo", "rest", "grpo", "gap", "weak_to_strong", "skillgraph"}
+TRAIN = {
+    "pretrain",
+    "sft",
+    "icl",
+    "reward",
+    "ppo",
+    "dpo",
+    "rest",
+    "grpo",
+    "gap",
+    "weak_to_strong",
+    "skillgraph",
+    "probe_dynamics",
+}
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -223,7 +223,7 @@ def test_too_much_asked(run_prepare: Write, jsonl: Write) -> None:
 
 def test_all_of_real_math(run_prepare: Write, shared_data: Path) -> None:
     """Expected counts: PROVENANCE of the data (levels, rows without level or answer, duplicates)."""
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out = run_prepare(
         source="math",
         train=str(shared_data / "math_train.jsonl"),
@@ -241,6 +241,5 @@ def test_all_of_real_math(run_prepare: Write, shared_data: Path) -> None:
     assert sum(by_level(out, "train")) == 7500 - 2 - 2 - 4
     # Read, split, de-duplicated and leak-checked: the goals are 60 s and 1 GB.
     assert time.monotonic() - start < 60
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1_000_000 * 1.024
-    )  # kilobytes, of the whole test process
+    # kilobytes, above what other tests took in this process: it holds torch and half a gigabyte before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000

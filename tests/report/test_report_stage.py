@@ -100,7 +100,7 @@ def test_writes_everything(tmp_path, capsys):
         "not in a git checkout",
         "Comparisons of this recipe",
         "Settings of the 1 stages",
-        "  kl_coef: 0.02",
+        "kl_coef: 0.02",
     ):
         assert text in page
     assert (

@@ -132,8 +132,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_only_the_newest_kept(tiny, acce
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny, accelerator, tmp_path):
     train(tiny, accelerator, folder=tmp_path, steps=1, save_steps=1)
-    with pytest.raises(ValueError, match=r"made with clip=0.2, not 0.3"):
-        train(tiny, accelerator, folder=tmp_path, steps=1, clip=0.3)
+    with pytest.raises(ValueError, match=r"made with cliprange=0.2, not 0.3"):
+        train(tiny, accelerator, folder=tmp_path, steps=1, cliprange=0.3)
     train(
         tiny, accelerator, folder=tmp_path, steps=1, per_device_train_batch_size=4
     )  # changes no result, so it may change

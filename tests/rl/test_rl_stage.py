@@ -182,7 +182,7 @@ def test_all_four_models_share_the_base_of_a_chain_of_lora_stages(tmp_path, mode
         opened = []
         real = load_policy
         patch.setattr(
-            "rlhf_e2h.training.models.load_policy", lambda path, dtype: opened.append(path) or real(path, dtype)
+            "rlhf_e2h.training.models.load_policy", lambda path, *rest: opened.append(path) or real(path, *rest)
         )
         folder, _ = run_ppo(tmp_path, models, **shared_settings(chain), eval_steps=0)
     assert [str(path) for path in opened] == [str(models / "policy")]

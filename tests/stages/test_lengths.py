@@ -37,7 +37,6 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
     """Bytes as tokens, EOS after each text: the prompts have 4 and 9 tokens, the pairs 4 + 4 and 4 + 7."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlhf_e2h.training.arguments import TrainingSettings
     from rlhf_e2h.training.models import Policy
 
     tokenizer = byte_tokenizer()
@@ -47,7 +46,7 @@ def test_dpo_counts_pairs_as_trl_drops_and_cuts_them(run, monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr(dpo, "trained", lambda *_: (None, 0.0))
     settings = dpo.Config(policy="p", data="d", reward_model="r",
-                          training=TrainingSettings(max_length=8, batch_size=4))  # fmt: skip
+                          training=dpo.DPOTraining(max_length=8, batch_size=4))  # fmt: skip
     rows = [{"prompt": "abcd", "chosen": "xyz", "rejected": "x"}] * 4
     rows += [
         {"prompt": "abcd", "chosen": "x", "rejected": "xyzxyz"},

@@ -41,7 +41,7 @@ SMALL = [
     "rest.problems=20",
     "rest.threshold=0.0",
     *(
-        f"{name}.ppo.{s}"
+        f"{name}.{s}"
         for name in ("ppo", "ppo_dagger")
         for s in ("steps=2", "rollouts=16", "per_device_train_batch_size=8")
     ),

@@ -25,7 +25,7 @@ from rlhf_e2h.studies.cartography.wrong_labels import SUSPECTS
 from rlhf_e2h.studies.probing.state_files import ITEMS
 
 VERSION = 1
-TRAITS = Traits(order=190, about="what a data map says of people's ratings", runs_model=False)
+TRAITS = Traits(order=192, about="what a data map says of people's ratings", runs_model=False)
 COLUMNS = ("measure", "question", "auc", "low", "high", "items", "positive", "problems")
 FINDS = "finds.md"
 WIDTH = 160  # characters of a text in finds.md
