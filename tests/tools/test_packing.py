@@ -29,7 +29,8 @@ RECIPE = {
     "recipe.yaml": "name: small\nvariables: {base: none}\n",
     "1_prepare.yaml": "stage: prepare\nsource: procedural\ntrain_per_level: [6, 6, 6, 6, 6]\ntest_size: 5\n",
     "2_sft_easy.yaml": 'stage: sft\npolicy: ${base}\ndata: "@prepare"\n'
-    "training: {lora: {r: 2}, max_steps: 2, batch_size: 4, per_device_train_batch_size: 4, learning_rate: 0.01, bf16: true}\n",
+    "training: {lora: {r: 2}, max_steps: 2, batch_size: 4, per_device_train_batch_size: 4, learning_rate: 0.01, "
+    "bf16: true}\n",
     "3_prm.yaml": 'stage: reward\nkind: prm\nbase: "@sft_easy"\ndata: "@prepare"\nreference_solutions: true\n'
     "flip_labels: 0.3\ntraining: {lora: {r: 2}, batch_size: 8, per_device_train_batch_size: 8, learning_rate: 0.01}\n",
     "4_icl.yaml": 'stage: icl\npolicy: ${base}\ndata: "@prepare"\nshots: 1\n',
