@@ -103,7 +103,7 @@ def test_sample_tables_settings_and_manifest_are_in_the_offline_run(recipe, runs
 
     folder = Path(runs[5:])
     folder.mkdir(parents=True)
-    about = About("small", "ppo_easy", "ppo", 0, folder, {"steps": 3})
+    about = About("small", "ppo_easy", "ppo", 0, folder, {"training": {"steps": 3}})
     tracker = Tracker(folder, Mirrors({"wandb": lambda: WandbMirror(about, "test", "offline")}))
     tracker.row("samples", {"text": "1+2=3", "step_scores": [0.25, 0.5], "outcome": None})
     tracker.attach({"identity": "abc", "labels_read": [{"file": "labels_easy.jsonl"}]})
