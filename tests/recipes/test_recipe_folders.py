@@ -144,7 +144,8 @@ def test_all_models_of_ppo_on_one_base_in_tiny(
         run_tiny("qwen2.5-math-1.5b", tmp_path, "--only", stage)
     monkeypatch.setattr(Scorer, "from_pretrained", None)
     done = run_tiny("qwen2.5-math-1.5b", tmp_path, "--only", "ppo", "ppo.share_base=true")
-    assert done["ppo"]["results"]["objective/kl"] < 1 and not caplog.messages
+    said = [message for message in caplog.messages if "learnt next to nothing" not in message]  # the tiny PRM has
+    assert done["ppo"]["results"]["objective/kl"] < 1 and not said
 
 
 @pytest.mark.slow
