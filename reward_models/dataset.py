@@ -19,6 +19,7 @@ from reward_models.kinds import IGNORED, kind_of
 from reward_models.lengths import losses
 from reward_models.readout import split_steps
 from reward_models.records import Stepwise
+from reward_models.shared_prefixes import merged
 from reward_models.targets import mix, record_weight, step_targets, token_targets, usable
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,11 @@ class TokenRows(Dataset):
             "weights": np.where(labels_N == IGNORED, np.float32(0), spread_N),
         }
         return {name: torch.from_numpy(values)[None] for name, values in batch.items()}
+
+    def merge(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The texts of a batch in one row (1, N), each token that several begin with once."""
+        rows = [(self.ids[index], self.labels[index], self.weights[index]) for index in indices]
+        return merged(rows, IGNORED)
 
 
 def build_rows(

@@ -177,6 +177,9 @@ class TrainSettings(TrainerSettings):
     # a batch is one row without padding, and no text attends to another: by kernel with flash attention, elsewhere by a
     # block-diagonal mask, whose memory grows with the square of the micro-batch's tokens
     padding_free: bool = False
+    # what rows of a micro-batch begin with alike is read once, for the same loss (shared_prefixes.py); the rows of a
+    # problem then stand together, so give many rows a micro-batch and batches of several of them
+    share_prefixes: bool = False
     logging_steps: int = neutral(20)
     eval_steps: int = 0  # steps between evaluations on `validation`; 0: only at the end
     patience: int = 0  # evaluations without a better one before stopping; 0: run to the end, keep the last weights
@@ -185,6 +188,8 @@ class TrainSettings(TrainerSettings):
         super().__post_init__()
         if self.loss_on not in LOSS_ON:
             raise ValueError(f"loss_on {self.loss_on!r} is not known; choose one of {', '.join(LOSS_ON)}")
+        if self.padding_free and self.share_prefixes:
+            raise ValueError("padding_free keeps texts apart and share_prefixes merges them; set one of them to false")
         if self.patience and not self.eval_steps:
             raise ValueError(f"patience is {self.patience} but eval_steps is 0; early stopping needs evaluations")
         if self.patience and self.save_steps % self.eval_steps:

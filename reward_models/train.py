@@ -37,6 +37,7 @@ from reward_models.records import Stepwise
 from reward_models.resume import checkpoint_to_resume, run_identity
 from reward_models.score import Scorer
 from reward_models.settings import TrainSettings
+from reward_models.shared_prefixes import reads_trees
 from reward_models.trainer import StepTrainer
 from reward_models.vocabulary import fit_vocabulary
 
@@ -110,7 +111,7 @@ def train(
     steps, loss = _run(trainer, out, run_identity(base, records, held_out, contract, settings))
     scorer.model = save_model(trainer, base, contract, settings, out)
     result: dict[str, Any] = {**counts, "kind": kind, "steps": steps, "train_loss": loss}
-    result["tokens"] = round(steps * settings.batch_size * sum(rows.lengths) / len(rows.lengths))
+    result["tokens"] = round(steps * settings.batch_size * trainer.tokens_per_row)
     result["validation"] = evaluate_records(scorer, held_out) if held_out else None
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(out)
@@ -182,9 +183,14 @@ def _fit_attention(model: Any, rows: TokenRows, settings: TrainSettings) -> None
             f"a record has {longest} tokens, the model reads at most {limit}; "
             f"lower max_length from {settings.max_length} to {limit}"
         )
-    if settings.bf16 and not torch.cuda.is_available() and longest <= SHORT:
+    if settings.bf16 and not torch.cuda.is_available() and longest <= SHORT and not settings.share_prefixes:
         model.set_attn_implementation("eager")
     if settings.padding_free and not keeps_texts_apart(model):
         raise ValueError(
             f"padding_free: {type(model).__name__} lets the texts of a packed row see each other; set it to false"
+        )
+    if settings.share_prefixes and not reads_trees(model):
+        raise ValueError(
+            f"share_prefixes: {type(model).__name__} with {model.config._attn_implementation} attention does not read "
+            "a tree of texts as it reads each; set it to false"
         )

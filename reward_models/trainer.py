@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from reward_models.dataset import LengthSampler, TokenRows, weight_total
 from reward_models.model import is_causal
 from reward_models.settings import TrainSettings
+from reward_models.shared_prefixes import PrefixSampler
 from reward_models.targets import weighted_bce_sum
 
 LOSS_EPSILON = 1e-6  # the paper code's guard against batches without a trained token
@@ -38,18 +39,14 @@ class StepTrainer(Trainer):
         on_step: Callable[[int, int], None] | None = None,
         order: Sampler[int] | None = None,
     ) -> None:
-        collate = rows.pack if settings.padding_free else partial(rows.collate, causal=is_causal(model))
+        collate: Callable[..., Any] = partial(rows.collate, causal=is_causal(model))
+        if settings.padding_free or settings.share_prefixes:
+            collate = rows.pack if settings.padding_free else rows.merge
         # `evaluate` below does not use the evaluation set, but the Trainer insists on one
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
         self.model_accepts_loss_kwargs = True  # our loss is divided by the weight of the whole step already
-        self.evaluate_fn = evaluate_fn
-        self.sampler: Sampler[int] = order or LengthSampler(
-            rows.lengths,
-            settings.batch_size,
-            settings.seed,
-            lambda: int(self.state.epoch or 0),
-            settings.group_by_length,
-        )
+        self.evaluate_fn, self.rows, self.settings = evaluate_fn, rows, settings
+        self.sampler: Sampler[int] = order or self._own_order()
         for callback in early_stopping(settings.patience):
             self.add_callback(callback)
         self.remove_callback(PrinterCallback)
@@ -59,6 +56,22 @@ class StepTrainer(Trainer):
             self.add_callback(Steps(on_step))
         if on_epoch is not None:
             self.add_callback(_Epochs(on_epoch))
+
+    def _own_order(self) -> Sampler[int]:
+        def epoch() -> int:
+            return int(self.state.epoch or 0)
+
+        rows, settings = self.rows, self.settings
+        if settings.share_prefixes:
+            return PrefixSampler(rows.ids, self.args.per_device_train_batch_size, settings.seed, epoch)
+        return LengthSampler(rows.lengths, settings.batch_size, settings.seed, epoch, settings.group_by_length)
+
+    @property
+    def tokens_per_row(self) -> float:
+        """Tokens that are read, in the mean of the training rows; one that rows share counts once."""
+        if self.settings.share_prefixes and isinstance(self.sampler, PrefixSampler):
+            return self.sampler.tokens / len(self.sampler)
+        return sum(self.rows.lengths) / len(self.rows.lengths)
 
     @property
     def divides_weights(self) -> bool:
