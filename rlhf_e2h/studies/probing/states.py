@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from reward_models.contract import StepContract
 from reward_models.encode import encode
 from reward_models.model import pick_device
+from reward_models.shared_prefixes import token_tree
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.studies.features import chosen_layers
 from rlhf_e2h.studies.probing.trees import Tree
@@ -65,39 +66,22 @@ class TreeReader:
             ConfigError: the model does not read a tree as it reads its solutions (the first tree is read both ways).
         """
         head, own, scored = self.encode(tree)
-        segments = [[-1, *tree.path(node)] for node in range(len(tree.steps))]  # what each step sees
-        lengths = [len(head), *map(len, own)]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        before = [0, *(sum(lengths[s + 1] for s in path[:-1]) for path in segments)]
-        total = int(starts[-1])
-        ids_T, place_T = np.array(head + [i for ids in own for i in ids]), np.zeros(total, dtype=np.int64)
-        seen_TT = np.zeros((total, total), dtype=bool)
-        for number, length in enumerate(lengths):
-            start, stop = starts[number], starts[number] + length
-            place_T[start:stop] = before[number] + np.arange(length)
-            for segment in segments[number - 1][:-1] if number else ():
-                seen_TT[start:stop, starts[segment + 1] : starts[segment + 2]] = True
-            seen_TT[start:stop, start:stop] = np.tril(np.ones((length, length), dtype=bool))
-        states_TD = self._states(ids_T, place_T, seen_TT)
-        if not self.checked and nodes:
-            self._check(tree, nodes[-1], head, own, states_TD[starts[nodes[-1] + 1] + scored[nodes[-1]]], scored)
-        return np.stack([states_TD[starts[node + 1] + scored[node]] for node in nodes])
+        rows = [head + [token for step in tree.path(node) for token in own[step]] for node in nodes]
+        ends = [len(row) - len(own[node]) + scored[node] for row, node in zip(rows, nodes, strict=True)]
+        together = token_tree(rows)
+        states_ND = self._states(**together.inputs())
+        states_RD = np.stack([states_ND[path[end]] for path, end in zip(together.nodes, ends, strict=True)])
+        if not self.checked:
+            self._check(self._states(torch.tensor([rows[-1]]))[ends[-1]], states_RD[-1])
+        return states_RD
 
-    def _states(self, ids_T: Any, place_T: Any = None, seen_TT: Any = None) -> NDArray[np.float32]:
-        more = {}
-        if seen_TT is not None:
-            more = {"attention_mask": torch.from_numpy(seen_TT)[None, None].to(self.device)}
-            more["position_ids"] = torch.from_numpy(place_T)[None].to(self.device)
-        ids_BT = torch.from_numpy(np.asarray(ids_T))[None].to(self.device)
-        found = self.model(input_ids=ids_BT, use_cache=False, **more).last_hidden_state[0]
+    def _states(self, input_ids: torch.Tensor, **more: torch.Tensor) -> NDArray[np.float32]:
+        given = {name: tensor.to(self.device) for name, tensor in {"input_ids": input_ids, **more}.items()}
+        found = self.model(**given, use_cache=False).last_hidden_state[0]
         return found.float().cpu().numpy()
 
-    def _check(
-        self, tree: Tree, node: int, head: list[int], own: list[list[int]], state_D: Any, scored: list[int]
-    ) -> None:
-        ids = head + [i for step in tree.path(node) for i in own[step]]
-        plain_D = self._states(ids)[len(ids) - len(own[node]) + scored[node]]
-        off = float(np.linalg.norm(plain_D - state_D) / np.linalg.norm(plain_D))
+    def _check(self, alone_D: NDArray[np.float32], together_D: NDArray[np.float32]) -> None:
+        off = float(np.linalg.norm(alone_D - together_D) / np.linalg.norm(alone_D))
         if off > TOLERANCE[self.model.dtype]:
             raise ConfigError(
                 f"{type(self.model).__name__}: states of a tree differ from those of its solution by {off:.0%}; this "

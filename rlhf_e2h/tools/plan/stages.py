@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
@@ -78,6 +79,16 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     records = min(records, config.limit or records)
     length = min(numbers.prompt + numbers.solution, settings.max_length)
     tokens = trained_rows(settings, records * (1 - config.held_out)) * length
+    if settings.share_prefixes:  # a micro-batch is one text, and of each other one the step that it ends in
+        rows = settings.rows_at_once(settings.batch_size)
+        ends = (rows - 1) * numbers.solution / 10
+        tokens *= (length + ends) / (rows * length)
+        settings = replace(
+            settings,
+            batch_size=settings.batch_size // rows,
+            per_device_train_batch_size=1,
+            max_length=round(settings.max_length + ends),
+        )
     flops = training_flops(model, tokens, length, 0, settings.gradient_checkpointing)
     trained = trained_model(model, settings, scorer=True)
     phases = partial(trainer_phases, settings, trained, {}, 1)
