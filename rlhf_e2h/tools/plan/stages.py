@@ -79,7 +79,7 @@ def _reward(recipe: Recipe, spec: StageSpec, numbers: Numbers) -> StagePlan:
     records = min(records, config.limit or records)
     length = min(numbers.prompt + numbers.solution, settings.max_length)
     tokens = trained_rows(settings, records * (1 - config.held_out)) * length
-    if settings.share_prefixes:  # a micro-batch is one text, and of each other one the step that it ends in
+    if settings.share_prefixes and not config.graded:  # a micro-batch is one text, and of each other one its last step
         rows = settings.rows_at_once(settings.batch_size)
         ends = (rows - 1) * numbers.solution / 10
         tokens *= (length + ends) / (rows * length)
