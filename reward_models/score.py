@@ -7,7 +7,7 @@ scorer.score("What is 2 + 3?", [["2 + 3 = 5", "# Answer\\n\\n5"]])[0].steps     
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -110,11 +110,16 @@ class Scorer:
         return list(self.score_stream(zip(problems, solutions, strict=True)))
 
     def score_stream(
-        self, items: Iterable[Item], window: int = WINDOW, overlong: str | None = None
+        self,
+        items: Iterable[Item],
+        window: int = WINDOW,
+        overlong: str | None = None,
+        on_scored: Callable[[int], None] | None = None,
     ) -> Iterator[StepScores]:
         """Scores in input order, reading `window` items ahead; `overlong` overrules the scorer's own policy.
 
         An item is (problem, steps) or (problem, steps, id); errors name the id, or else the position in the stream.
+        `on_scored` gets the number of items done after each batch, long before a window of scores is returned.
 
         Raises:
             OverlongError: a solution beyond the limit, with the policy "error".
@@ -125,23 +130,28 @@ class Scorer:
         while chunk := list(islice(iterator, window)):
             names = [f"item {item[2] if len(item) > 2 else seen + place}" for place, item in enumerate(chunk)]
             seen += len(chunk)
-            yield from self._score_chunk(chunk, names, overlong or self.overlong)
+            yield from self._score_chunk(chunk, names, overlong or self.overlong, on_scored or (lambda count: None))
 
-    def _score_chunk(self, chunk: Sequence[Item], names: Sequence[str], overlong: str) -> list[StepScores]:
+    def _score_chunk(
+        self, chunk: Sequence[Item], names: Sequence[str], overlong: str, on_scored: Callable[[int], None]
+    ) -> list[StepScores]:
         """Samples of one problem repeat each other, easy ones most: each text is scored once."""
         first: dict[tuple[str, tuple[str, ...]], int] = {}
         same = [first.setdefault((item[0], tuple(item[1])), place) for place, item in enumerate(chunk)]
         different = list(first.values())
         scored = self._score_different(
-            [chunk[place] for place in different], [names[place] for place in different], overlong
+            [chunk[place] for place in different], [names[place] for place in different], overlong, on_scored
         )
+        on_scored(len(chunk) - len(different))
         by_place = dict(zip(different, scored, strict=True))
         return [
             by_place[place] if place == original else by_place[original].again(names[original], names[place])
             for place, original in enumerate(same)
         ]
 
-    def _score_different(self, chunk: Sequence[Item], names: Sequence[str], overlong: str) -> list[StepScores]:
+    def _score_different(
+        self, chunk: Sequence[Item], names: Sequence[str], overlong: str, on_scored: Callable[[int], None]
+    ) -> list[StepScores]:
         rows = encode(self.tokenizer, self.contract, [item[0] for item in chunk], [item[1] for item in chunk])
         if self._causal:  # what follows the last scoring position changes nothing
             rows = [replace(row, ids=row.ids[: row.positions[-1] + 1]) for row in rows]
@@ -154,6 +164,7 @@ class Scorer:
                 if overlong != "skip":
                     raise
                 results[place].skipped = str(error)
+        on_scored(len(rows) - len(ready))
         ready.sort(key=lambda pair: len(pair[1].ids), reverse=True)
         groups = [(0, ready)]
         if self.prefix_reuse:
@@ -164,6 +175,7 @@ class Scorer:
                 logits = self._forward([row for _, row in batch], shared, prefix)
                 for (place, row), logits_S in zip(batch, logits, strict=True):
                     results[place] = self._result(row, logits_S, names[place])
+                on_scored(len(batch))
         return results
 
     def _fit(self, row: Encoded, name: str, overlong: str) -> Encoded:

@@ -158,7 +158,7 @@ def score(
     problems: Mapping[str, Row],
     scorer: Scorer,
     name: str,
-    on_row: Callable[[int], None] | None = None,
+    on_scored: Callable[[int], None] | None = None,
     text_format: FormatOf = SECTIONS,
     spend: Callable[[float, float], None] | None = None,
 ) -> list[Row]:
@@ -173,11 +173,9 @@ def score(
 
     items = ((problems[row["problem_id"]]["problem"], steps(row)) for row in rows)
     scored, tokens = [], 0
-    for row, result in zip(rows, scorer.score_stream(items), strict=True):
+    for row, result in zip(rows, scorer.score_stream(items, on_scored=on_scored), strict=True):
         tokens += result.tokens
         scored.append({**row, "step_scores": result.steps, "score": result.score, "reward_model": name})
-        if on_row:
-            on_row(1)
     if spend and rows:
         spend(tokens, spent.scoring(scorer.model, tokens, len(rows)))
     return scored

@@ -88,9 +88,5 @@ def _solutions(config: Config, run: StageRun) -> Iterable[Solution]:
 
 def _scores(run: StageRun, path: Path, name: str, records: list[Stepwise], max_tokens_per_batch: int) -> list[Any]:
     scorer = Scorer.from_pretrained(path, None, DTYPES[sampling_dtype(path)], max_tokens_per_batch)
-    scored = []
     with run.progress(len(records), f"scoring {name}", "solutions") as bar:
-        for scores in scorer.score_stream((record.problem, record.steps) for record in records):
-            scored.append(scores)
-            bar.advance(1)
-    return scored
+        return list(scorer.score_stream(((r.problem, r.steps) for r in records), on_scored=bar.advance))

@@ -211,6 +211,17 @@ def test_memory_stays_flat_over_a_stream(tmp_path):
     assert peak(1000) < 1.5 * peak(200)
 
 
+def test_a_bar_moves_with_every_batch_and_ends_at_all(tmp_path):
+    model, tokenizer = random_model("byte-level", tmp_path)
+    scorer = Scorer(model, tokenizer, StepContract("prm"), max_tokens_per_batch=200, max_length=300, overlong="skip")
+    items = [(f"q{n % 7}", ["good step."] * (1 + n % 4)) for n in range(40)]  # 28 different ones
+    items.append(("long " * 200, ["good step."]))
+    moves: list[int] = []
+    stream = scorer.score_stream(items, on_scored=moves.append)
+    assert next(stream).steps and sum(moves) == 41 == sum(1 for _ in stream) + 1
+    assert len([count for count in moves if count]) > 3
+
+
 def test_prefix_reuse_changes_no_score(tmp_path):
     """Sixteen solutions of a long problem and some others, with and without reuse, in one stream."""
     model, tokenizer = random_model("byte-level", tmp_path)
