@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from reward_models.heads import HEAD_NAMES
-from reward_models.settings import LoraSettings, TrainerSettings
+from reward_models.settings import LoraSettings, OptimisationSettings
 
 
 def lora_config(lora: LoraSettings, scorer: bool = False) -> Any:
@@ -40,7 +40,7 @@ def with_lora(model: Any, lora: LoraSettings, scorer: bool = False) -> Any:
     return get_peft_model(model, config) if config else model
 
 
-def four_bit(settings: TrainerSettings, scorer: bool = False) -> Any:
+def four_bit(settings: OptimisationSettings, scorer: bool = False) -> Any:
     """How the frozen weights are loaded in 4 bits (NF4 of QLoRA, Dettmers et al. 2023); None where they are not.
 
     Raises:
@@ -59,6 +59,17 @@ def four_bit(settings: TrainerSettings, scorer: bool = False) -> Any:
         # not given, the output layer of a language model is left out
         llm_int8_skip_modules=list(HEAD_NAMES) if scorer else None,
     )
+
+
+def never_pack(model: Any) -> None:
+    """Keep weights in 4 bits as a backward pass can use them, on CPUs with AVX512-BF16.
+
+    There the first evaluation pass of a layer of bitsandbytes (0.50.2) packs its weights for good, and a packed layer
+    gives its input no gradient: whatever is trained after sampling or evaluation would get wrong updates, silently.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def in_four_bits(model: Any) -> bool:

@@ -21,6 +21,7 @@ from reward_models.causes import explained
 from reward_models.contract import StepContract
 from reward_models.heads import HEAD_NAMES, head_of, load_mlp_model, quiet
 from reward_models.hub import check_reachable
+from reward_models.lora import never_pack
 from reward_models.peft_folder import is_adapter, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 
@@ -60,6 +61,7 @@ def new_model(
         model = AutoModelForTokenClassification.from_pretrained(
             base, config=config, dtype=dtype, quantization_config=quantization
         )
+    never_pack(model)
     head = head_of(model)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -126,25 +128,34 @@ def load_tokenizer(path: str | Path, padding_side: str | None = "right") -> Any:
 
 
 def load_model(
-    path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    quantization: Any = None,
 ) -> tuple[PreTrainedModel, Any, StepContract]:
     """A trained reward model with tokenizer and contract, in evaluation mode, float32 unless told otherwise.
 
+    With `quantization`, as `lora.four_bit` makes it, the trunk is in 4 bits, on the device that bitsandbytes chooses.
+
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no step contract, no scoring head in the weights, or weights that are not finite.
+        ValueError: no step contract, no scoring head in the weights, weights that are not finite, or a head of two
+            layers with `quantization`.
     """
     _check_folder(path)
     with explained(path):
         config = AutoConfig.from_pretrained(path)
     contract = StepContract.from_config(config, str(path))
+    if contract.head == "mlp" and quantization:
+        raise ValueError(f"{path}: a model with a head of two layers is not opened in 4 bits; set load_in_4bit: false")
     if contract.head == "mlp":
         model, missing = load_mlp_model(path, dtype or torch.float32)
     else:
         with quiet(), explained(path):
             model, report = AutoModelForTokenClassification.from_pretrained(
-                path, dtype=dtype or torch.float32, output_loading_info=True
+                path, dtype=dtype or torch.float32, quantization_config=quantization, output_loading_info=True
             )
+        never_pack(model)
         missing = report["missing_keys"]
     lost = sorted(name for name in missing if name.split(".")[0] in HEAD_NAMES)
     if lost:
@@ -159,7 +170,8 @@ def load_model(
     tokenizer = load_tokenizer(path)
     fit_vocabulary(tokenizer, int(model.get_input_embeddings().num_embeddings), path)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
-    model = nn.Module.to(model, pick_device(device))
+    if not quantization:
+        model = nn.Module.to(model, pick_device(device))
     return model, tokenizer, contract
 
 

@@ -59,6 +59,7 @@ class OptimisationSettings:
     freeze_embeddings: bool = False
     freeze_norms: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
+    load_in_4bit: bool = False  # QLoRA: frozen weights in 4 bits; needs lora.r above 0 and bitsandbytes
     save_steps: int = 0  # between checkpoints, from which a killed run resumes; 0: none
     save_total_limit: int = neutral(1)  # checkpoints that are kept; one more while it is written
 
@@ -72,6 +73,8 @@ class OptimisationSettings:
                 f"warmup_steps {self.warmup_steps} and save_steps {self.save_steps} must be at least 0, "
                 f"save_total_limit {self.save_total_limit} at least 1"
             )
+        if self.load_in_4bit and not self.lora.r:
+            raise ValueError("load_in_4bit needs lora.r above 0; 4-bit weights cannot be trained themselves")
 
     def rows_at_once(self, share: int) -> int:
         """Rows of a micro-batch, where a process has `share` rows of a batch.
@@ -101,7 +104,6 @@ class TrainerSettings(OptimisationSettings):
     # of the schedule; the paper's code: cosine_with_min_lr with {min_lr_rate: 0.01}
     lr_scheduler_kwargs: dict[str, float] = field(default_factory=dict)
     max_length: int = 1024  # tokens
-    load_in_4bit: bool = False  # QLoRA: frozen weights in 4 bits; needs lora.r above 0 and bitsandbytes
     extra: dict[str, Any] = field(
         default_factory=dict
     )  # arguments of the library's trainer, such as {optim: adafactor}
@@ -116,8 +118,6 @@ class TrainerSettings(OptimisationSettings):
                 f"batch_size {self.batch_size} is not a multiple of per_device_train_batch_size {micro}; "
                 "change one of them"
             )
-        if self.load_in_4bit and not self.lora.r:
-            raise ValueError("load_in_4bit needs lora.r above 0; 4-bit weights cannot be trained themselves")
         self._check_extra()
 
     def refuse(self, why: str, *names: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from reward_models.settings import AT_ONCE, OptimisationSettings, neutral
 from rlhf_e2h.rl.kl import ESTIMATORS
 from rlhf_e2h.rl.step_rewards import check_scheme
+from rlhf_e2h.runner.config import setting
 
 
 @dataclass
@@ -28,6 +29,7 @@ class PPOSettings(OptimisationSettings):
     warmup_steps: float = 5.0  # PPO steps; below 1 it is a share of all
     adam_beta2: float = 0.95
     adam_epsilon: float = 1e-5
+    load_in_4bit: bool = setting(False, added=True)  # QLoRA: as above, for policy and value model
     save_steps: int = neutral(10)  # PPO steps between checkpoints; 0: none
 
     steps: int = 30  # PPO steps

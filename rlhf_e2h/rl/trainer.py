@@ -134,9 +134,11 @@ def find_checkpoint(root: Path, settings: PPOSettings) -> tuple[Path, dict[str, 
     if found is None:
         return None
     folder, state = found
-    for name, value in asdict(settings).items():
-        if state["settings"].get(name) != value and name in _RESULT_SETTINGS:
-            was = state["settings"].get(name)
+    values = asdict(settings)
+    for one in fields(PPOSettings):
+        name, value = one.name, values[one.name]
+        was = state["settings"].get(name, one.default)  # a setting that came later
+        if was != value and name in _RESULT_SETTINGS:
             raise ValueError(f"{folder} was made with {name}={was}, not {value}; remove it to start again")
     log.info("going on from %s", folder)
     return found

@@ -18,5 +18,5 @@ def quiet_libraries() -> None:
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
     warnings.filterwarnings("ignore")
-    for name in ("transformers", "trl", "accelerate", "datasets", "torch", "peft", "httpx"):
+    for name in ("transformers", "trl", "accelerate", "datasets", "torch", "peft", "bitsandbytes", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)

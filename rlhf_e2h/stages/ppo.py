@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from accelerate import Accelerator
 
-from reward_models.lora import with_lora
+from reward_models.lora import four_bit, with_lora
 from reward_models.model import freeze_parts
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
@@ -104,6 +104,15 @@ class Config(PPOSettings):
             raise ValueError(f"value_init {self.value_init!r} needs reward_model; set value_init: policy")
         if self.share_base and self.lora.r < 1:
             raise ValueError("share_base needs lora.r above 0: policy and value model are adapters of one base")
+        if self.load_in_4bit and self.share_base:
+            raise ValueError(
+                "load_in_4bit does not go with share_base: adapters are put on the weights that they were trained on, "
+                "and those in 4 bits are others; set one of them to false"
+            )
+        if self.load_in_4bit and self.engine.name != "hf":
+            raise ValueError(
+                f"load_in_4bit needs engine name hf, found {self.engine.name}: weights in 4 bits cannot be handed over"
+            )
         if self.mixture and self.mixture.adaptive:
             raise ValueError(
                 f"mixture.weights {self.mixture.weights!r} follows losses of an sft stage; use another here"
@@ -120,7 +129,7 @@ def main(config: Config, run: StageRun) -> None:
     policy, start = (
         open_base(path, config.format)
         if config.share_base
-        else (open_policy(path, dtype, text_format=config.format), None)
+        else (open_policy(path, dtype, text_format=config.format, quantization=four_bit(config)), None)
     )
     run.use_format(policy.text_format, policy.why)
     limit = policy.limit(config.max_new_tokens)
@@ -204,12 +213,14 @@ def _sampler(
 
 
 def _value_model(config: Config, run: StageRun, policy: Policy, dtype: str) -> Any:
+    bits = four_bit(config, scorer=True)
     if config.value_init == "policy":
-        model = value_from_policy(str(policy.model.config.name_or_path), DTYPES[dtype])
+        model = value_from_policy(str(policy.model.config.name_or_path), DTYPES[dtype], bits)
     else:
         assert config.reward_model is not None  # checked by Config
         zero_head = config.value_init == "reward_zero_head"
-        model = value_from_reward_model(run.path(config.reward_model), policy.tokenizer, zero_head, DTYPES[dtype])
+        path = run.path(config.reward_model)
+        model = value_from_reward_model(path, policy.tokenizer, zero_head, DTYPES[dtype], bits)
     return train_parts(model, config.value_head_only, config.lora)
 
 

@@ -37,7 +37,7 @@ from rlhf_e2h.training.models import policy_format
 from rlhf_e2h.training.reward_records import at_most, gather, held_out, thinned
 from rlhf_e2h.training.skill_sampler import SkillSampler
 
-VERSION = 4
+VERSION = 5
 TRAITS = Traits(
     order=80,
     about="train a reward model: ORM, PRM or OPRM",

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
-from reward_models.lora import in_four_bits, on_full_weights
+from reward_models.lora import in_four_bits, never_pack, on_full_weights
 from reward_models.model import load_tokenizer
 from reward_models.peft_folder import is_adapter, load_merged
 from reward_models.precision import engine_holds_weights, restore_frozen, stored_half
@@ -107,6 +107,7 @@ def load_policy(
         else:
             options = {"dtype": DTYPES[dtype], "quantization_config": quantization}
             model = AutoModelForCausalLM.from_pretrained(str(path), **options)
+            never_pack(model)
     fit_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, path)
     note_end_tokens(tokenizer, model)
     return model, tokenizer

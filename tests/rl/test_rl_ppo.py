@@ -137,6 +137,11 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, accelerator, tmp_path):
     train(
         tiny, accelerator, folder=tmp_path, steps=1, per_device_train_batch_size=4
     )  # changes no result, so it may change
+    file = tmp_path / "step_000001/state.json"
+    state = json.loads(file.read_text())
+    assert state["settings"].pop("load_in_4bit") is False  # as in a checkpoint from before that setting came
+    file.write_text(json.dumps(state))
+    train(tiny, accelerator, folder=tmp_path, steps=1)
 
 
 def test_kl_is_zero_at_first_then_grows_and_stops_training(tiny, accelerator):
