@@ -29,7 +29,8 @@ class PPOSettings(OptimisationSettings):
     warmup_steps: float = 5.0  # PPO steps; below 1 it is a share of all
     adam_beta2: float = 0.95
     adam_epsilon: float = 1e-5
-    load_in_4bit: bool = setting(False, added=True)  # QLoRA: as above, for policy and value model
+    # QLoRA: frozen weights of policy and value model in 4 bits; needs lora.r above 0 and bitsandbytes
+    load_in_4bit: bool = setting(False, added=True)
     save_steps: int = neutral(10)  # PPO steps between checkpoints; 0: none
 
     steps: int = 30  # PPO steps
