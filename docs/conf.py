@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import importlib
-import inspect
-import io
 import re
 import sys
-import textwrap
-import tokenize
-import typing
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,63 +39,18 @@ _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 def _settings_pages() -> dict[str, str]:
     """A page for each stage, and `index`, by file name."""
+    from rlhf_e2h.runner.settings_text import settings_text
     from rlhf_e2h.runner.traits import STAGES
 
     pages = {}
     for kind, traits in STAGES.items():
-        config = importlib.import_module(traits.module).Config
         told = f"{traits.about[0].upper()}{traits.about[1:]}. `e2h {kind} --settings` prints the same in a terminal."
-        pages[kind] = f"# {kind}\n\n{told}\n\n{_table(config)}"
+        pages[kind] = f"# {kind}\n\n{told}\n\n```yaml\n{settings_text(kind)}```\n"
     listed = "\n".join(f"- [{kind}]({kind}.md): {traits.about}" for kind, traits in STAGES.items())
     tree = "\n".join(STAGES)
     head = "# Settings of every stage\n\nWhat a stage file may hold, a page a stage."
     pages["index"] = f"{head}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"
     return pages
-
-
-def _table(config: type, prefix: str = "") -> str:
-    head = "" if prefix else "| setting | type | default | meaning |\n|---|---|---|---|\n"
-    rows = []
-    hints = typing.get_type_hints(config)
-    for name, annotation, default, comment in _fields(config):
-        if dataclasses.is_dataclass(hints[name]):
-            rows.append(_table(hints[name], f"{prefix}{name}."))
-            continue
-        cells = (f"{prefix}{name}", annotation, default)
-        shown = [f"`{cell}`".replace("|", "\\|") if cell else "needed" for cell in cells]
-        rows.append(f"| {' | '.join(shown)} | {comment.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} |\n")
-    return head + "".join(rows)
-
-
-def _fields(config: type) -> list[tuple[str, str, str, str]]:
-    """(name, annotation, default, comment) of every field, from the source: comments stand above or behind a field."""
-    source = textwrap.dedent(inspect.getsource(config))
-    comments = {
-        token.start[0]: (token.start[1], token.string.lstrip("# "))
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found = []
-    definition = ast.parse(source).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    for node in definition.body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        texts = []
-        line = node.lineno - 1
-        while line in comments and comments[line][0] == node.col_offset:  # whole lines of comment above
-            texts.insert(0, comments[line][1])
-            line -= 1
-        texts += [comments[at][1] for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) if at in comments]
-        default = ast.unparse(node.value) if node.value else ""
-        default = re.sub(r"^setting\((.*?)(?:, affects_result=\w+)?\)$", r"\1", default)
-        default = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(default, default)
-        default = re.sub(r"^field\(default_factory=(?:lambda: )?(.*)\)$", r"\1", default)
-        annotation = re.sub(
-            r"Literal\[(.*?)\]", lambda match: match[1].replace(", ", " | "), ast.unparse(node.annotation)
-        )
-        found.append((node.target.id, annotation, default, " ".join(texts)))
-    return found
 
 
 def _recipe_page(readme: Path) -> str:

@@ -201,18 +201,28 @@ def kept(runs):
 
 ADAPTED = ["ppo.eval_steps=1", "ppo.keep=best", "ppo.lora.r=4", "ppo.learning_rate=1e-2"]
 SHARED = [*ADAPTED, "ppo.value_init=policy", "ppo.share_base=true"]
+QLORA = [*ADAPTED, "ppo.load_in_4bit=true"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launch", "settings"),
-    [("zero3", ADAPTED), ("fsdp", ADAPTED), ("ddp_cpu", SHARED), ("zero2", SHARED), ("zero3", SHARED)],
-    ids=["zero3", "fsdp", "shared-ddp_cpu", "shared-zero2", "shared-zero3"],
+    [
+        ("zero3", ADAPTED),
+        ("fsdp", ADAPTED),
+        ("ddp_cpu", SHARED),
+        ("zero2", SHARED),
+        ("zero3", SHARED),
+        ("ddp_cpu", QLORA),
+    ],
+    ids=["zero3", "fsdp", "shared-ddp_cpu", "shared-zero2", "shared-zero3", "qlora-ddp_cpu"],
 )
 def test_ppo_with_adapters_evaluates_and_keeps_what_one_process_keeps(place, tmp_path, launch, settings):
     """Evaluation, the best weights, adapters and the reference without them, where nobody holds the whole policy."""
     if launch.startswith("zero"):
         pytest.importorskip("deepspeed")
+    if settings is QLORA:
+        pytest.importorskip("bitsandbytes")
     for stage in ("prepare", "prm"):
         run(place / "recipe", place / "one", stage)
     for runs in ("one", "two"):

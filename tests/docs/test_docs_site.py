@@ -70,7 +70,7 @@ def test_everything_is_there(site: Path):
     ):
         assert f'href="{page}.html"' in text, page
     settings = (site / "reference/settings/ppo.html").read_text(encoding="utf-8")
-    assert "ppo.kl_coef" in settings and "nats a completion; given, the coefficient adapts" in settings
+    assert "kl_coef" in settings and "nats a completion; given, the coefficient adapts" in settings
     python = (site / "reference/python.html").read_text(encoding="utf-8")
     assert 'id="reward_models.aggregate.aggregate"' in python and "rlhf_e2h.rl.ppo.train_ppo" in python
     assert (site / "recipes/llemma-7b-prm800k.html").is_file()
