@@ -225,7 +225,7 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFo
     """Save as safetensors: a plain model, with its text format. A LoRA adapter is merged and kept in `adapter/`.
 
     Merged weights have the precision in which the base was stored. Weights that were trained themselves stay float32:
-    of updates at a learning rate of 1e-6 the rounding to bfloat16 leaves next to nothing, and other stages go on here.
+    rounding to bfloat16 would undo small updates (docs/howto/own_model.md), and other stages start from them.
     """
     forget_adapter(out)
     base = str(model.config.name_or_path)
