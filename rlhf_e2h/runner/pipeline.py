@@ -15,7 +15,7 @@ from rlhf_e2h.runner.config import ConfigError, StageError, nearest
 from rlhf_e2h.runner.environment import describe
 from rlhf_e2h.runner.jobs import run_at_once
 from rlhf_e2h.runner.mirrors import check_mirrors
-from rlhf_e2h.runner.preflight import check_disk, check_inputs, check_launch, launch_file
+from rlhf_e2h.runner.preflight import check_disk, check_four_bit, check_inputs, check_launch, launch_file
 from rlhf_e2h.runner.progress import clock, console
 from rlhf_e2h.runner.publish import check_publishing, publish
 from rlhf_e2h.runner.recipe import Recipe, StageSpec
@@ -40,6 +40,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
     check_publishing(specs)
     if launch:
         check_launch(specs, launch)
+    check_four_bit(store, todo)
     check_disk(store, todo)
     with lock(store.root):
         write_json(store.root / "run.json", _about(recipe))

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from reward_models.contract import StepContract
+from reward_models.lora import four_bit
 from rlhf_e2h.runner import operator_locks, packaged
 from rlhf_e2h.runner.config import ConfigError, input_fields, read_yaml
 from rlhf_e2h.runner.disk import check_room, room_for, size
@@ -81,6 +82,24 @@ def _is_finished(store: Store, spec: StageSpec, seed: int) -> bool:
         return False  # nor is what it reads
 
 
+def check_four_bit(store: Store, pairs: list[tuple[StageSpec, int]]) -> None:
+    """See that bitsandbytes is there for stages of (stage, seed) pairs that are to train on weights in 4 bits.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    for spec, seed in pairs:
+        if _in_four_bits(spec) and not _is_finished(store, spec, seed):
+            try:
+                four_bit(getattr(spec.config, "training", spec.config))
+            except ValueError as error:
+                raise ConfigError(f"{spec.name}: {error}") from None
+
+
+def _in_four_bits(spec: StageSpec) -> bool:
+    return getattr(getattr(spec.config, "training", spec.config), "load_in_4bit", False)
+
+
 def check_launch(specs: list[StageSpec], launch: str) -> None:
     """See that stages can be divided among the processes of a launch file.
 
@@ -99,6 +118,11 @@ def check_launch(specs: list[StageSpec], launch: str) -> None:
             raise ConfigError(
                 f"{spec.name}: share_base does not run under FSDP ({launch}); set {spec.name}.share_base=false, or "
                 "launch with zero3.yaml"
+            )
+        if _in_four_bits(spec) and form.get("distributed_type") in ("DEEPSPEED", "FSDP"):
+            raise ConfigError(
+                f"{spec.name}: load_in_4bit does not run under {form['distributed_type']} ({launch}); launch with "
+                "ddp.yaml, or train without it"
             )
         try:
             _check_batch(spec, processes)

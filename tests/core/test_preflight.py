@@ -1,5 +1,6 @@
 """Mistakes that only a late stage would meet are said before the first one has run."""
 
+import importlib.util
 import re
 import shutil
 
@@ -55,9 +56,22 @@ def folder(tmp_path):
             ["--launch", "ddp.yaml", "prm.training.batch_size=12"],
             "prm under ddp.yaml: batch_size 12 does not divide by 8 processes",
         ),
+        (
+            ["--launch", "zero2.yaml", "ppo.load_in_4bit=true", "ppo.lora.r=4"],
+            r"ppo: load_in_4bit does not run under DEEPSPEED \(zero2.yaml\); launch with ddp.yaml",
+        ),
+        (
+            ["--launch", "fsdp.yaml", "prm.training.load_in_4bit=true", "prm.training.lora.r=4"],
+            "prm: load_in_4bit does not run under FSDP",
+        ),
+        (["ppo.load_in_4bit=true", "ppo.lora.r=4"], "ppo: load_in_4bit needs bitsandbytes, which is not installed"),
     ],
 )
-def test_what_stops_a_late_stage_is_said_before_the_first(folder, capsys, arguments, words):
+def test_what_stops_a_late_stage_is_said_before_the_first(folder, capsys, monkeypatch, arguments, words):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "bitsandbytes" else find(name, *more)
+    )
     code = main(["run", str(folder), *(argument.format(folder=folder) for argument in arguments)])
     errors = capsys.readouterr().err.replace("\n", " ")
     assert code == 2 and errors.count("e2h: ") == 1
