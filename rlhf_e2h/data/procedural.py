@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_e2h.data.made import distinct_rows
 from rlhf_e2h.data.sources import Source
 
 MODULUS = 5
@@ -144,32 +145,8 @@ def _is_valid(match: re.Match[str], definition: tuple[str, str, str, str], value
 
 
 def make_problems(n_per_level: dict[int, int], seed: int, exclude: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Distinct problems with their exact solutions, `n_per_level[level]` of each level, none of them in `exclude`.
-
-    Level 1 has few distinct problems with one operation; duplicates are drawn again.
-    """
-    rng = np.random.default_rng(seed)
-    seen = set(exclude)
-    rows = []
-    for level, count in sorted(n_per_level.items()):
-        for index in range(count):
-            problem = make_problem(level, rng)
-            while problem in seen:
-                problem = make_problem(level, rng)
-            seen.add(problem)
-            steps, answer = solve(problem)
-            rows.append(
-                {
-                    "problem_id": f"procedural-{seed}-{level}-{index:05d}",
-                    "problem": problem,
-                    "level": level,
-                    "subject": "arithmetic",
-                    "answer": answer,
-                    "solution": "\n\n".join([*steps, f"# Answer\n\n{answer}"]),
-                    "source": "procedural",
-                }
-            )
-    return rows
+    """Distinct problems with their exact solutions; see `distinct_rows`."""
+    return distinct_rows("procedural", n_per_level, seed, exclude, make_problem, solve)
 
 
 def world_text(rng: np.random.Generator, world: World, level: int) -> tuple[str, list[str], str]:

@@ -1,10 +1,11 @@
-"""Four ways to write the same solution, and the answer read back from each.
+"""Five ways to write the same solution, and the answer read back from each.
 
 After the formats of Lee et al. 2023 (arXiv 2307.03381), for solutions of steps and an answer:
 
 | format | text |
 |---|---|
 | answer | the answer only |
+| reversed | the answer only, its digits from the last to the first: the reverse format of Lee et al. |
 | reverse | the answer first, then the steps |
 | simplified | what each step comes to (the text behind its last `=`, with the name before its first), then the answer |
 | full | every step, then the answer: the format of the rest of the project |
@@ -17,14 +18,14 @@ from typing import Literal
 
 from rlhf_e2h.prompts import SECTIONS, TextFormat
 
-Format = Literal["full", "simplified", "reverse", "answer"]
-FORMATS: tuple[Format, ...] = ("full", "simplified", "reverse", "answer")
+Format = Literal["full", "simplified", "reverse", "reversed", "answer"]
+FORMATS: tuple[Format, ...] = ("full", "simplified", "reverse", "reversed", "answer")
 
 
 def render(steps: Sequence[str], answer: str, form: Format, text_format: TextFormat = SECTIONS) -> str:
     """The completion in a format. `steps` are those before the answer."""
-    mark = text_format.answer_step(answer)
-    if form == "answer":
+    mark = text_format.answer_step(answer[::-1] if form == "reversed" else answer)
+    if form in ("answer", "reversed"):
         return mark
     if form == "reverse":
         return text_format.separator.join([mark, *steps])
@@ -58,7 +59,8 @@ def simplified(step: str) -> str:
 def read_answer(text: str, form: Format, text_format: TextFormat = SECTIONS) -> str | None:
     """The answer in a completion of a format; None without one."""
     if form != "reverse":
-        return text_format.answer(text)
+        answer = text_format.answer(text)
+        return answer[::-1] if answer and form == "reversed" else answer
     if text_format.answer_rule != "section":  # the first step gives it
         return text_format.answer(text.split(text_format.separator)[0])
     if text.count(text_format.answer_mark) != 1 or not text.startswith(text_format.answer_mark):

@@ -272,8 +272,11 @@ def _path(reference: str) -> Path:
 
 
 def stage_seed(spec: StageSpec, seed: int) -> int:
-    """The seed that a stage sees: data preparation and reports are the same for all seeds of a run."""
-    return seed if spec.traits.seeded else 0
+    """The seed that a stage sees: data preparation and reports are the same for all seeds of a run.
+
+    So is a base model, unless its setting `each_seed` says otherwise.
+    """
+    return seed if spec.traits.seeded or getattr(spec.config, "each_seed", False) else 0
 
 
 def seeds_read(recipe: Recipe, spec: StageSpec, upstream: StageSpec, seed: int) -> list[int]:

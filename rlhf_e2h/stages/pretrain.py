@@ -28,7 +28,7 @@ TRAITS = Traits(
     order=10,
     about="train a small base model from nothing (rebuilds the one that ships)",
     trains=True,
-    seeded=False,  # one base model for all seeds of a run
+    seeded=False,  # one base model for all seeds of a run, unless `each_seed` is set
 )
 
 
@@ -48,6 +48,8 @@ class PretrainSettings(TrainerSettings):
 class Config:
     """Settings of the `pretrain` stage."""
 
+    # random weights of its own for each seed of a run
+    each_seed: bool = field(default=False, metadata={"added": True})
     start: Input | None = None  # a model to start from; a new one of `shape` if not given
     tokenizer: str = "procedural"  # procedural, or byte for any text
     shape: ModelShape = field(default_factory=ModelShape)

@@ -53,12 +53,15 @@ class Config:
     # what a row is: a whole solution, or one step that a person rated +1, given those before it (PRM800K; the paper's)
     targets: Literal["solutions", "steps"] = "solutions"
     # what is learnt of a solution: all steps, what each comes to, the answer before the steps, or the answer alone
+    # (reversed: its last digit first)
     form: Format = "full"
     # selected.jsonl of a select stage: only these problems
     keep: Input | None = None
     mixture: MixtureSettings | None = None  # skills of each batch
     # for `mixture: {weights: doremi}`: the model whose losses are subtracted
     reference: Input | None = None
+    # mixture.json of another sft stage: the weights that it found, in the place of `weights` of the mixture
+    shares: Input | None = field(default=None, metadata={"added": True})
     # graph.json of a skillgraph stage, for `mixture: {weights: skill_it}` in the place of its `graph`
     skill_graph: Input | None = None
     dynamics: bool = False  # log training dynamics for `e2h map`
@@ -68,6 +71,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.targets == "steps" and (self.form != "full" or self.keep):
             raise ValueError("targets: steps learns steps as they were rated; remove `form` and `keep`")
+        if self.shares and (not self.mixture or self.mixture.adaptive):
+            raise ValueError("shares are weights of a mixture that has none of its own; add `mixture: {skill: level}`")
 
 
 def main(config: Config, run: StageRun) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,9 @@ def _mix(
     """Put the sampler into the plan; returns the problems of the rows that are left to train on."""
     settings, training = config.mixture, config.training
     if config.skill_graph:
-        path = run.path(config.skill_graph)
-        graph = json.loads((path / "graph.json" if path.is_dir() else path).read_text(encoding="utf-8"))
-        settings = replace(settings, graph=graph)
+        settings = replace(settings, graph=_read(run.path(config.skill_graph), "graph.json"))
+    if config.shares:
+        settings = replace(settings, weights="given", given=_read(run.path(config.shares), MIXTURE_FILE))
     held = _held_out(problems, settings.skill, settings.items) if settings.adaptive else {}
     inside = {index for group in held.values() for index in group}
     groups = {skill: [plan.rows[index] for index in group] for skill, group in held.items()}
@@ -104,6 +105,10 @@ def _mix(
     plan.mixing = Mixing(settings, sampler, run, losses if settings.adaptive else None, reference)
     plan.callbacks.append(plan.mixing)
     return kept
+
+
+def _read(path: Path, name: str) -> Any:
+    return json.loads((path / name if path.is_dir() else path).read_text(encoding="utf-8"))
 
 
 def _held_out(problems: Sequence[Mapping[str, Any]], skill: Any, items: int) -> dict[str, list[int]]:

@@ -1,10 +1,15 @@
 """The sampler in a Trainer's hands: row order by epoch, decisions of Skill-It and DoReMi, resumption; no model."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from rlhf_e2h.runner.store import stage_seed
+from rlhf_e2h.runner.traits import STAGES
+from rlhf_e2h.stages import sft
 from rlhf_e2h.training.mixing import Mixing, MixtureSettings, RowOrder, build_sampler, weight_metrics
+from rlhf_e2h.training.sft_plan import plan_training
 
 PROBLEMS = [{"level": 1 + i % 3, "subject": "x"} for i in range(30)]
 
@@ -86,3 +91,24 @@ def test_a_killed_run_goes_on_with_the_same_decisions(tmp_path):
         resumed.on_step_end(None, _state(step), None)
     assert resumed.sampler.state_dict() == whole.sampler.state_dict()
     assert [resumed.sampler.indices(t) for t in range(4, 12)] == [whole.sampler.indices(t) for t in range(4, 12)]
+
+
+def test_the_shares_of_another_stage_are_those_of_every_batch(tmp_path):
+    (tmp_path / "mixture.json").write_text('{"1": 0.7, "2": 0.3, "3": 0.0}')
+    config = sft.Config("policy", "data", shares=str(tmp_path), mixture=MixtureSettings())
+    config.training.max_steps = 5
+    run = SimpleNamespace(scratch=tmp_path, path=Path, seed=0)
+    rows = [{"prompt": str(i), "completion": "x"} for i in range(30)]
+    plan = plan_training(config, run, None, PROBLEMS, rows)
+    assert plan.mixing.result() == pytest.approx({"1": 0.7, "2": 0.3, "3": 0.0})
+    assert {PROBLEMS[i]["level"] for i in plan.order} == {1, 2}
+    for mixture in (None, MixtureSettings(weights="doremi")):
+        with pytest.raises(ValueError, match="none of its own"):
+            sft.Config("policy", "data", shares="@proxy", mixture=mixture)
+
+
+def test_random_weights_of_each_seed():
+    spec = SimpleNamespace(traits=STAGES["pretrain"], config=SimpleNamespace(each_seed=False))
+    assert stage_seed(spec, 2) == 0
+    spec.config.each_seed = True
+    assert stage_seed(spec, 2) == 2

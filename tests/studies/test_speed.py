@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rlhf_e2h.studies.speed import speed
 from rlhf_e2h.studies.speed.measures import area, censored_interval, crossing, crossing_draws, ratio, thresholds
 
 
@@ -78,3 +79,23 @@ def test_interval_with_censored_draws_has_no_upper_bound():
 def test_bad_curves(steps, accuracy, message):
     with pytest.raises(ValueError, match=message):
         crossing(steps, accuracy, 0.9)
+
+
+def test_a_run_is_measured_by_what_the_baseline_is_at_its_end():
+    """By hand: the baseline ends at .5, which the other run has after 15 of 20 steps; two of its four problems more."""
+    base = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=float)[:, :, None]
+    other = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], dtype=float)[:, :, None]
+    config = speed.Config("data", {"base": "x", "other": "y"}, match=True, window=1, draws=200)
+    first, second = speed.measure([0, 10, 20], {"base": base, "other": other}, ["1"] * 4, config, seed=0)
+    assert (first["threshold"], first["step"], first["last"]) == (0.5, 20, 0.5)
+    assert (second["step"], second["ratio"]) == (15, round(20 / 15, 2))
+    assert second["last_difference"] == 0.25
+    # areas: (0 + 0) / 2 and (0 + .5) / 2 against (0 + .25) / 2 and (.25 + .75) / 2
+    assert second["area_difference"] == pytest.approx((0.125 + 0.5) / 2 - 0.125, abs=1e-4)
+    # the threshold is that of the resample: the baseline reaches its own end in each, the other run too
+    draws = crossing_draws([0, 10, 20], np.stack([base, other]), 0.5, 1, 200, match=0)
+    assert np.isfinite(draws).all()
+    assert draws.min() >= 0
+    assert (draws[:, 1] <= draws[:, 0]).all()
+    with pytest.raises(ValueError, match="set window: 1"):
+        speed.Config("data", {"base": "x"}, match=True)

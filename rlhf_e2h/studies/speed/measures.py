@@ -51,11 +51,11 @@ def crossing(steps_E: ArrayLike, accuracy_E: ArrayLike, threshold: float, window
         raise ValueError(f"threshold is {threshold}; it must lie above 0 and at most at 1")
     if window < 1:
         raise ValueError(f"window is {window}; at least one evaluation must reach the threshold")
-    found = int(_first(accuracy_E[None], threshold, window)[0])
+    found = int(_first(accuracy_E[None], np.array([threshold]), window)[0])
     if found < 0:
         best = f"at most {accuracy_E.max():.3f} in {len(steps_E)} evaluations"
         return Crossing(None, f"never {threshold:g} for {window} evaluations in a row: {best}")
-    return Crossing(float(_interpolate(steps_E, accuracy_E[None], np.array([found]), threshold)[0]))
+    return Crossing(float(_interpolate(steps_E, accuracy_E[None], np.array([found]), np.array([threshold]))[0]))
 
 
 def area(steps_E: ArrayLike, accuracy_E: ArrayLike) -> float:
@@ -78,13 +78,15 @@ def ratio(baseline: Crossing, other: Crossing) -> Crossing:
 
 
 def crossing_draws(
-    steps_E: ArrayLike, correct_CEPS: ArrayLike, threshold: float, window: int = 2, draws: int = DRAWS, seed: int = 0
-) -> NDArray[np.float64]:
+    steps_E: ArrayLike, correct_CEPS: ArrayLike, threshold: float, window: int = 2, draws: int = DRAWS, seed: int = 0,
+    match: int | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
     """s(tau) of C conditions in bootstrap resamples of problems and seeds, (draws, C); infinite where censored.
 
     Args:
         correct_CEPS: conditions x evaluations x problems x seeds, in [0, 1]; the resamples are the same for all
             conditions and evaluations, so ratios and differences are paired.
+        match: number of the condition whose last accuracy in each resample takes the place of the threshold.
     """
     steps_E = np.asarray(steps_E, dtype=np.float64)
     correct_CEPS = np.asarray(correct_CEPS, dtype=np.float64)
@@ -92,11 +94,12 @@ def crossing_draws(
     flat = correct_CEPS.reshape(conditions * evaluations, problems, seeds)
     means_DCE = bootstrap_means(flat, draws, seed).reshape(draws, conditions, evaluations)
     found = np.full((draws, conditions), np.inf)
+    threshold_D = np.full(draws, threshold) if match is None else means_DCE[:, match, -1]
     for condition in range(conditions):
         curves = means_DCE[:, condition]
-        first_D = _first(curves, threshold, window)
+        first_D = _first(curves, threshold_D, window)
         reached = first_D >= 0
-        found[reached, condition] = _interpolate(steps_E, curves[reached], first_D[reached], threshold)
+        found[reached, condition] = _interpolate(steps_E, curves[reached], first_D[reached], threshold_D[reached])
     return found
 
 
@@ -112,9 +115,9 @@ def censored_interval(estimate: float | None, draws_D: ArrayLike, reason: str | 
     return SpeedInterval(estimate, low if np.isfinite(low) else None, high if np.isfinite(high) else None, open_end)
 
 
-def _first(curves_DE: NDArray[np.float64], threshold: float, window: int) -> NDArray[np.intp]:
+def _first(curves_DE: NDArray[np.float64], threshold_D: NDArray[np.float64], window: int) -> NDArray[np.intp]:
     """Index of the first evaluation of a run of `window` at or above the threshold, -1 without one."""
-    above_DE = curves_DE >= threshold - 1e-12
+    above_DE = curves_DE >= threshold_D[:, None] - 1e-12
     evaluations = above_DE.shape[1]
     if window > evaluations:
         return np.full(len(curves_DE), -1)
@@ -125,14 +128,17 @@ def _first(curves_DE: NDArray[np.float64], threshold: float, window: int) -> NDA
 
 
 def _interpolate(
-    steps_E: NDArray[np.float64], curves_DE: NDArray[np.float64], first_D: NDArray[np.intp], threshold: float
+    steps_E: NDArray[np.float64],
+    curves_DE: NDArray[np.float64],
+    first_D: NDArray[np.intp],
+    threshold_D: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     rows = np.arange(len(curves_DE))
     before_D = np.maximum(first_D - 1, 0)
     low_D, high_D = curves_DE[rows, before_D], curves_DE[rows, first_D]
     # an evaluation before that was above already (a spike) says nothing about where the rise began
     rise_D = np.where(high_D > low_D, high_D - low_D, 1.0)
-    share_D = np.where(high_D > low_D, np.clip((threshold - low_D) / rise_D, 0, 1), 1.0)
+    share_D = np.where(high_D > low_D, np.clip((threshold_D - low_D) / rise_D, 0, 1), 1.0)
     return np.where(first_D == 0, steps_E[0], steps_E[before_D] + share_D * (steps_E[first_D] - steps_E[before_D]))
 
 

@@ -33,7 +33,7 @@ from rlhf_e2h.training.mixing import Skill, skill_of
 from rlhf_e2h.training.models import open_policy
 from rlhf_e2h.training.sft_plan import FORM_FILE, SNAPSHOTS
 
-VERSION = 1
+VERSION = 2
 TRAITS = Traits(
     order=210,
     about="measure how fast skills are learnt, from the snapshots of fine-tuning runs",
@@ -43,7 +43,8 @@ TRAITS = Traits(
 MEAN = "mean"  # of the skills' curves, each counted alike
 COLUMNS = (
     "run", "skill", "threshold", "step", "step_low", "step_high", "ratio", "ratio_low", "ratio_high", "area",
-    "area_difference", "area_low", "area_high", "last", "problems", "seeds", "reason",
+    "area_difference", "area_low", "area_high", "last", "last_difference", "last_low", "last_high", "problems",
+    "seeds", "reason",
 )  # fmt: skip
 CURVE_COLUMNS = ("run", "skill", "seed", "step", "accuracy")
 
@@ -61,6 +62,8 @@ class Config:
     limit: int | None = None  # at most N problems
     threshold: float = 0.9
     relative: bool = False  # the threshold is a share of the best accuracy of any run on that skill
+    # the threshold is the last accuracy of the baseline on that skill: how soon does another run get as far?
+    match: bool = field(default=False, metadata={"added": True})
     window: int = 2  # evaluations in a row that must reach it
     draws: int = 2000  # bootstrap draws
     max_new_tokens: int = 256
@@ -73,6 +76,8 @@ class Config:
             raise ValueError(f"baseline {self.baseline!r} is none of {', '.join(self.runs)}")
         if not 0 < self.threshold <= 1 or self.window < 1 or self.draws < 100:
             raise ValueError("threshold lies above 0 and at most at 1, window is at least 1, draws at least 100")
+        if self.match and (self.relative or self.window > 1):
+            raise ValueError("match sets the threshold by the baseline's last evaluation; set window: 1, no `relative`")
 
 
 def main(config: Config, run: StageRun) -> None:
@@ -147,17 +152,24 @@ def measure(
     groups = {skill: np.array([one == skill for one in skills]) for skill in sorted(set(skills))}
     rows = []
     for skill, inside in groups.items():
-        best = max(float(one[:, inside].mean(axis=(1, 2)).max()) for one in correct.values())
-        threshold = speed.thresholds([best], config.threshold, config.relative)
+        threshold = _threshold({name: one[:, inside].mean(axis=(1, 2)) for name, one in correct.items()}, base, config)
         stacked = np.stack([one[:, inside] for one in correct.values()])  # runs x evaluations x problems x seeds
-        draws = speed.crossing_draws(steps, stacked, threshold, config.window, config.draws, seed)
         place = list(correct).index(base)
+        match = place if config.match else None
+        draws = speed.crossing_draws(steps, stacked, threshold, config.window, config.draws, seed, match)
         for index, name in enumerate(correct):
             row = {"run": name, "skill": skill, "threshold": round(threshold, 4), "problems": int(inside.sum())}
             rows.append(row | _figures(steps, stacked, draws, index, place, threshold, config, seed))
     if len(groups) > 1:
         rows += _means(steps, correct, groups, config, base)
     return rows
+
+
+def _threshold(curves: Mapping[str, NDArray[np.float64]], base: str, config: Config) -> float:
+    """The threshold of one skill, for the curves (E,) of all runs."""
+    if config.match:
+        return max(float(curves[base][-1]), np.finfo(float).eps)  # of 0 there is no first step
+    return speed.thresholds([max(float(one.max()) for one in curves.values())], config.threshold, config.relative)
 
 
 def _figures(
@@ -184,9 +196,11 @@ def _figures(
     if len(steps) > 1:
         areas = np.asarray(np.trapezoid(stacked, steps, axis=1)) / (steps[-1] - steps[0])
         areas = areas.clip(0, 1)  # rounding
-    difference = paired_difference(areas[index], areas[base], seed=seed)
-    bounds = {"area_difference": difference.estimate, "area_low": difference.low, "area_high": difference.high}
-    return row | {name: round(value, 4) for name, value in bounds.items()}
+    for name, values in (("area", areas), ("last", stacked[:, -1])):
+        against = paired_difference(values[index], values[base], seed=seed)
+        bounds = {"difference": against.estimate, "low": against.low, "high": against.high}
+        row |= {f"{name}_{bound}": round(value, 4) for bound, value in bounds.items()}
+    return row
 
 
 def _means(
@@ -198,7 +212,7 @@ def _means(
         name: np.mean([one[:, inside].mean(axis=(1, 2)) for inside in groups.values()], axis=0)
         for name, one in correct.items()
     }
-    threshold = speed.thresholds([max(float(c.max()) for c in curves.values())], config.threshold, config.relative)
+    threshold = _threshold(curves, base, config)
     found = {name: speed.crossing(steps, curve, threshold, config.window) for name, curve in curves.items()}
     rows = []
     for name, curve in curves.items():
@@ -243,12 +257,23 @@ def _paragraph(rows: Sequence[Mapping[str, Any]], config: Config) -> str:
         skill = MEAN if row["skill"] == MEAN else f"skill {row['skill']}"
         where = f"{row['run']}, {skill}"
         if row["step"] is None:
-            parts.append(f"{where}: censored ({row['reason']})")
+            parts.append(f"{where}: censored ({row['reason']}){_against(row)}")
             continue
         ends = [str(row[k]) if row.get(k) is not None else "open" for k in ("step_low", "step_high")]
         interval = f" [{ends[0]}, {ends[1]}]" if "step_low" in row else ""
-        parts.append(f"{where}: {row['threshold']:g} at step {row['step']:g}{interval}")
-    return f"Threshold for {config.window} evaluations in a row, 95 % bootstrap intervals. " + "; ".join(parts) + "."
+        parts.append(f"{where}: {row['threshold']:g} at step {row['step']:g}{interval}{_against(row)}")
+    what = "is the baseline's last accuracy" if config.match else f"for {config.window} evaluations in a row"
+    return f"Threshold {what}, 95 % bootstrap intervals. " + "; ".join(parts) + "."
+
+
+def _against(row: Mapping[str, Any]) -> str:
+    """Area and last accuracy less those of the baseline, for runs that are compared with it."""
+    if "area_difference" not in row:
+        return ""
+    found = (
+        f"{row[f'{k}_difference']:+.3f} [{row[f'{k}_low']:+.3f}, {row[f'{k}_high']:+.3f}]" for k in ("area", "last")
+    )
+    return ", against the baseline area {}, last {}".format(*found)
 
 
 def _figure(
