@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_e2h.records import Row
-from rlhf_e2h.report.svg import MARKER, SERIES, new_figure
+from rlhf_e2h.report.svg import MARKER, MARKERS, SERIES, new_figure
 
 Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
 
@@ -55,6 +55,32 @@ def curves(found: Curves, x: str, y: str, log: bool = False) -> Any:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def shares(
+    found: Curves, x: str, y: str, level: tuple[str, tuple[float, float, float]] | None = None, columns: int = 3
+) -> Any:
+    """One line an arm over shares of 1, evenly spaced and named in percent, with whiskers that stand side by side.
+
+    `level`: the name of what does not depend on the share, and its (value, low, high): a dashed line, shaded.
+    """
+    figure, axes = new_figure(6.2, 3.8)
+    ticks = sorted({point[0] for points in found.values() for point in points})
+    for index, (arm, points) in enumerate(found.items()):
+        aside = (index - (len(found) - 1) / 2) * 0.13
+        places, values, low, high = np.array(points).T
+        at = np.searchsorted(ticks, places) + aside
+        look = {"color": MARKER[SERIES[index % len(SERIES)]], "marker": MARKERS[index % len(MARKERS)]}
+        axes.errorbar(at, values, [values - low, high - values], label=arm, elinewidth=1, **look)
+    if level:
+        name, (value, below, above) = level
+        axes.axhline(value, color=MARKER["s0"], linestyle="--", linewidth=1.2, label=name)
+        axes.axhspan(below, above, color=MARKER["s0"], alpha=0.1, linewidth=0)
+    axes.set_xticks(range(len(ticks)), [f"{tick:.0%}" for tick in ticks])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    figure.legend(loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -131,6 +131,9 @@ def test_auc_rows_give_the_ratio_of_gaps_and_say_where_there_is_none():
     ]
     assert [rows[m]["auc"] for m in ("floor", "mid", "top")] == pytest.approx(expected)
     assert rows["mid"]["pgr"] == pytest.approx((expected[1] - expected[0]) / (expected[2] - expected[0]))
+    assert rows["mid"]["over_floor"] == pytest.approx(expected[1] - expected[0])
+    assert rows["mid"]["over_top"] == pytest.approx(expected[1] - expected[2])
+    assert rows["mid"]["top_low"] < expected[1] - expected[2] < rows["mid"]["top_high"] < 0
     same = [{"floor": s["mid"], "mid": s["mid"], "top": s["mid"]} for s in scores]
     null = {row["method"]: row for row in auc_rows(same, right, names, ("floor", "top"), "pgr", 500)}["mid"]
     assert null["pgr"] is None and "contains 0" in null["pgr_null_because"]

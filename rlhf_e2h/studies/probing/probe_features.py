@@ -1,24 +1,26 @@
 """Hidden states of a frozen model at labelled steps or outcomes of solutions, once, for studies that train probes only.
 
-Reads either step labels of people (`steps`, a prepare stage of PRM800K) or graded solutions (`graded`), of all levels:
-its name must say so. Writes items.jsonl (what is labelled, by whom, in which problem) and states.safetensors, a row an
-item. Of PRM800K, the completions that end in an answer make a second task, the outcome, by the checker.
+Reads step labels of people (`steps`, a prepare stage of PRM800K) or graded solutions (`graded`), of all levels: its
+name must say so. Or solutions in the small arithmetic world (`samples`), whose steps are checked against the problem's
+text, so that no label is read. Writes items.jsonl (what is labelled, by whom, in which problem) and states.safetensors,
+a row an item. Of PRM800K, the completions that end in an answer make a second task, the outcome, by the checker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from reward_models.records import read_jsonl
+from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import problem_key
 from rlhf_e2h.prompts import SECTIONS
-from rlhf_e2h.records import GRADED
+from rlhf_e2h.records import GRADED, read_samples
 from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
@@ -40,6 +42,8 @@ class Config:
     data: Input  # output of a prepare stage: problems, levels and answers
     steps: Input | None = None  # output of a prepare stage with step labels (source: prm800k)
     graded: Input | None = None  # in their place: graded samples, a grade stage or a file (.jsonl, .jsonl.gz)
+    # in their place: output of a sample stage on procedural problems
+    samples: Input | None = field(default=None, metadata={"added": True})
     problems_per_level: int = 60  # problems with labels of each level, at random; 0: all
     steps_per_problem: int = 16  # labelled steps of each problem, half of each class as far as there are enough
     outcomes_per_problem: int = 4  # the same of labelled outcomes
@@ -49,14 +53,17 @@ class Config:
     bf16: bool = True  # the frozen model in bf16; false: float32
 
     def __post_init__(self) -> None:
-        if bool(self.steps) == bool(self.graded):
-            raise ValueError("give either `steps` (step labels) or `graded` (solutions with a verdict)")
+        if sum(map(bool, (self.steps, self.graded, self.samples))) != 1:
+            raise ValueError(
+                "give one of `steps` (step labels), `graded` (solutions with a verdict) and `samples` (of procedural "
+                "problems)"
+            )
         if min(self.steps_per_problem, self.outcomes_per_problem) < 0 or self.problems_per_level < 0:
             raise ValueError("problems_per_level, steps_per_problem and outcomes_per_problem are 0 or more")
 
 
 def main(config: Config, run: StageRun) -> None:
-    trees = _step_trees(config, run) if config.steps else _outcome_trees(config, run)
+    trees = (_step_trees if config.steps else _outcome_trees if config.graded else _checked_trees)(config, run)
     chosen, contradicting = _chosen(config, run, trees)
     items: list[Row] = []
     states, left_out = [], 0
@@ -134,6 +141,28 @@ def _outcome_trees(config: Config, run: StageRun) -> dict[str, tuple[Row, Tree]]
     return trees
 
 
+def _checked_trees(config: Config, run: StageRun) -> dict[str, tuple[Row, Tree]]:
+    """Trees of procedural problems: each finished solution's steps, answers aside, by `procedural.step_labels`."""
+    data = run.path(config.data)
+    problems = {p["problem_id"]: p for split in SPLITS for p in read_problems(data, split)}
+    trees: dict[str, tuple[Row, Tree]] = {}
+    for row in read_samples(run.path(str(config.samples)), "finished"):
+        problem = problems.get(row["problem_id"])
+        if problem is None or problem["source"] != procedural.SOURCE.name:
+            raise ConfigError(
+                f"{run.name}: {row['problem_id']!r} of {config.samples} is not a procedural problem of {config.data}; "
+                "other steps cannot be checked, so give `steps` or `graded`"
+            )
+        if row["finished"]:
+            _, tree = trees.setdefault(row["problem_id"], (problem, Tree(problem["problem"])))
+            steps = SECTIONS.split_steps(row["text"])
+            labels = procedural.step_labels(problem["problem"], steps)
+            for node, step, label in zip(tree.add(steps), steps, labels, strict=True):
+                if not SECTIONS.opens_answer(step):
+                    tree.labels[node].append(Label(STEPS, label))
+    return trees
+
+
 def _chosen(
     config: Config, run: StageRun, trees: dict[str, tuple[Row, Tree]]
 ) -> tuple[list[tuple[Row, Tree, list[int]]], int]:
@@ -152,7 +181,9 @@ def _chosen(
             if steps or ends:
                 found.append((about, *tree.pruned(dict.fromkeys([*steps, *ends]))))
     if not found:
-        raise ConfigError(f"{run.name}: no labelled step or outcome in {config.steps or config.graded}")
+        raise ConfigError(
+            f"{run.name}: no labelled step or outcome in {config.steps or config.graded or config.samples}"
+        )
     return found, sum(tree.contradicting() for _, tree in trees.values())
 
 

@@ -20,7 +20,7 @@ def auc_rows(
     scores_S: Sequence[Scores], right_N: ArrayLike, problem_N: Sequence[str], ends: tuple[str, str], ratio: str,
     draws: int = DRAWS,
 ) -> list[Row]:  # fmt: skip
-    """A row for each method: `auc`, `low`, `high`, its difference to the floor, and (method - floor) / (top - floor).
+    """A row for each method: `auc`, `low`, `high`, its differences to floor and top, (method - floor) / (top - floor).
 
     Args:
         scores_S: scores of the same N items by every method, one mapping for each repeat of the study.
@@ -40,19 +40,20 @@ def auc_rows(
     number = {name: index for index, name in enumerate(names)}
     place_N = [number[name] for name in problem_N]
     kernels = [[auc_kernel(scores[m], right_N, place_N, len(names)) for scores in scores_S] for m in methods]
-    found = bootstrap_aucs(kernels, draws)
-    if isinstance(found, str):
-        raise ValueError(f"{len(place_N)} items of {len(names)} problems have no AUC: {found}")
-    draws_DC, means_C = found
+    resampled = bootstrap_aucs(kernels, draws)
+    if isinstance(resampled, str):
+        raise ValueError(f"{len(place_N)} items of {len(names)} problems have no AUC: {resampled}")
+    draws_DC, means_C = resampled
     floor, top = methods.index(ends[0]), methods.index(ends[1])
     rows = []
     for column, method in enumerate(methods):
         value = interval_from_draws(draws_DC[:, column], float(means_C[column]), len(names))
         row: Row = {"method": method, "auc": value.estimate, "low": value.low, "high": value.high}
-        if column != floor:
-            apart = float(means_C[column] - means_C[floor])
-            over = interval_from_draws(draws_DC[:, column] - draws_DC[:, floor], apart, len(names))
-            row |= {"over_floor": over.estimate, "over_low": over.low, "over_high": over.high}
+        for other, end, bound in ((floor, "over_floor", "over"), (top, "over_top", "top")):
+            if column != other:
+                apart = float(means_C[column] - means_C[other])
+                found = interval_from_draws(draws_DC[:, column] - draws_DC[:, other], apart, len(names))
+                row |= {end: found.estimate, f"{bound}_low": found.low, f"{bound}_high": found.high}
         if column not in (floor, top):
             columns = [floor, column, top]
             gap = ratio_from_draws(draws_DC[:, columns], means_C[columns], len(names), (ends[0], method, ends[1]))
@@ -76,3 +77,9 @@ def words(row: Row, ratio: str = "") -> str:
     if row[ratio] is None:
         return "null"
     return f"{row[ratio]:.2f} [{row[f'{ratio}_low']:.2f}, {row[f'{ratio}_high']:.2f}]"
+
+
+def over(row: Row, end: str = "floor") -> str:
+    """The paired difference to the floor, or to the top, with its interval."""
+    bound = {"floor": "over", "top": "top"}[end]
+    return f"{row[f'over_{end}']:+.3f} [{row[f'{bound}_low']:+.3f}, {row[f'{bound}_high']:+.3f}]"
