@@ -30,7 +30,8 @@ def curve_run(request, tmp_path_factory):
 def test_steps_are_checked_and_answers_left_out(curve_run):
     items = read_jsonl(curve_run["features"] / "items.jsonl")
     assert {item["kind"] for item in items} == {"steps"} and {item["level"] for item in items} == {1, 2, 3, 4, 5}
-    assert len({(item["problem_id"], item["before"], item["step"], item["text"]) for item in items}) == len(items)
+    first = [(item["problem_id"], item["text"]) for item in items if item["step"] == 0]
+    assert len(set(first)) == len(first) < 3 * 144  # three solutions of each problem share their beginnings
     for item in items:
         if item["label"]:  # what is called right is right modulo 5
             _, left, operator, right, result = re.fullmatch(r"(\w)=(\d)([+*])(\d)=(\d)", item["text"]).groups()
