@@ -15,7 +15,7 @@ from rlhf_e2h.runner.recipe import load_recipe
 from rlhf_e2h.studies.probing.heads import HeadSettings, chosen_penalty, fit_head, reduced
 from rlhf_e2h.studies.probing.probe_people import disagreement
 from rlhf_e2h.studies.probing.probe_transfer import tests as paired
-from rlhf_e2h.studies.probing.state_files import read_states, write_states
+from rlhf_e2h.studies.probing.state_files import in_both, read_states, write_states
 from rlhf_e2h.studies.probing.states import TreeReader
 from rlhf_e2h.studies.probing.surface import surface
 from rlhf_e2h.studies.probing.tables import auc_rows
@@ -256,3 +256,11 @@ def test_states_and_items_belong_together(tmp_path):
     write_states(tmp_path, [item], np.zeros((2, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="1 items and 2 states"):
         read_states(tmp_path)
+
+
+def test_what_one_model_alone_read_is_left_out_of_both_and_counted():
+    first = [{"guid": "a"}, {"guid": "b"}, {"guid": "c"}], np.array([[1.0], [2.0], [3.0]])
+    second = [{"guid": "c"}, {"guid": "a"}, {"guid": "d"}], np.array([[30.0], [10.0], [40.0]])
+    items, (one_ND, other_ND), alone = in_both(first, second)
+    assert [item["guid"] for item in items] == ["a", "c"] and alone == 2
+    assert one_ND.tolist() == [[1.0], [3.0]] and other_ND.tolist() == [[10.0], [30.0]]

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from rlhf_e2h.report.section import add_section
 from rlhf_e2h.runner.config import ConfigError, NamedInputs
 from rlhf_e2h.runner.progress import console
+from rlhf_e2h.runner.row_counts import nonzero
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.stats.intervals import DRAWS
 from rlhf_e2h.stats.paired_tests import paired_tests
 from rlhf_e2h.studies import drawings
 from rlhf_e2h.studies.probing.heads import HeadSettings, chosen_penalty, fit_head, probe, reduced
-from rlhf_e2h.studies.probing.state_files import read_states
+from rlhf_e2h.studies.probing.state_files import in_both, read_states
 from rlhf_e2h.studies.probing.surface import surface
 from rlhf_e2h.studies.probing.tables import auc_rows, columns, words
 from rlhf_e2h.studies.weak_to_strong.losses import LOSSES
@@ -67,9 +68,11 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     table: list[Row] = []
+    alone = 0
     with run.progress(len(config.weak) * config.repeats, "heads", "repeats") as bar:
         for task in config.weak:
             study = _Task(config, run, task)
+            alone += study.alone
             scores = []
             for repeat in range(config.repeats):
                 scores.append(study.scores(repeat))
@@ -92,7 +95,7 @@ def main(config: Config, run: StageRun) -> None:
         "repeats; two-sided, not corrected for their number.", TESTS, tested, open=True,
     )  # fmt: skip
     console.print(paragraph, markup=False)
-    run.finish(tasks=len(config.weak), repeats=config.repeats)
+    run.finish(tasks=len(config.weak), repeats=config.repeats, **nonzero(read_by_one_model=alone))
 
 
 def tests(table: Sequence[Row]) -> list[Row]:
@@ -133,10 +136,10 @@ class _Task:
 
     def __init__(self, config: Config, run: StageRun, task: str) -> None:
         self.config = config
-        items, weak_ND = read_states(run.path(config.weak[task]))
-        same, strong_ND = read_states(run.path(config.strong[task]))
-        if [item["guid"] for item in items] != [item["guid"] for item in same]:
-            raise ConfigError(f"{run.name}: {task}: the weak and the strong model read different items; set both alike")
+        sides = [read_states(run.path(paths[task])) for paths in (config.weak, config.strong)]
+        items, (weak_ND, strong_ND), self.alone = in_both(*sides)
+        if not items:
+            raise ConfigError(f"{run.name}: {task}: the weak and the strong model read no item both; set both alike")
         kept = [i for i, item in enumerate(items) if item["kind"] == config.kinds.get(task, item["kind"])]
         self.items = [items[i] for i in kept]
         self.right = np.array([item["label"] for item in self.items], dtype=bool)

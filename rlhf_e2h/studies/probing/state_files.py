@@ -32,3 +32,20 @@ def read_states(folder: Path) -> tuple[list[Row], np.ndarray]:
     if len(items) != len(states_ND):
         raise ValueError(f"{folder}: {len(items)} items and {len(states_ND)} states; run its stage again")
     return items, states_ND
+
+
+def in_both(
+    first: tuple[list[Row], np.ndarray], second: tuple[list[Row], np.ndarray]
+) -> tuple[list[Row], tuple[np.ndarray, np.ndarray], int]:
+    """The items that two models read, the states of each, and how many one of them alone read.
+
+    Tokenizers differ, so a problem may be too long for one model only.
+    """
+    places = [{item["guid"]: place for place, item in enumerate(items)} for items, _ in (first, second)]
+    common = [guid for guid in places[0] if guid in places[1]]
+    first_ND, second_ND = (
+        states_ND[[where[guid] for guid in common]]
+        for where, (_, states_ND) in zip(places, (first, second), strict=True)
+    )
+    alone = sum(len(where) - len(common) for where in places)
+    return [first[0][places[0][guid]] for guid in common], (first_ND, second_ND), alone
