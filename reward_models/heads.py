@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 from transformers.utils import logging as hf_logging
 
 from reward_models.contract import StepContract
+from reward_models.one_reader import reads
 
 State = dict[str, torch.Tensor]
 HEAD_NAMES = ("score", "classifier")  # what `transformers` calls the last layer of a token classifier
@@ -67,7 +68,12 @@ def read_weights(folder: str | Path) -> State:
 def load_mlp_model(path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
     """A model with a Linear-ReLU-Linear head, and the names of weights its files lack."""
     config = AutoConfig.from_pretrained(path)
-    model, missing = build(config, StepContract.from_config(config, str(path)), read_weights(path))
+    contract = StepContract.from_config(config, str(path))
+    if not reads():
+        with torch.device("meta"):
+            model, _ = build(config, contract, {})
+        return nn.Module.to(model, dtype), []
+    model, missing = build(config, contract, read_weights(path))
     return nn.Module.to(model, dtype), missing
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from reward_models.precision import frozen_as_read
+
 
 def master_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """The float32 weights of what is trained, by parameter name, on the CPU if `keep`; else nothing.
@@ -30,13 +32,15 @@ def master_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
 def with_master_weights(tensors: Mapping[str, Tensor], model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """`tensors` of `model`, named as in its `state_dict`, with float32 weights in place of their bf16 rounding.
 
-    A weight that stands under two names, as tied embeddings do, is replaced under both. Every process must call it.
+    What is not trained is as it was read. A weight that stands under two names, as tied embeddings do, is replaced
+    under both. Every process must call it.
     """
     masters = master_weights(model, keep)
     if not keep:
         return {}
     by_identity = {id(parameter): masters[name] for name, parameter in model.named_parameters() if name in masters}
     named = model.state_dict(keep_vars=True)
+    by_identity |= frozen_as_read(model, [named[name] for name in tensors if name in named])
     return {name: by_identity.get(id(named.get(name)), value) for name, value in tensors.items()}
 
 

@@ -22,6 +22,7 @@ from reward_models.contract import StepContract
 from reward_models.heads import HEAD_NAMES, head_of, load_mlp_model, quiet
 from reward_models.hub import check_reachable
 from reward_models.lora import never_pack
+from reward_models.one_reader import placement, reads
 from reward_models.peft_folder import is_adapter, tokenizer_folder
 from reward_models.vocabulary import fit_vocabulary
 
@@ -59,7 +60,7 @@ def new_model(
     contract.write_to(config)
     with quiet(), explained(base):
         model = AutoModelForTokenClassification.from_pretrained(
-            base, config=config, dtype=dtype, quantization_config=quantization
+            base, config=config, dtype=dtype, quantization_config=quantization, **placement()
         )
     never_pack(model)
     head = head_of(model)
@@ -153,7 +154,11 @@ def load_model(
     else:
         with quiet(), explained(path):
             model, report = AutoModelForTokenClassification.from_pretrained(
-                path, dtype=dtype or torch.float32, quantization_config=quantization, output_loading_info=True
+                path,
+                dtype=dtype or torch.float32,
+                quantization_config=quantization,
+                output_loading_info=True,
+                **placement(),
             )
         never_pack(model)
         missing = report["missing_keys"]
@@ -170,7 +175,7 @@ def load_model(
     tokenizer = load_tokenizer(path)
     fit_vocabulary(tokenizer, int(model.get_input_embeddings().num_embeddings), path)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
-    if not quantization:
+    if reads() and not quantization:
         model = nn.Module.to(model, pick_device(device))
     return model, tokenizer, contract
 
@@ -189,7 +194,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def _finite(value: torch.Tensor) -> bool:
-    return bool(torch.isfinite(value.detach().sum(dtype=torch.float32)))
+    return value.is_meta or bool(torch.isfinite(value.detach().sum(dtype=torch.float32)))
 
 
 def _switch_off_dropout(config: Any) -> None:

@@ -62,17 +62,24 @@ def load_merged(path: str | Path, dtype: torch.dtype | None = None) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from reward_models.one_reader import placement, reads
+
     base = adapter_base(path)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype or torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype or torch.float32, **placement())
     rows = _embedding_rows(Path(path) / WEIGHTS)
     if rows and rows != model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(rows)  # tokens were added before training, and the adapter keeps their vectors
+        # tokens were added before training, and the adapter keeps their vectors
+        model.resize_token_embeddings(rows, mean_resizing=reads())
+    if not reads():
+        model.config.name_or_path = str(path)
+        return model
     try:
         merged: Any = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
     except (RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path}: this adapter does not fit its base {base} ({reason}); name the right base") from None
     merged.config.name_or_path = str(path)
+    merged.requires_grad_(True)  # PEFT has frozen the base
     return merged
 
 

@@ -7,13 +7,16 @@ weights (adapters, heads) stay float32. Before a model is saved its frozen weigh
 from __future__ import annotations
 
 import functools
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+log = logging.getLogger(__name__)
 MARK = "_stored_in_bf16"  # on a base: "exactly", or "rounded" where its weights have to be read again
 
 
@@ -58,10 +61,29 @@ def restore_frozen(model: Any) -> torch.dtype | None:
     _convert_inputs(model, True)
     for name, parameter in base.named_parameters():
         if parameter.dtype == torch.bfloat16:
-            plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-            found = source.get(plain, parameter.data)
+            found = source.get(_plain(name), parameter.data)
             parameter.data = found.to(parameter.device, torch.float32)
     return torch.bfloat16 if how == "exactly" else None
+
+
+def frozen_as_read(model: Any, parameters: Iterable[nn.Parameter]) -> dict[int, torch.Tensor]:
+    """The float32 values of those `parameters` that are frozen roundings, by identity, from the base's files.
+
+    DeepSpeed in bf16 rounds what it does not train, too, and keeps no float32 copy of it. Where the base cannot be
+    read, or has no such weight (a new head), the rounding stays, in the first case with a warning.
+    """
+    rounded = {id(one) for one in parameters if not one.requires_grad and one.dtype == torch.bfloat16}
+    base = _base_of(model)
+    if not rounded or stored_half(base.config.name_or_path) == torch.bfloat16:
+        return {}
+    try:
+        source = _read_again(base)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("weights that were not trained are saved as bf16 roundings; the base cannot be read (%s)", reason)
+        return {}
+    named = ((id(one), _plain(name)) for name, one in base.named_parameters())
+    return {key: source[name] for key, name in named if key in rounded and name in source}
 
 
 def stored_half(base: str | Path) -> torch.dtype | None:
@@ -87,12 +109,20 @@ def _convert_inputs(model: Any, on: bool) -> None:
             module.cast_input_dtype_enabled = on
 
 
+def _plain(name: str) -> str:
+    """The name of a parameter below adapters as it was before them."""
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
 def _read_again(base: Any) -> dict[str, torch.Tensor]:
     from reward_models.model import quiet
+    from reward_models.one_reader import one_rank_reads
 
-    with quiet():
-        again = type(base).from_pretrained(str(base.config.name_or_path), config=base.config, dtype=torch.float32)
-    return {name: parameter.data for name, parameter in again.named_parameters()}
+    with quiet(), one_rank_reads():
+        again, report = type(base).from_pretrained(
+            str(base.config.name_or_path), config=base.config, dtype=torch.float32, output_loading_info=True
+        )
+    return {name: one.data for name, one in again.named_parameters() if name not in report["missing_keys"]}
 
 
 def _base_of(model: Any) -> Any:

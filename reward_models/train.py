@@ -30,6 +30,7 @@ from reward_models.evaluation import evaluate_records
 from reward_models.forward import keeps_texts_apart
 from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer, quiet
+from reward_models.one_reader import ready
 from reward_models.peft_folder import merging_base
 from reward_models.precision import base_dtype
 from reward_models.prepare import prepare_model, save_model
@@ -131,6 +132,7 @@ def _run(trainer: StepTrainer, out: Path, identity: str) -> tuple[int, float]:
     """Train, from a checkpoint of the same run if there is one; optimiser steps and mean loss."""
     with trainer.accelerator.main_process_first():
         checkpoint = checkpoint_to_resume(out / CHECKPOINTS, identity)
+    ready(trainer)
     with quiet():
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     if not math.isfinite(outcome.training_loss):

@@ -16,21 +16,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from reward_models.model import layer_stack
+from reward_models.one_reader import filled, send_buffers
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Divide a model, the same on every process, in place: each of its layers, and the rest.
+    """Divide a model, that of rank 0, in place: each of its layers, and the rest.
 
     Its parameters are others afterwards.
     """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy()
     if accelerator.mixed_precision == "bf16":
         # Autocast would keep a bf16 copy of each gathered matrix until the backward pass. Layers that are gathered in
@@ -38,14 +38,38 @@ def shard(model: nn.Module, accelerator: Accelerator) -> None:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     # the value model's logits are a view, of which FSDP warns that they must not be changed in place; nobody does
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor", UserWarning)
-    for layer in layer_stack(model):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    _shard(model, accelerator, policy, MixedPrecisionPolicy())
+
+
+def _shard(
+    model: nn.Module, place: Accelerator | PartialState, layers: MixedPrecisionPolicy, rest: MixedPrecisionPolicy
+) -> None:
+    mesh = init_device_mesh(place.device.type, (place.num_processes,))
+    send_buffers(model, place.device)
+    known: dict[nn.Parameter, nn.Parameter] = {}
+    for part in (*layer_stack(model), model):
+        for _ in filled(part, place.device, known):
+            pass
+        fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=rest if part is model else layers)
 
 
 def shard_frozen(model: nn.Module, accelerator: Accelerator) -> None:
     """The same for a model that never sees a backward pass."""
     shard(model, accelerator)
+    _forget_passes(model)
+
+
+def shard_reference(model: nn.Module, place: PartialState, bf16: bool) -> None:
+    """The same for a reference beside a policy that Accelerate shards, in the precision in which that computes."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    if bf16:
+        plugin.set_mixed_precision("bf16")
+    policy = plugin.mixed_precision_policy or MixedPrecisionPolicy()
+    _shard(model, place, policy, policy)
+    _forget_passes(model)
+
+
+def _forget_passes(model: nn.Module) -> None:
     # FSDP takes a note of every forward pass, for a backward pass to strike out
     model.register_forward_hook(lambda one, *_: cast(FSDPModule, one).reset_iter_state())
 

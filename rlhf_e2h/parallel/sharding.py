@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_models import master_weights
+from reward_models.one_reader import shard_zero3, sharding
 from rlhf_e2h.parallel import fsdp
 from rlhf_e2h.parallel.processes import launched_with_fsdp
 from rlhf_e2h.rl.actor_critic import ActorCritic
@@ -51,11 +52,13 @@ def configure(accelerator: Accelerator, micro_batch: int, accumulation: int, max
 
 
 def divide(module: ActorCritic, accelerator: Accelerator) -> None:
-    """Under FSDP, divide policy and value model. Their parameters are others afterwards: make the optimiser after it.
+    """Under FSDP and ZeRO-3, divide policy and value model. Their parameters may be others afterwards: make the
+    optimiser after it.
 
     Raises:
         ValueError: `share_base`, which FSDP cannot divide.
     """
+    _divide_zero3(module, accelerator)
     if not uses_fsdp(accelerator):
         return
     if isinstance(module.value_model, SharedValue):
@@ -65,6 +68,12 @@ def divide(module: ActorCritic, accelerator: Accelerator) -> None:
         )
     for part in (module.policy, module.value_model):
         fsdp.shard(part, accelerator)
+
+
+def _divide_zero3(module: nn.Module, accelerator: Accelerator) -> None:
+    if uses_deepspeed(accelerator) and sharding() == "zero3":
+        zero = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        shard_zero3(module, zero, torch.bfloat16 if rounded(accelerator) else None)
 
 
 def prepare_training(
@@ -87,6 +96,7 @@ def prepare_reference(reference: PreTrainedModel, accelerator: Accelerator) -> A
     if weights_are_divided(accelerator):
         from trl.models.utils import prepare_deepspeed
 
+        _divide_zero3(reference, accelerator)
         return prepare_deepspeed(reference, accelerator)
     if uses_deepspeed(accelerator) and accelerator.mixed_precision == "bf16":
         nn.Module.to(reference, torch.bfloat16)  # as DeepSpeed makes the policy

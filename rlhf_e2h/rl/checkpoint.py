@@ -117,7 +117,8 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         different = sorted(weights.keys() ^ parameters.keys())
         raise ValueError(f"{folder}: weights of another model ({different[0]}); remove the folder to start again")
     for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
+        if not parameter.is_meta:  # rank 0 will send it
+            parameter.copy_(weights[name])
 
 
 def load_moments(folder: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from reward_models.lora import never_pack, with_lora
 from reward_models.model import head_of, load_model, quiet
+from reward_models.one_reader import placement
 from reward_models.settings import LoraSettings
 from rlhf_e2h.rl.endings import token_limit
 
@@ -53,7 +54,7 @@ def value_from_policy(
     """A value model that starts from a causal language model, with a head that gives 0 everywhere."""
     with quiet():
         model = AutoModelForTokenClassification.from_pretrained(
-            str(path), num_labels=1, dtype=dtype, quantization_config=quantization
+            str(path), num_labels=1, dtype=dtype, quantization_config=quantization, **placement()
         )
     never_pack(model)
     return _with_zero_head(model)

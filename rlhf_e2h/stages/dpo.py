@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from reward_models.lora import four_bit, lora_config
 from reward_models.model import freeze_parts
+from reward_models.one_reader import one_rank_reads, sharding
 from reward_models.records import write_jsonl
 from rlhf_e2h.encoding import check_positions, preference_rows
 from rlhf_e2h.parallel.processes import release_memory
@@ -30,7 +31,7 @@ from rlhf_e2h.samples.round_inputs import open_rounds
 from rlhf_e2h.samples.rounds import Rounds
 from rlhf_e2h.text_formats import FormatSettings
 from rlhf_e2h.training.arguments import TrainingSettings, trained, trainer_arguments
-from rlhf_e2h.training.encoded_trainers import dpo_trainer
+from rlhf_e2h.training.encoded_trainers import dpo_trainer, shard_reference
 from rlhf_e2h.training.lengths import report_lengths
 from rlhf_e2h.training.models import Policy, open_policy
 from rlhf_e2h.training.precision import hold_frozen
@@ -136,9 +137,13 @@ def _round(
 ) -> None:
     """A function of its own, so that its models are gone when the next round samples."""
     bits = four_bit(config.training)
-    policy = rounds.policy(number, bits)
     other = number > 0 and config.reference == "first"
-    reference = open_policy(start, quantization=bits).model if other else None
+    with one_rank_reads():
+        policy = rounds.policy(number, bits)
+        if other:
+            reference = open_policy(start, quantization=bits).model
+        else:  # TRL would take the policy as it is before training, and read it on every rank
+            reference = rounds.policy(number).model if sharding() and not config.training.lora.r else None
     rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
 
 
@@ -220,6 +225,8 @@ def _train(
     report_lengths(run, [(prompt, prompt + text) for prompt, text in parts], config.training.max_length, "pairs")
     check_positions(run.name, policy.model, [prompt + text for prompt, text in parts], config.training.max_length)
     freeze_parts(policy.model, config.training.freeze_embeddings, config.training.freeze_norms)
+    if reference is not None:
+        shard_reference(reference, arguments)
     trainer = dpo_trainer()(
         model=policy.model,
         ref_model=reference,

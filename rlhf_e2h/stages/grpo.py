@@ -18,6 +18,7 @@ import torch
 
 from reward_models.lora import four_bit, lora_config
 from reward_models.model import freeze_parts
+from reward_models.one_reader import one_rank_reads
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.rl.endings import end_tokens, token_limit
 from rlhf_e2h.rl.inputs import gives_reward, open_prompts, open_sources
@@ -116,7 +117,8 @@ class Config:
 
 def main(config: Config, run: StageRun) -> None:
     bits = four_bit(config.training)
-    policy = open_policy(run.path(config.policy), text_format=config.format, quantization=bits)
+    with one_rank_reads():
+        policy = open_policy(run.path(config.policy), text_format=config.format, quantization=bits)
     run.use_format(policy.text_format, policy.why)
     prompts = open_prompts(config, run, policy, config.max_new_tokens)
     # before there is a trainer that would choose this process's GPU

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from reward_models.lora import four_bit, with_lora
 from reward_models.model import freeze_parts
+from reward_models.one_reader import one_rank_reads
 from rlhf_e2h.checker import CheckerPool
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import choose
@@ -127,22 +128,23 @@ def main(config: Config, run: StageRun) -> None:
     # DeepSpeed trains a bf16 model in bf16 whatever it was opened in; as it is stored, the ranks of a machine share it
     dtype = "bfloat16" if rounded(accelerator) else training_dtype(path, config)
     policy, start = (
-        open_base(path, config.format)
+        open_base(path, config.format)  # on every rank, as adapters are checked against its values
         if config.share_base
-        else (open_policy(path, dtype, text_format=config.format, quantization=four_bit(config)), None)
+        else (_open_trained(path, dtype, config.format, four_bit(config)), None)
     )
     run.use_format(policy.text_format, policy.why)
     limit = policy.limit(config.max_new_tokens)
     settings = dataclasses.replace(config, seed=run.seed, max_new_tokens=limit)
     prompts = open_prompts(config, run, policy, config.max_new_tokens)
     choose_rows = _sampler(config, run, prompts, settings)
-    reference = open_policy(path, _frozen(accelerator)).model if config.holds_reference else None
+    reference = _open_trained(path, _frozen(accelerator)).model if config.holds_reference else None
     value_model: Any
     scorers = None
     if config.share_base:
         value_model, scorers = share_models(config, run, policy, start, accelerator.device)
     else:
         value_model = _value_model(config, run, policy, _frozen(accelerator))
+        value_model = train_parts(value_model, config.value_head_only, config.lora)
         policy.model = with_lora(policy.model, config.lora)
     for model in (policy.model, value_model):
         freeze_parts(model, config.freeze_embeddings, config.freeze_norms)
@@ -181,6 +183,12 @@ def main(config: Config, run: StageRun) -> None:
     run.finish(steps=result.steps, stopped=result.stopped, **watcher.results())
 
 
+def _open_trained(path: Path, dtype: str, text_format: FormatSettings | None = None, bits: Any = None) -> Policy:
+    """A policy that is sharded before it computes anything."""
+    with one_rank_reads():
+        return open_policy(path, dtype, text_format=text_format, quantization=bits)
+
+
 def _frozen(accelerator: Accelerator) -> str:
     """Precision in which value model and reference are opened."""
     return "bfloat16" if rounded(accelerator) else "float32"
@@ -214,14 +222,12 @@ def _sampler(
 
 def _value_model(config: Config, run: StageRun, policy: Policy, dtype: str) -> Any:
     bits = four_bit(config, scorer=True)
-    if config.value_init == "policy":
-        model = value_from_policy(str(policy.model.config.name_or_path), DTYPES[dtype], bits)
-    else:
+    with one_rank_reads():
+        if config.value_init == "policy":
+            return value_from_policy(str(policy.model.config.name_or_path), DTYPES[dtype], bits)
         assert config.reward_model is not None  # checked by Config
-        zero_head = config.value_init == "reward_zero_head"
-        path = run.path(config.reward_model)
-        model = value_from_reward_model(path, policy.tokenizer, zero_head, DTYPES[dtype], bits)
-    return train_parts(model, config.value_head_only, config.lora)
+        path, zero_head = run.path(config.reward_model), config.value_init == "reward_zero_head"
+        return value_from_reward_model(path, policy.tokenizer, zero_head, DTYPES[dtype], bits)
 
 
 def _validation(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reward_models.lora import four_bit
+from reward_models.one_reader import one_rank_reads
 from reward_models.records import write_jsonl
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.runner.config import ConfigError, Input
@@ -103,7 +104,8 @@ def _round(rounds: Rounds, texts: list[dict[str, str]], config: Config, run: Sta
     """A function of its own, so that its models are gone when the next round samples."""
     other = {"previous": None, "first": config.policy, "base": config.base}[config.start_from]
     bits = four_bit(config.training)
-    policy = rounds.policy(number, bits) if other is None else open_policy(run.path(other), quantization=bits)
+    with one_rank_reads():
+        policy = rounds.policy(number, bits) if other is None else open_policy(run.path(other), quantization=bits)
     title = f"ReST {number + 1}"
     model, _ = finetune(policy.model, policy.tokenizer, texts, config.training, run, title)
     rounds.keep(number, model, policy.tokenizer)

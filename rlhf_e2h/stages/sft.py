@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from reward_models.lora import four_bit
+from reward_models.one_reader import one_rank_reads
 from reward_models.records import read_jsonl
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import choose
@@ -79,7 +80,8 @@ def main(config: Config, run: StageRun) -> None:
     path = run.path(config.policy)
     dtype = training_dtype(path, config.training)
     bits = four_bit(config.training)
-    policy = open_policy(path, dtype, text_format=config.format, sections=True, quantization=bits)
+    with one_rank_reads():
+        policy = open_policy(path, dtype, text_format=config.format, sections=True, quantization=bits)
     run.use_format(policy.text_format, policy.why)
     data, texts = run.path(config.data), policy.text_format
     problems, rows = (_steps if config.targets == "steps" else _solutions)(config, run, data, texts)

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from reward_models.arguments import training_arguments
+from reward_models.one_reader import ready
 from reward_models.settings import TrainerSettings
 from rlhf_e2h.parallel.processes import (
     check_together,
@@ -76,6 +77,7 @@ def fit(trainer: Any, run: StageRun, description: str) -> dict[str, float]:
 
     check_together(trainer.accelerator)
     size_buckets(trainer.accelerator, trainer.model)
+    ready(trainer)
     trainer.remove_callback(PrinterCallback)
     folder = Path(trainer.args.output_dir)
     if run.is_main:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from reward_models.one_reader import shard_zero3, sharding
 from rlhf_e2h.encoding import encode_prompts
 
 
@@ -18,6 +21,21 @@ def dpo_trainer() -> Any:
             return dataset.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
 
     return EncodedDPOTrainer
+
+
+def shard_reference(reference: Any, arguments: Any) -> None:
+    """Shard a reference, which rank 0 may have read alone, where the policy will be; before TRL's trainer is made.
+
+    `arguments`: those of the trainer.
+    """
+    kind = sharding()
+    if kind == "zero3":
+        zero = arguments.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        shard_zero3(reference, zero, torch.bfloat16 if arguments.bf16 else None)
+    elif kind == "fsdp":
+        from rlhf_e2h.parallel import fsdp
+
+        fsdp.shard_reference(reference, arguments.distributed_state, arguments.bf16)
 
 
 def online_trainer(algorithm: str) -> Any:

@@ -16,6 +16,7 @@ from reward_models.adapters import forget_adapter, save_adapter
 from reward_models.causes import explained
 from reward_models.lora import in_four_bits, never_pack, on_full_weights
 from reward_models.model import load_tokenizer
+from reward_models.one_reader import placement
 from reward_models.peft_folder import is_adapter, load_merged
 from reward_models.precision import engine_holds_weights, restore_frozen, stored_half
 from reward_models.vocabulary import fit_vocabulary
@@ -105,7 +106,7 @@ def load_policy(
         if is_adapter(path):
             model = load_merged(path, DTYPES[dtype])
         else:
-            options = {"dtype": DTYPES[dtype], "quantization_config": quantization}
+            options = {"dtype": DTYPES[dtype], "quantization_config": quantization, **placement()}
             model = AutoModelForCausalLM.from_pretrained(str(path), **options)
             never_pack(model)
     fit_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, path)

@@ -1,6 +1,7 @@
 """Frozen weights in bfloat16: trained ones are not touched, nothing is lost on saving, updates are equal."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoConfig
 
 from reward_models.adapters import fingerprint, read_adapter
 from reward_models.lora import with_lora
-from reward_models.precision import restore_frozen, store_frozen_in_bf16
+from reward_models.precision import frozen_as_read, restore_frozen, store_frozen_in_bf16
 from reward_models.settings import LoraSettings
 from rlhf_e2h.training import precision
 from rlhf_e2h.training.arguments import TrainingSettings
@@ -61,6 +62,25 @@ def test_a_saved_model_has_the_precision_of_its_base_and_its_adapter_still_fits_
         expected = weight.to(torch.bfloat16) if stored == "bfloat16" else weight
         assert torch.equal(held[name], expected), name
     assert read_adapter(tmp_path / "held").fingerprint == fingerprint(load_policy(folder)[0])
+
+
+def test_what_deepspeed_rounds_and_does_not_train_is_read_again(folder, caplog):
+    model, _ = adapted(folder)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    read = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.to(torch.bfloat16)
+    named = dict(model.named_parameters())
+    found = frozen_as_read(model, named.values())
+    if stored_dtype(folder) == "bfloat16":  # its rounding is exact
+        assert found == {}
+        return
+    assert frozen and set(found) == {id(named[name]) for name in frozen}
+    assert all(torch.equal(found[id(named[name])], read[name]) for name in frozen)
+    assert set(frozen_as_read(model, [named[name] for name in sorted(frozen)[:2]])) == {
+        id(named[name]) for name in sorted(frozen)[:2]
+    }
+    shutil.rmtree(folder)
+    assert frozen_as_read(model, named.values()) == {} and "base cannot be read" in caplog.text
 
 
 def gradients(model):

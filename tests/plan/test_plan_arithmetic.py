@@ -13,7 +13,7 @@ from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.tools.plan.activations import kept, layer_bytes
 from rlhf_e2h.tools.plan.launches import parse_size
 from rlhf_e2h.tools.plan.memory import Form, Trained, state
-from rlhf_e2h.tools.plan.phases import Update, _moments
+from rlhf_e2h.tools.plan.phases import Update, _moments, load
 from rlhf_e2h.training.architecture import known, of_config, read_architecture
 from rlhf_e2h.training.flops import forward_flops, sampling_flops, training_flops
 
@@ -161,6 +161,22 @@ def test_layers_in_4_bits_by_hand():
     found = state((Trained(model, adapters=1000, four_bit=True),), Form("single"), False)
     assert found["weights"] == pytest.approx(layers * 0.5625 + rest * 4 + 1000 * 4, rel=0.02)
     assert (found["gradients"], found["optimiser"]) == (4000, 8000)
+
+
+def test_rank_0_reads_for_all_where_weights_are_sharded():
+    """8 ranks, two trained models and a reference of W weights each, and a reward model of 100 bytes."""
+    model, _ = made()
+    size = 4.0 * model.parameters
+
+    def read(form, read_by_all=()):
+        share = form.processes if form.divides_weights else 1
+        frozen = {"reference": size / share, "reward model": 100.0}
+        return load(Update((Trained(model),) * 2, 1, 1, frozen=frozen, read_by_all=read_by_all), form).host_of(8)
+
+    assert read(Form("ddp", 8, "ddp")) == read(Form("zero2", 8, "deepspeed", 2)) == 8 * (3 * size + 100)
+    assert read(Form("fsdp", 8, "fsdp")) == read(Form("zero3", 8, "deepspeed", 3)) == 3 * size + 8 * 100
+    assert read(Form("fsdp", 8, "fsdp"), ("reference",)) == 2 * size + 8 * (size + 100)
+    assert read(Form("fsdp", 8, "fsdp"), ("weights",)) == 8 * (2 * size + 100) + size
 
 
 def test_checkpointing_and_accumulation():

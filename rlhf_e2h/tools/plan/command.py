@@ -106,7 +106,8 @@ def _memory(plan: StagePlan, form: Form, limit: float, memory: float) -> dict[st
         "fits": most.total <= limit,
         "tight": TIGHT * limit < most.total <= limit,
         "phases": {phase.name: phase.total for phase in phases},
-        "host": max(sum(phase.host.values()) for phase in phases),
+        "host": max(phase.host_of(1) for phase in phases),
+        "host_of_all": max(phase.host_of(form.processes) for phase in phases),
     }
 
 

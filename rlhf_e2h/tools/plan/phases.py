@@ -19,11 +19,16 @@ class Phase:
 
     name: str
     parts: Parts
-    host: Parts = field(default_factory=dict)  # in CPU memory
+    host: Parts = field(default_factory=dict)  # in CPU memory, of rank 0
+    others: Parts | None = None  # the same of each other rank; None: as of rank 0
 
     @property
     def total(self) -> float:
         return sum(self.parts.values())
+
+    def host_of(self, ranks: int) -> float:
+        """Bytes of CPU memory that `ranks` ranks need together."""
+        return sum(self.host.values()) + (ranks - 1) * sum((self.host if self.others is None else self.others).values())
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Update:
     logits: int = 0  # bytes of logits and their gradients a kept token and vocabulary entry, see `logit_bytes`
     logit_tokens: int = 0  # tokens of a micro-batch whose logits are held
     frozen: Parts = field(default_factory=dict)  # reference, reward models: bytes of weights
+    read_by_all: tuple[str, ...] = ()  # `weights` or `reference`, where every rank reads them though they are sharded
     chunked: bool = False  # logits in chunks: the output layer's gradient, and what a chunk adds, beside activations
 
 
@@ -66,10 +72,19 @@ def held(update: Update, form: Form) -> Parts:
 
 
 def load(update: Update, form: Form) -> Phase:
-    """Models as they are read: whole and float32 in each process's CPU memory, then where they are trained."""
+    """Models as they are read, full and float32 in CPU memory, then where they are trained.
+
+    Where weights are sharded rank 0 reads them for all; models that only score are read by each rank.
+    """
     weights = state(update.models, form, update.bf16)["weights"]
     whole: Parts = {"weights": 4.0 * sum(m.weights for m in update.models), **update.frozen}
-    return Phase("load", {"weights": weights, **update.frozen}, whole)
+    others = None
+    if form.divides_weights:
+        if "reference" in whole:
+            whole["reference"] *= form.processes
+        sent = {"weights", "reference"}.difference(update.read_by_all)
+        others = {name: size for name, size in whole.items() if name not in sent}
+    return Phase("load", {"weights": weights, **update.frozen}, whole, others)
 
 
 def forward_and_backward(update: Update, form: Form) -> Phase:
@@ -118,7 +133,7 @@ def checkpoint(update: Update, form: Form, gathered: float = 0.0, moments: bool 
     host: Parts = {"weights": 4.0 * sum(m.weights for m in update.models)}
     if moments:
         host["optimiser"] = 8.0 * trained
-    return Phase("checkpoint", parts, host)
+    return Phase("checkpoint", parts, host, {})
 
 
 def rollout(name: str, model: Architecture, decoding: Decoding, there: Parts, autocast: bool = False) -> Phase:

@@ -143,6 +143,7 @@ def _ppo_update(
     return Update(
         models, rows, length, count, config.bf16, config.gradient_checkpointing,
         logit_bytes("ppo", config.bf16), logits_at_once(policy, rows * config.max_new_tokens), frozen, chunked=True,
+        read_by_all=("weights",) if shares else (),
     )  # fmt: skip
 
 
@@ -192,6 +193,7 @@ def grpo_phases(
     update = Update(
         (trained,), rows, length, count, settings.bf16, settings.gradient_checkpointing,
         logit_bytes("fused", settings.bf16), min(rows * length, LOGITS_TILE), frozen,
+        read_by_all=("reference",),  # TRL opens it
     )  # fmt: skip
     there = held(update, form)
     loading, backward, step = training(update, form)

@@ -70,12 +70,12 @@ def _chosen(stage: dict[str, Any]) -> dict[str, Any]:
 
 
 def _phases(plan: dict[str, Any]) -> Table:
-    """Memory of one GPU in each phase, the one that decides marked; and CPU memory of one process at most."""
+    """Memory of one GPU in each phase, the one that decides marked; and CPU memory of rank 0, and of all, at most."""
     names = list(dict.fromkeys(name for stage in plan["stages"] for name in _chosen(stage)["phases"]))
     table = Table(
         "stage", box=None, padding=(0, 1), title="memory of one GPU by phase (* decides)", title_justify="left"
     )
-    for name in (*names, "CPU memory"):
+    for name in (*names, "CPU memory", "of all ranks"):
         table.add_column(name, justify="right")
     for stage in plan["stages"]:
         memory = _chosen(stage)
@@ -83,7 +83,7 @@ def _phases(plan: dict[str, Any]) -> Table:
             "" if name not in memory["phases"] else size(memory["phases"][name]) + " *" * (name == memory["phase"])
             for name in names
         ]
-        table.add_row(stage["name"], *cells, size(memory["host"]))
+        table.add_row(stage["name"], *cells, size(memory["host"]), size(memory["host_of_all"]))
     return table
 
 
