@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -112,13 +113,12 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         ValueError: the checkpoint is of another model.
     """
     parameters = trainable(model)
-    weights = load_file(folder / WEIGHTS)
-    if weights.keys() != parameters.keys():
-        different = sorted(weights.keys() ^ parameters.keys())
-        raise ValueError(f"{folder}: weights of another model ({different[0]}); remove the folder to start again")
-    for name, parameter in parameters.items():
-        if not parameter.is_meta:  # rank 0 will send it
-            parameter.copy_(weights[name])
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        if different := sorted(set(weights.keys()) ^ parameters.keys()):
+            raise ValueError(f"{folder}: weights of another model ({different[0]}); remove the folder to start again")
+        for name, parameter in parameters.items():
+            if not parameter.is_meta:  # else rank 0 will send it
+                parameter.copy_(weights.get_tensor(name))
 
 
 def load_moments(folder: Path) -> dict[str, Tensor]:

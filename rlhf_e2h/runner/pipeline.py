@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 
 from rlhf_e2h.parallel import gpus
-from rlhf_e2h.runner.config import ConfigError, StageError, nearest
+from rlhf_e2h.runner.config import ConfigError, StageError, nearest, read_yaml
 from rlhf_e2h.runner.environment import describe
 from rlhf_e2h.runner.jobs import run_at_once
 from rlhf_e2h.runner.mirrors import check_mirrors
@@ -143,8 +143,12 @@ def _spans_seeds(spec: StageSpec) -> bool:
 
 def _launch(store: Store, spec: StageSpec, seed: int, launch: str) -> None:
     """Start the stage on many processes."""
-    launcher = ["accelerate.commands.launch", "--config_file", str(launch_file(launch)), "-m"]
-    _call(store, spec, seed, launcher)
+    file = launch_file(launch)
+    launcher = ["accelerate.commands.launch", "--config_file", str(file)]
+    settings = read_yaml(file)
+    if settings.get("main_process_port") is None and settings.get("num_machines", 1) == 1:
+        launcher += ["--main_process_port", "0"]  # a free one: of two launches on a machine one would find 29500 taken
+    _call(store, spec, seed, [*launcher, "-m"])
 
 
 def _call(store: Store, spec: StageSpec, seed: int, launcher: list[str]) -> None:

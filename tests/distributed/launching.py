@@ -138,9 +138,9 @@ def free_port() -> int:
 
 
 def cpu_launch(name: str, folder: Path, **changes: object) -> Path:
-    """`launch/NAME.yaml` for two CPU processes."""
+    """`launch/NAME.yaml` for two CPU processes; the launcher finds a port."""
     config = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
-    config |= {"use_cpu": True, "num_processes": 2, "main_process_port": free_port(), **changes}
+    config |= {"use_cpu": True, "num_processes": 2, "main_process_port": 0, **changes}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
     with file.open("x") as out:  # a launcher reads it seconds after its start: not to be written again before that

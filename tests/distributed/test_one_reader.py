@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import SHAPE, finish, free_port
+from launching import SHAPE, finish
 from one_reader_worker import digests, held
 from peft import LoraConfig, get_peft_model
 from test_ppo_processes import start
@@ -113,7 +113,7 @@ def test_both_ranks_end_with_what_one_process_reads(place, tmp_path, name):
     """Policy with random adapters, value model and reference, tied embeddings and buffers, bit for bit."""
     if name == "zero3":
         pytest.importorskip("deepspeed")
-    launcher = start(name, tmp_path, free_port(), place / "base", place / "linear", tmp_path, worker=WORKER)
+    launcher = start(name, tmp_path, 0, place / "base", place / "linear", tmp_path, worker=WORKER)
     finish(launcher, logs=[tmp_path / "errors.log"])
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     value = value_from_reward_model(place / "linear", tokenizer_of(place), False)

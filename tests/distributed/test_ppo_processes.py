@@ -62,7 +62,7 @@ def compare(one, two, losses: float, weights: float, processes: int = 2) -> None
 
 def test_two_processes_give_the_single_process_curve_also_when_they_go_on_from_it(one_process, tmp_path):
     shutil.copytree(one_process / "stopped", tmp_path / "resumed")
-    launch("ddp_cpu", tmp_path, free_port(), tmp_path / "two", tmp_path / "resumed")
+    launch("ddp_cpu", tmp_path, 0, tmp_path / "two", tmp_path / "resumed")
     history, policy = result(one_process / "one")
     compare((history, policy), result(tmp_path / "two"), losses=1e-4, weights=1e-4)
     resumed = result(tmp_path / "resumed")
@@ -80,7 +80,7 @@ def test_dividing_gives_the_single_process_curve_whatever_wrote_the_checkpoint(o
         pytest.importorskip("deepspeed")
     shutil.copytree(one_process / "stopped", tmp_path / "resumed")
     stopped = tmp_path / "stopped"
-    launch(name, tmp_path, free_port(), tmp_path / "two", tmp_path / "resumed", f"{stopped}:4")
+    launch(name, tmp_path, 0, tmp_path / "two", tmp_path / "resumed", f"{stopped}:4")
     history, policy = result(one_process / "one")
     compare((history, policy), result(tmp_path / "two"), losses=1e-3, weights=1e-3)
     compare((history[4:], policy), result(tmp_path / "resumed"), losses=1e-3, weights=1e-3)
@@ -97,8 +97,8 @@ def test_resuming_in_bf16_equals_the_uninterrupted_run(tmp_path, name):
     """Also where the models hold only bf16 roundings: most of what two steps change at this rate is lost in those."""
     if name.startswith("zero"):
         pytest.importorskip("deepspeed")
-    launch(name, tmp_path, free_port(), "bf16", tmp_path / "whole", f"{tmp_path / 'killed'}:4")
-    launch(name, tmp_path / "again", free_port(), "bf16", tmp_path / "killed")
+    launch(name, tmp_path, 0, "bf16", tmp_path / "whole", f"{tmp_path / 'killed'}:4")
+    launch(name, tmp_path / "again", 0, "bf16", tmp_path / "killed")
     (whole, weights), (resumed, others) = result(tmp_path / "whole"), result(tmp_path / "killed")
     assert [row["step"] for row in resumed] == [4, 5]
     assert [row["texts"] for row in whole[4:]] == [row["texts"] for row in resumed]
@@ -134,7 +134,7 @@ leave(0)
 def test_fsdp_gathers_once_also_before_the_first_pass(tmp_path):
     """A sampler beside the model, vLLM for one, takes its weights before the model has computed anything."""
     (tmp_path / "worker.py").write_text(GATHERING)
-    finish(start("fsdp", tmp_path, free_port(), worker=tmp_path / "worker.py"), logs=[tmp_path / "errors.log"])
+    finish(start("fsdp", tmp_path, 0, worker=tmp_path / "worker.py"), logs=[tmp_path / "errors.log"])
 
 
 @pytest.mark.slow

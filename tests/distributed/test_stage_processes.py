@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from launching import FSDP_ON_CPU, STAGES, cpu_launch, e2h, environment, must, write_recipe
 from safetensors.torch import load_file
 
 from reward_models.records import read_jsonl
 from rlhf_e2h.parallel.processes import check_together
+from rlhf_e2h.runner import pipeline
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.environment import forget_accelerate_state
 from rlhf_e2h.runner.pipeline import run_recipe
@@ -39,20 +42,23 @@ def finished(runs, stage):
     return losses, json.loads((folder / "done.json").read_text()), load_file(folder / "model.safetensors")
 
 
-def compared(place, tmp_path, stage, launch, needs=(), tolerance=1e-3):
-    recipe = place / "recipe"
-    for earlier in ("prepare", *needs, stage):
-        run(recipe, place / "one", earlier)  # finished ones are not run again
+def compared(place, tmp_path, stage, launch, needs=(), tolerance=1e-3, changes=(), weights_within=5e-3):
+    """`changes`: settings of the stage; runs with them are kept apart."""
+    recipe, one = place / "recipe", place / "_".join(["one", *changes])
+    for earlier in ("prepare", *needs):
+        run(recipe, one, earlier)  # finished ones are not run again
+    run(recipe, one, stage, *changes)
     two = tmp_path / "two"
     for earlier in ("prepare", *needs):
         run(recipe, two, earlier)
     more = FSDP_ON_CPU if launch == "fsdp" else {}
-    must(e2h("run", recipe, f"runs={two}", "--only", stage, "--launch", cpu_launch(launch, tmp_path), **more))
-    (losses, done, weights), (others, other, found) = finished(place / "one", stage), finished(two, stage)
+    task = ["run", recipe, f"runs={two}", *changes, "--only", stage, "--launch", cpu_launch(launch, tmp_path)]
+    must(e2h(*task, **more))
+    (losses, done, weights), (others, other, found) = finished(one, stage), finished(two, stage)
     assert losses and losses.keys() == others.keys()  # and each step once: one process reports
     assert list(losses.values()) == pytest.approx(list(others.values()), abs=tolerance)
     assert weights.keys() == found.keys()
-    assert all(weights[name].allclose(found[name], atol=5e-3) for name in weights)
+    assert all(weights[name].allclose(found[name], atol=weights_within) for name in weights)
     return done, other
 
 
@@ -129,6 +135,17 @@ def test_sft_in_two_processes_is_bit_for_bit_that_in_one_where_batches_divide(pl
 def test_sft_under_deepspeed_is_sft_in_one_process(place, tmp_path, launch):
     pytest.importorskip("deepspeed")
     compared(place, tmp_path, "sft", launch, tolerance=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3", "fsdp"])
+def test_sft_in_bf16_in_two_processes_is_that_in_one(place, tmp_path, launch):
+    """DeepSpeed computes in bf16 where others use autocast; 10 steps at a rate of 1e-3 move weights by 1e-2 at most."""
+    pytest.importorskip("deepspeed")
+    compared(place, tmp_path, "sft", launch, (), 3e-2, ["sft.training.bf16=true"], 5e-3)
+    weights = finished(tmp_path / "two", "sft")[2]
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert not any(torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
 
 
 @pytest.mark.slow
@@ -288,6 +305,23 @@ def test_grpo_runs_in_two_processes(place, tmp_path, launch):
     assert before.keys() == after.keys()
     assert all(before[name].shape == after[name].shape for name in before)
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_launch_on_one_machine_takes_a_free_port_unless_its_file_names_one(tmp_path, monkeypatch):
+    commands = []
+
+    def record(command, check):
+        commands.append(" ".join(command))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(pipeline.subprocess, "run", record)
+    store = SimpleNamespace(recipe=SimpleNamespace(overrides=[]))
+    spec = SimpleNamespace(name="sft", kind="sft", file="2_sft.yaml")
+    for changes in ({}, {"main_process_port": 1234}, {"num_machines": 2}):
+        file = tmp_path / f"{len(commands)}.yaml"
+        file.write_text(yaml.safe_dump({"distributed_type": "MULTI_CPU", **changes}))
+        pipeline._launch(store, spec, 0, str(file))
+    assert ["--main_process_port 0 -m rlhf_e2h sft" in command for command in commands] == [True, False, False]
 
 
 LEAVING = """

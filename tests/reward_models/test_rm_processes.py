@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +30,8 @@ SETTINGS = [
 def launch_file(name, folder):
     """`launch/NAME.yaml` for two CPU processes."""
     config = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config |= {"use_cpu": True, "num_processes": 2, "main_process_port": probe.getsockname()[1]}
-    file = folder / f"{name}_{config['main_process_port']}.yaml"
+    config |= {"use_cpu": True, "num_processes": 2, "main_process_port": 0}  # the launcher finds a free one
+    file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(config))
     return str(file)
 
