@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -71,13 +71,19 @@ def filled(module: nn.Module, device: torch.device, known: dict[nn.Parameter, nn
     Every rank must take all of them. `known`: parameters that were sent before, by what stood in their place; one that
     stands in two places (tied embeddings) is sent once.
     """
+    return _replaced(module, known, lambda parameter: _sent_parameter(parameter, device))
+
+
+def _replaced(
+    module: nn.Module, known: dict[nn.Parameter, nn.Parameter], make: Callable[[nn.Parameter], nn.Parameter]
+) -> Iterator[nn.Parameter]:
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
             if isinstance(parameter, DTensor) or hasattr(parameter, "ds_id"):
                 continue
             first = parameter not in known
             if first:
-                known[parameter] = _sent_parameter(parameter, device)
+                known[parameter] = make(parameter)
             found = known[parameter]
             known[found] = found
             part.register_parameter(name, found)
@@ -127,15 +133,29 @@ def ready(trainer: Any) -> None:
     if model.state_dict().keys() & {name for name, _ in model.named_buffers()}:  # Accelerate cannot send those
         for parameter in filled(model, accelerator.device, {}):
             parameter.data = parameter.data.cpu()
-    else:
-        accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = True
+        return
+    accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = True
+    for _ in _replaced(model, {}, _hollow):
+        pass
 
 
 def _sent_parameter(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
     values = _sent(parameter.data, device)
+    if parameter.is_meta:
+        return _with_values(parameter, values)
+    parameter.data = values
+    return parameter
+
+
+def _hollow(parameter: nn.Parameter) -> nn.Parameter:
+    """One number in the place of a parameter without values, which gives it an address: by those Accelerate finds again
+    what an optimiser trains, and all on `meta` have the same."""
     if not parameter.is_meta:
-        parameter.data = values
         return parameter
+    return _with_values(parameter, torch.zeros(1, dtype=parameter.dtype).expand(parameter.shape))
+
+
+def _with_values(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
     found = nn.Parameter(values, requires_grad=parameter.requires_grad)
     found.__dict__.update(parameter.__dict__)
     return found

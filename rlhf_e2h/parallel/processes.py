@@ -63,9 +63,9 @@ def device_arguments() -> dict[str, Any]:
     waits = {"ddp_timeout": int(collective_timeout().total_seconds())}
     if torch.cuda.is_available():
         return {"use_cpu": False, **waits}
-    # `use_cpu` would switch DeepSpeed off; without it, processes on a CPU have to be told how to find each other
+    # processes on a CPU have to be told how to find each other; without `use_cpu` bf16 would be refused
     together = {"ddp_backend": "gloo"} if world_size() > 1 else {}
-    return {"use_cpu": not launched_with_deepspeed(), **together, **waits}
+    return {"use_cpu": True, **together, **waits}
 
 
 def join() -> Any:

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from test_ppo_processes import start
 from reward_models.contract import StepContract
 from reward_models.heads import build
 from reward_models.model import load_model, new_model
-from reward_models.one_reader import one_rank_reads, reads, sharding
+from reward_models.one_reader import one_rank_reads, reads, ready, sharding
 from rlhf_e2h.rl.value_model import value_from_policy, value_from_reward_model
 from rlhf_e2h.training.models import load_policy, new_llama, open_policy, policy_tokenizer, save_policy
 
@@ -106,6 +107,24 @@ def test_only_models_that_will_be_sharded_are_read_by_one_rank(place, monkeypatc
         assert held(open_policy(place / "base").model) > 0
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert sharding() == ""
+
+
+def test_parameters_without_values_get_an_address_each_for_accelerate(place, monkeypatch):
+    """It knows what an optimiser trains by address. All on `meta` have 0: every update would go to one parameter."""
+    as_rank(monkeypatch, 1)
+    with one_rank_reads():
+        model = open_policy(place / "base").model
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert {parameter.data_ptr() for parameter in model.parameters()} == {0}
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_: None)
+    plugin = SimpleNamespace(cpu_ram_efficient_loading=False)
+    accelerator = SimpleNamespace(device=torch.device("cpu"), state=SimpleNamespace(fsdp_plugin=plugin))
+    ready(SimpleNamespace(model=model, accelerator=accelerator))
+    assert plugin.cpu_ram_efficient_loading
+    assert len({parameter.data_ptr() for parameter in model.parameters()}) == len(shapes) == 20
+    assert {name: parameter.shape for name, parameter in model.named_parameters()} == shapes
+    assert all(parameter.untyped_storage().nbytes() == 4 for parameter in model.parameters())
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
