@@ -138,12 +138,13 @@ def _round(
     """A function of its own, so that its models are gone when the next round samples."""
     bits = four_bit(config.training)
     other = number > 0 and config.reference == "first"
+    reference: Any = None
     with one_rank_reads():
         policy = rounds.policy(number, bits)
         if other:
             reference = open_policy(start, quantization=bits).model
-        else:  # TRL would take the policy as it is before training, and read it on every rank
-            reference = rounds.policy(number).model if sharding() and not config.training.lora.r else None
+        elif sharding() and not config.training.lora.r:  # TRL would read the policy again, on every rank
+            reference = rounds.policy(number).model
     rounds.keep(number, _train(policy, reference, chosen, config, run, number), policy.tokenizer)
 
 
