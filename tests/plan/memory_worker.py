@@ -93,7 +93,9 @@ def ppo(folder: Path, shape: ModelShape, variant: str) -> None:
 def grpo(folder: Path, shape: ModelShape, variant: str) -> None:
     run = StageRun("grpo", "grpo", folder, 0, folder, Tracker(folder), {})
     policy, tokenizer = new_llama(shape, "procedural", 0)
-    training = TrainingSettings(max_steps=2, batch_size=ROWS, per_device_train_batch_size=ROWS, learning_rate=1e-6)
+    training = grpo_stage.GRPOTraining(
+        max_steps=2, batch_size=ROWS, per_device_train_batch_size=ROWS, learning_rate=1e-6
+    )
     config = grpo_stage.Config(
         "", "", outcome="none", terms=RewardTerms(format_penalty=1.0), num_generations=ROWS // 2,
         max_new_tokens=LENGTH - PROMPT, training=training,
