@@ -210,7 +210,7 @@ def test_prefixes_that_are_shared_are_read_once_in_a_plan_too(monkeypatch, capsy
     """A micro-batch of 4: a text of 120 tokens, and three ends of 7. On PRM800K (phase 1, easy, 16 rows of 235 tokens
     in the mean, solutions of 350) this gives 20 % of the tokens; Qwen's tokenizer counts 23 (296,513 of 1,308,581)."""
     monkeypatch.setenv("E2H_DATA", "somewhere")
-    settings = ["limit=10", "held_out=0.5", "training.batch_size=4", "training.num_train_epochs=2"]
+    settings = ["graded=null", "limit=10", "held_out=0.5", "training.batch_size=4", "training.num_train_epochs=2"]
     settings += ["training.per_device_train_batch_size=4", "training.max_length=400", "training.share_prefixes=true"]
     command = ["plan", str(ROOT / "recipes/math-smoke"), "--launches", str(ROOT / "launch"), "--json"]
     main([*command, "--tokens", "50,70", *(f"prm.{setting}" for setting in settings)])
