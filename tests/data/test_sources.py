@@ -101,7 +101,8 @@ def test_they_are_planned_and_checked(two_new: None, tmp_path: Path, jsonl: Call
 
 
 def test_an_unknown_source_is_told_the_nearest(tmp_path: Path) -> None:
-    assert {"procedural", "math", "gsm8k", "jsonl", "apps", "prm800k", "metamath", "shepherd"} == set(sources())
+    made = {"procedural", "addition", "parity"}
+    assert made | {"math", "gsm8k", "jsonl", "apps", "prm800k", "metamath", "shepherd"} == set(sources())
     with pytest.raises(ValueError, match=r"source 'gsm9k' is not known; did you mean 'gsm8k'\?"):
         find_source("gsm9k")
     with pytest.raises(ConfigError, match=r"1_riddles.yaml: source 'riddles' is not known"):
