@@ -71,7 +71,7 @@ def divide(module: ActorCritic, accelerator: Accelerator) -> None:
 
 
 def _divide_zero3(module: nn.Module, accelerator: Accelerator) -> None:
-    if uses_deepspeed(accelerator) and sharding() == "zero3":
+    if sharding() == "zero3" and uses_deepspeed(accelerator):
         zero = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
         shard_zero3(module, zero, torch.bfloat16 if rounded(accelerator) else None)
 
