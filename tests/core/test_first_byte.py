@@ -39,10 +39,17 @@ CONFIGS = {
     | {"vocab_size": 151936, "tie_word_embeddings": True},
     "Qwen/Qwen2.5-Math-7B": QWEN | dict(zip(SIZES, (3584, 28, 28, 4, 18944), strict=True)) | {"vocab_size": 152064},
 }
+
+
+def _names_a_hub_model(name: str) -> bool:
+    variables = load_recipe(ROOT / "recipes" / name).settings.variables
+    return any("/" in str(value) and looks_like_hub_id(str(value)) for value in variables.values())
+
+
 LARGE = [
-    path.name
-    for path in sorted((ROOT / "recipes").iterdir())
-    if path.is_dir() and "asset:" not in (path / "recipe.yaml").read_text() and path.name != "math-smoke"
+    path.parent.name
+    for path in sorted((ROOT / "recipes").glob("*/recipe.yaml"))
+    if _names_a_hub_model(path.parent.name)
 ]
 # those of 0.5B take more problems a level than the small files below have; test_real_model_recipes runs them
 FETCHED = [name for name in LARGE if not name.endswith("-0.5b")]
