@@ -13,6 +13,7 @@ import torch
 
 from reward_models.dataset import optimiser_steps
 from reward_models.kinds import kind_of
+from reward_models.precision import in_bf16
 from reward_models.settings import TrainerSettings, TrainSettings
 
 WAIT = 12 * 3600  # seconds for the other processes; one may evaluate or save for all
@@ -53,7 +54,7 @@ def training_arguments(settings: TrainerSettings, folder: str | Path, seed: int,
         "adam_beta2": settings.adam_beta2,
         "adam_epsilon": settings.adam_epsilon,
         "max_grad_norm": settings.max_grad_norm,
-        "bf16": settings.bf16,
+        "bf16": in_bf16(settings.bf16),
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_strategy": "steps" if settings.save_steps else "no",
         "save_steps": settings.save_steps or 500,

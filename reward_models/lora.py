@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from reward_models.heads import HEAD_NAMES
+from reward_models.precision import in_bf16
 from reward_models.settings import LoraSettings, OptimisationSettings
 
 
@@ -55,7 +56,7 @@ def four_bit(settings: OptimisationSettings, scorer: bool = False) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+        bnb_4bit_compute_dtype=torch.bfloat16 if in_bf16(settings.bf16) else torch.float32,
         # not given, the output layer of a language model is left out
         llm_int8_skip_modules=list(HEAD_NAMES) if scorer else None,
     )

@@ -14,7 +14,7 @@ from reward_models.lora import four_bit, on_full_weights, with_lora
 from reward_models.master_weights import master_weights, with_master_weights
 from reward_models.model import freeze, new_model, quiet
 from reward_models.one_reader import one_rank_reads
-from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
+from reward_models.precision import engine_holds_weights, in_bf16, restore_frozen, store_frozen_in_bf16, stored_half
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
 
@@ -30,7 +30,7 @@ def prepare_model(base: str | Path, contract: StepContract, settings: TrainSetti
     with one_rank_reads():
         model: Any = new_model(base, contract, quantization=quantization)
     model = with_lora(model, settings.lora, scorer=True)
-    if settings.lora.r and settings.bf16 and not settings.load_in_4bit and not engine_holds_weights():
+    if settings.lora.r and in_bf16(settings.bf16) and not settings.load_in_4bit and not engine_holds_weights():
         store_frozen_in_bf16(model)
     freeze(model, settings.freeze_embeddings, settings.freeze_norms, settings.freeze_layers)
     return model

@@ -10,9 +10,10 @@ import difflib
 import importlib
 from dataclasses import dataclass, field, fields, is_dataclass
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 LOSS_ON = ("every_token", "step_end")  # see targets.py
+Bf16 = Literal[True, False, "auto"]  # what it means on this machine is in precision.py
 AT_ONCE = 32  # sequences on one process where nothing is said
 # arguments of a Trainer that follow from settings, or from where it runs
 _DERIVED = ("output_dir", "gradient_accumulation_steps", "seed", "data_seed", "use_cpu", "report_to", "disable_tqdm")
@@ -53,7 +54,7 @@ class OptimisationSettings:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     per_device_train_batch_size: int | None = neutral(None)  # sequences at once on one process; not given: at most 32
-    bf16: bool = False  # autocast; what is trained stays float32
+    bf16: Bf16 = False  # autocast; what is trained stays float32; auto: where the card or processor computes it
     gradient_checkpointing: bool = False
     # without LoRA: train all but input and output embeddings, all but norms; the paper freezes both everywhere
     freeze_embeddings: bool = False

@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather, pad_across_processes
 
+from reward_models.precision import in_bf16
+from reward_models.settings import Bf16
 from rlhf_e2h.parallel.processes import collective_timeout
 from rlhf_e2h.runner.environment import forget_accelerate_state
 
@@ -20,7 +22,7 @@ T = TypeVar("T")
 _NOTHING: Any = object()
 
 
-def start_accelerator(bf16: bool = False) -> Accelerator:
+def start_accelerator(bf16: Bf16 = False) -> Accelerator:
     """An accelerator over all processes of this launch, on GPUs or on CPUs.
 
     Raises:
@@ -34,7 +36,7 @@ def start_accelerator(bf16: bool = False) -> Accelerator:
     with _without_fsdp():
         accelerator = Accelerator(
             cpu=cpu and not deepspeed,
-            mixed_precision="bf16" if bf16 else "no",
+            mixed_precision="bf16" if in_bf16(bf16) else "no",
             kwargs_handlers=[InitProcessGroupKwargs(**backend, timeout=collective_timeout())],
         )
     if deepspeed:

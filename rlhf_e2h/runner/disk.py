@@ -68,6 +68,7 @@ def _there(store: Store, spec: StageSpec, seed: int) -> int:
 
 def _weights(recipe: Recipe, spec: StageSpec) -> Room:
     """Weights and checkpoints; adapters are taken for nothing beside them."""
+    from reward_models.precision import in_bf16
     from rlhf_e2h.training.architecture import model_of
 
     config, settings = spec.config, getattr(spec.config, "training", spec.config)
@@ -78,7 +79,7 @@ def _weights(recipe: Recipe, spec: StageSpec) -> Room:
     except (ValueError, KeyError, AttributeError):
         return Room(0.0, 0.0)  # of an unknown architecture; whether the model can be had is said elsewhere
     lora = settings.lora.r
-    low = lora > 0 and settings.bf16
+    low = lora > 0 and in_bf16(settings.bf16)
     parameters = model.scorer_parameters if spec.kind == "reward" else model.parameters
     written = (LOW if low else FULL) * parameters
     meanwhile = written * getattr(config, "rounds", 0)

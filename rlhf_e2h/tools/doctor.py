@@ -124,12 +124,12 @@ def shipped_files() -> Iterator[Finding]:
 def gpu() -> Iterator[Finding]:
     import torch
 
+    from reward_models.precision import machine_computes_bf16
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
             yield Finding(f"gpu {index}", "ok", f"{device.name}, {device.total_memory / 2**30:.0f} GiB")
-        if not torch.cuda.is_bf16_supported():
-            yield Finding("bf16", "note", "this GPU has no bfloat16", "run recipes with bf16=false")
     elif shutil.which("nvidia-smi"):
         yield Finding(
             "gpu", "problem", f"nvidia-smi is here, but torch {torch.__version__} sees no GPU",
@@ -139,6 +139,12 @@ def gpu() -> Iterator[Finding]:
         yield Finding(
             "gpu", "note", f"none (torch {torch.__version__})",
             "quickstart, math-smoke and `--set model=tiny` need none; for the others use a machine with one",
+        )  # fmt: skip
+    if not machine_computes_bf16():
+        where = "GPU" if torch.cuda.is_available() else "processor"
+        yield Finding(
+            "bf16", "note", f"this {where} has no instructions for it: bf16=auto computes in float32",
+            "nothing; with bf16=true it would be many times slower",
         )  # fmt: skip
 
 

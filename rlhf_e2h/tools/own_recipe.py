@@ -188,7 +188,8 @@ variables:                 # used as ${{name}} in the stage files; `e2h run FOLD
   rollouts: {rollouts}            # solutions a PPO step, over all processes
   batch: {batch}                # sequences an update, over all processes
   micro_batch: {micro}           # at once on one GPU: lower it where memory runs out; results do not change
-  bf16: {str(gpus > 0).lower()}
+  bf16: auto                # where the card or processor computes it
+  gradient_checkpointing: {str(gpus > 0).lower()}
 """
 
 

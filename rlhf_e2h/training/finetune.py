@@ -7,6 +7,7 @@ from typing import Any
 
 from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
+from reward_models.precision import in_bf16
 from rlhf_e2h.encoding import check_positions, trl_rows
 from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
@@ -37,7 +38,7 @@ def finetune(
     encoded = trl_rows(tokenizer, rows)
     _report_lengths(encoded, settings.max_length, extras, run)
     check_positions(run.name, model, [len(row["input_ids"]) for row in encoded], settings.max_length)
-    trainer = sft_trainer(settings.bf16)(
+    trainer = sft_trainer(in_bf16(settings.bf16))(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(encoded),

@@ -10,7 +10,8 @@ from transformers import AutoConfig
 
 from reward_models.lora import in_four_bits
 from reward_models.peft_folder import adapter_base, is_adapter
-from reward_models.precision import cpu_computes_bf16, engine_holds_weights, store_frozen_in_bf16
+from reward_models.precision import engine_holds_weights, in_bf16, machine_computes_bf16, store_frozen_in_bf16
+from reward_models.settings import Bf16
 from rlhf_e2h.runner.hub import explained
 from rlhf_e2h.training.models import base_of_context
 
@@ -31,9 +32,9 @@ def sampling_dtype(path: str | Path) -> str:
     On a GPU bfloat16: half of the memory. On a CPU with instructions for it bfloat16 where the weights are stored so,
     several times as fast as float32; else float32, which is exact.
     """
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if cpu_computes_bf16() and stored_dtype(path) == "bfloat16" else "float32"
+    if not machine_computes_bf16():
+        return "float32"
+    return "bfloat16" if torch.cuda.is_available() or stored_dtype(path) == "bfloat16" else "float32"
 
 
 def training_dtype(path: str | Path, settings: Any) -> str:
@@ -41,11 +42,11 @@ def training_dtype(path: str | Path, settings: Any) -> str:
 
     `settings` have `bf16` and `lora`, whatever trains.
     """
-    held = settings.bf16 and settings.lora.r > 0 and not engine_holds_weights()
+    held = in_bf16(settings.bf16) and settings.lora.r > 0 and not engine_holds_weights()
     return "bfloat16" if held and stored_dtype(path) == "bfloat16" else "float32"
 
 
-def hold_frozen(model: Any, bf16: bool, linear_only: bool = False, always_autocast: bool = False) -> None:
+def hold_frozen(model: Any, bf16: Bf16, linear_only: bool = False, always_autocast: bool = False) -> None:
     """Keep what is not trained in bfloat16 when training computes in it; DeepSpeed and FSDP see to that themselves.
 
     Adapters on weights in 4 bits are put back into float32: TRL trains them in bfloat16, which loses small updates.
@@ -54,5 +55,5 @@ def hold_frozen(model: Any, bf16: bool, linear_only: bool = False, always_autoca
         for parameter in model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
         return
-    if bf16 and not engine_holds_weights():
+    if in_bf16(bf16) and not engine_holds_weights():
         store_frozen_in_bf16(model, linear_only, always_autocast)

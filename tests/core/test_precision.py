@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from reward_models.adapters import fingerprint, read_adapter
+from reward_models.arguments import training_arguments
 from reward_models.lora import with_lora
-from reward_models.precision import frozen_as_read, restore_frozen, store_frozen_in_bf16
+from reward_models.precision import _warn_slow, frozen_as_read, in_bf16, restore_frozen, store_frozen_in_bf16
 from reward_models.settings import LoraSettings
-from rlhf_e2h.training import precision
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 from rlhf_e2h.training.precision import sampling_dtype, stored_dtype, training_dtype
@@ -108,13 +108,13 @@ def test_an_update_is_the_same_within_bfloat16_and_with_linear_layers_alone_exac
 def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     stored = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.")
-    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
+    monkeypatch.setattr("reward_models.precision.cpu_computes_bf16", lambda: True)
     assert sampling_dtype(folder) == stored == stored_dtype(folder)
     adapters = TrainingSettings(bf16=True, lora=LORA)
     assert training_dtype(folder, adapters) == stored
     for other in (TrainingSettings(lora=LORA), TrainingSettings(bf16=True)):
         assert training_dtype(folder, other) == "float32"
-    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
+    monkeypatch.setattr("reward_models.precision.cpu_computes_bf16", lambda: False)
     assert sampling_dtype(folder) == "float32"
     context = folder.parent / "icl"
     context.mkdir()
@@ -122,6 +122,22 @@ def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, mo
     assert stored_dtype(context) == stored
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert training_dtype(folder, adapters) == "float32"
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_auto_computes_in_bfloat16_where_the_processor_does(folder, monkeypatch, caplog, has_it):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr("reward_models.precision.cpu_computes_bf16", lambda: has_it)
+    _warn_slow.cache_clear()
+    assert in_bf16("auto") is has_it and in_bf16(False) is False and not caplog.text
+    auto = TrainingSettings(bf16="auto", lora=LORA)
+    assert training_dtype(folder, auto) == (stored_dtype(folder) if has_it else "float32")
+    arguments = training_arguments(auto, folder.parent / "trainer", 0)
+    assert arguments.bf16 is has_it
+    # asked for, it is done, and told once where it is slow
+    assert in_bf16(True) is True and in_bf16(True) is True
+    assert caplog.text.count("use bf16=auto or bf16=false") == (not has_it)
 
 
 def test_the_loss_of_labels_alone_is_trls(folder, tmp_path):

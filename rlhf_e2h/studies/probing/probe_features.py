@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from reward_models.records import read_jsonl
+from reward_models.settings import Bf16
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
 from rlhf_e2h.data.levels import problem_key
@@ -50,7 +51,7 @@ class Config:
     layer: Literal["middle", "last"] = "middle"
     max_tokens: int = 2048  # of a problem with all its chosen steps; longer ones are left out and counted
     data_seed: int = 0  # of the choice of problems and labels: the same for every model
-    bf16: bool = True  # the frozen model in bf16; false: float32
+    bf16: Bf16 = "auto"  # the frozen model in bf16; false: float32; auto: where the card or processor computes it
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.steps, self.graded, self.samples))) != 1:

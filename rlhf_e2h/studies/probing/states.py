@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from reward_models.contract import StepContract
 from reward_models.encode import encode
 from reward_models.model import pick_device
+from reward_models.precision import in_bf16
+from reward_models.settings import Bf16
 from reward_models.shared_prefixes import token_tree
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.studies.features import chosen_layers
@@ -30,13 +32,13 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # relative difference o
 class TreeReader:
     """A frozen model that reads trees at one layer."""
 
-    def __init__(self, path: str | Path, layer: str = "middle", bf16: bool = True) -> None:
+    def __init__(self, path: str | Path, layer: str = "middle", bf16: Bf16 = True) -> None:
         """`layer` is middle or last, as in `features.chosen_layers`.
 
         Raises:
             ConfigError: a layer that is not one, or a model whose layers cannot be found.
         """
-        model, self.tokenizer = load_policy(path, "bfloat16" if bf16 else "float32")
+        model, self.tokenizer = load_policy(path, "bfloat16" if in_bf16(bf16) else "float32")
         self.device = pick_device(None)
         self.model = cast(Any, model.base_model).to(self.device).eval()
         depth = model.config.num_hidden_layers
