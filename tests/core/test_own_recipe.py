@@ -67,7 +67,7 @@ def test_a_new_recipe_is_planned_and_divides_among_its_gpus(gpus, capsys):
     assert "40 problems" in capsys.readouterr().out
     recipe = load_recipe("mine")
     assert recipe.settings.variables["base"] == "Qwen/Qwen2.5-Math-1.5B"
-    assert recipe.settings.variables["bf16"] is (gpus > 0)
+    assert recipe.settings.variables["gradient_checkpointing"] is (gpus > 0)
     assert main(["plan", "mine", "--gpus", str(max(1, gpus))]) == 0
     if gpus > 1:
         Path("own.yaml").write_text(f"distributed_type: DEEPSPEED\nnum_processes: {gpus}\n")
