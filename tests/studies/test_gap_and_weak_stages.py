@@ -76,8 +76,9 @@ difficulty: "@difficulty_full"
 measure: level
 easy_max: 2
 hard_min: 4
-methods: [icl, probe, sft, rm]
+methods: [icl, probe, sft, rm, prm]
 train_on: [none, easy, hard]
+step_labels: procedural
 n: 6
 shots: 2
 curve: [3]
@@ -242,6 +243,9 @@ def test_gap_from_arms_to_figures(made):
     cells = {(r["method"], r["train_on"], r["n"], r["noise"]) for r in items}
     assert {("probe", "hard", 6, 0.3), ("probe", "easy", 3, 0.0), ("rl", "easy", 0, 0.0)} <= cells
     assert len(items) == 16 * len(cells)
+    # without labels in context and fine-tuned are the base, and judges choose at random
+    untrained = {m: [r["correct"] for r in items if (r["method"], r["train_on"]) == (m, "none")] for m, *_ in cells}
+    assert untrained["icl"] == untrained["sft"] and untrained["rm"] == untrained["prm"] == untrained["probe"]
     assert SEALED_LABELS in {r["file"] for r in read_done(folder)["labels_read"]}
     measured = read_jsonl(stage_folder(runs, "difficulty_full") / "difficulty.jsonl")
     assert len(measured) == 50 and {r["answer_nll_group"] for r in measured} == {"easy", "medium", "hard"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_e2h.studies.gap.gap import Cell, Config, cells
+from rlhf_e2h.studies.gap.gap import Cell, Config, cells, step_labels
 from rlhf_e2h.studies.gap.results import Outcomes, accuracy_table, cost_curve, heat_map, main_n, noise_curve, sgr_table
 from rlhf_e2h.studies.gap.slices import cost_of, draw, groups_of, members, noise_of, redrawn
 
@@ -56,6 +56,17 @@ def test_noise_changes_the_share_of_the_paper(p, share):
 def test_no_noise_changes_nothing_and_hard_is_twice_as_noisy():
     assert redrawn([0, 1, 1], [0, 1], 0.0, 0) == [0, 1, 1]
     assert noise_of("hard", 0.3) == 0.6 and noise_of("easy", 0.3) == 0.3 and noise_of("hard", 0.7) == 1.0
+
+
+def test_a_prm_learns_whether_each_step_is_right_given_those_before_it():
+    # 4+3 is 2 modulo 5; what follows builds rightly on the mistake
+    wrong = ("p=4+3;q=p*4;r=q+1;r=?", ["p=4+3=1", "q=1*4=4", "r=4+1=0", "# Answer\n\n0"])
+    early = ("p=4+3;q=p*4;r=q+1;r=?", ["p=4+3=2", "r=2+1=3", "# Answer\n\n3"])
+    assert [one.tolist() for one in step_labels([wrong, early], 0.0, seed=0)] == [[0, 1, 1, 1], [1, 0, 0]]
+    noisy = np.concatenate(step_labels([wrong, early] * 500, 0.3, seed=0))
+    assert (noisy != np.tile([0, 1, 1, 1, 1, 0, 0], 500)).mean() == pytest.approx(0.15, abs=0.02)  # half of .3
+    with pytest.raises(ValueError, match="use procedural"):
+        Config(base="b", data="d", graded="g", bank="b", methods=["prm"])
 
 
 def test_cost_axis():

@@ -6,6 +6,7 @@
 | sft | fine-tuned (LoRA if asked) on n solutions | greedy |
 | probe | logistic probe on hidden states of sampled solutions of n problems, right or wrong | best of the bank |
 | rm | outcome reward model on the same | best of the bank |
+| prm | process reward model on the steps of the same | best of the bank, a solution as good as its worst step |
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models.lora import four_bit
-from rlhf_e2h.prompts import SECTIONS, TextFormat, few_shot
+from rlhf_e2h.prompts import few_shot
 from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.samples.bank import Decoding, sample
 from rlhf_e2h.studies.probes import fit_logistic
-from rlhf_e2h.studies.weak_to_strong.students import FitSettings, fit_soft, predict
 from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.finetune import finetune
@@ -113,27 +113,3 @@ def probe_scores(train: Bank, chosen: Sequence[int], labels_N: NDArray[np.floati
     """P(right) of the test bank by a standardised logistic probe on the chosen solutions."""
     assert train.features is not None and test.features is not None
     return fit_logistic(train.features[list(chosen)], labels_N, standardise=True).predict(test.features)
-
-
-def reward_scores(
-    base: Path, train: Bank, chosen: Sequence[int], labels_N: NDArray[np.floating], test: Bank,
-    problems: Mapping[str, Row], fit: FitSettings, template: str | None, run: StageRun,
-    text_format: TextFormat = SECTIONS,
-) -> NDArray[Any]:  # fmt: skip
-    """P(right) of the test bank by an outcome reward model trained on the chosen solutions."""
-
-    def items(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-        return [(problems[row["problem_id"]]["problem"], text_format.split_steps(row["text"])) for row in rows]
-
-    labels = list(labels_N[:, None])  # one outcome each
-    scorer = fit_soft(
-        base,
-        items([train.rows[i] for i in chosen]),
-        labels,
-        run.scratch / "rm",
-        fit,
-        run.seed,
-        template=template,
-        text_format=text_format,
-    )
-    return predict(scorer, items(test.rows))

@@ -7,7 +7,7 @@ reads hard labels, so its name must say so (for instance `gap_full`). Hase et al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models.records import read_jsonl, write_jsonl
+from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.records import Row, read_graded
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
@@ -26,7 +27,8 @@ from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.gap import arms, slices
 from rlhf_e2h.studies.gap.difficulty_measures import MEASURES
 from rlhf_e2h.studies.gap.results import ITEMS
-from rlhf_e2h.studies.weak_to_strong.students import FitSettings
+from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels
+from rlhf_e2h.studies.weak_to_strong.students import FitSettings, fit_soft, predict
 from rlhf_e2h.text_formats import FormatSettings, format_of
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.models import open_policy
@@ -37,7 +39,8 @@ TRAITS = Traits(
     about="train on none, easy, medium, hard and all problems at equal n, by several methods",
     trains=True,
 )
-Method = Literal["icl", "sft", "probe", "rm"]
+Method = Literal["icl", "sft", "probe", "rm", "prm"]
+JUDGES = frozenset({"probe", "rm", "prm"})  # methods that choose among sampled solutions
 
 
 @dataclass
@@ -46,8 +49,8 @@ class Config:
 
     base: Input  # model that every arm starts from
     data: Input  # output of a prepare stage
-    graded: Input | None = None  # graded samples of train problems of all levels: probe and rm learn from them
-    bank: Input | None = None  # graded samples of test problems: probe and rm choose from them
+    graded: Input | None = None  # graded samples of train problems of all levels, from which judges learn
+    bank: Input | None = None  # graded samples of test problems, from which judges choose
     difficulty: Input | None = None  # output of a difficulty stage, for measures other than the level
     measure: str = "level"  # what makes a problem easy or hard: level, or a column of the difficulty stage
     easy_max: float | None = None  # easy up to this value; the .30 quantile if not given
@@ -61,19 +64,23 @@ class Config:
     noise: list[float] = field(default_factory=list)  # probabilities p at which labels are redrawn: easy p, hard 2p
     curves_of: list[Method] = field(default_factory=lambda: ["probe"])  # methods of the cost and noise curves
     policies: NamedInputs = field(default_factory=dict)  # trained elsewhere, as METHOD/TRAIN_ON: rl/easy, rl/hard
+    # labels of prm: procedural checks each step as a person would
+    step_labels: Literal["procedural", "none"] = field(default="none", metadata={"added": True})
     layers: Literal["middle", "last", "hase"] = "hase"  # hidden states that the probe reads
-    template: str | None = None  # text before a solution, with {problem}, for probe and rm
+    template: str | None = None  # text before a solution, with {problem}, for judges
     # of icl and sft: sections, chat, minerva or {template: FILE}; auto: what is saved beside the base, else sections
     format: FormatSettings = field(default_factory=FormatSettings)
     max_new_tokens: int = 256
     training: TrainingSettings = field(default_factory=TrainingSettings)  # of sft
-    fit: FitSettings = field(default_factory=FitSettings)  # of rm
+    fit: FitSettings = field(default_factory=FitSettings)  # of rm and prm
     batch_size: int = setting(256, affects_result=False)
 
     def __post_init__(self) -> None:
-        judged = {"probe", "rm"} & {*self.methods, *self.by_level, *self.curves_of}
+        judged = JUDGES & {*self.methods, *self.by_level, *self.curves_of}
         if judged and not (self.graded and self.bank):
             raise ValueError(f"{', '.join(sorted(judged))}: needs `graded` and `bank`, outputs of grade stages")
+        if "prm" in judged and self.step_labels == "none":
+            raise ValueError("prm learns from labels of steps, of which step_labels: none gives none; use procedural")
         if "none" not in self.train_on:
             raise ValueError(f"train_on {self.train_on} lacks 'none', the floor of every gap")
         if self.measure != "level" and not self.difficulty:
@@ -114,7 +121,9 @@ def main(config: Config, run: StageRun) -> None:
     waiting: list[tuple[Cell, list[Row]]] = []
     with run.progress(len(plan), "arms", "trainings") as bar:
         for cell in plan:
-            part = run.scratch / f"{cell.method}-{cell.train_on}-{cell.n}-{cell.noise}.jsonl".replace(" ", "_")
+            # without labels in context and fine-tuned are the same model, which answers once
+            method = "greedy" if not cell.n and cell.method in ("icl", "sft") else cell.method
+            part = run.scratch / f"{method}-{cell.train_on}-{cell.n}-{cell.noise}.jsonl".replace(" ", "_")
             if not part.is_file():
                 write_jsonl(part, study.answer(cell))
             waiting.append((cell, read_jsonl(part)))
@@ -126,6 +135,13 @@ def main(config: Config, run: StageRun) -> None:
     write_jsonl(run.out / ITEMS, study.graded(waiting))
     write_json(run.out / "split.json", study.about())
     run.finish(cells=len(waiting), n=config.n, test=len(study.test))
+
+
+def step_labels(items: Sequence[Item], p: float, seed: int) -> Labels:
+    """Whether each step of each procedural solution is right, 1 or 0 (S,), redrawn with probability p."""
+    truth = [procedural.step_labels(problem, steps) for problem, steps in items]
+    flat = iter(slices.redrawn([label for one in truth for label in one], (0, 1), p, seed))
+    return [np.array([next(flat) for _ in one], dtype=float) for one in truth]
 
 
 class _Study:
@@ -182,7 +198,7 @@ class _Study:
     def check(self, plan: Sequence[Cell]) -> None:
         """Every arm has its n problems, and right and wrong samples: found out before anything is trained."""
         for cell in plan:
-            if cell.method in ("probe", "rm") and cell.n:
+            if cell.method in JUDGES and cell.n:
                 self._right_or_wrong(cell)
             else:
                 self.chosen(cell)
@@ -190,7 +206,7 @@ class _Study:
     def answer(self, cell: Cell) -> list[Row]:
         """Rows of the test problems: `correct`, or an answer that is still to be graded."""
         ids = [p["problem_id"] for p in self.test]
-        if cell.method in ("probe", "rm"):
+        if cell.method in JUDGES:
             if cell.train_on == "none":
                 correct = arms.random_of_bank(self.test_bank, ids)
             else:
@@ -221,27 +237,26 @@ class _Study:
         chosen, labels_N = self._right_or_wrong(cell)
         if cell.method == "probe":
             return arms.probe_scores(self.train_bank, chosen, labels_N, self.test_bank)
-        base = self.run.path(self.config.base)
-        fit, template = self.config.fit, self.config.template
-        return arms.reward_scores(
-            base,
-            self.train_bank,
-            chosen,
-            labels_N,
-            self.test_bank,
-            self.problems,
-            fit,
-            template,
-            self.run,
-            self.texts,
-        )
+        items = self._items(self.train_bank.rows[i] for i in chosen)
+        kind, labels = "orm", list(labels_N[:, None])
+        if cell.method == "prm":
+            kind, labels = "prm", step_labels(items, slices.noise_of(cell.train_on, cell.noise), self.run.seed)
+        config = self.config
+        scorer = fit_soft(
+            self.run.path(config.base), items, labels, self.run.scratch / "rm", config.fit, self.run.seed,
+            template=config.template, kind=kind, text_format=self.texts,
+        )  # fmt: skip
+        return predict(scorer, self._items(self.test_bank.rows))
+
+    def _items(self, rows: Iterable[Row]) -> list[Item]:
+        return [(self.problems[row["problem_id"]]["problem"], self.texts.split_steps(row["text"])) for row in rows]
 
     def _solved(self, cell: Cell) -> list[tuple[str, str]]:
         labels = [self.labels[p["problem_id"]] for p in self.chosen(cell)]
         if without := sum(not label.solution for label in labels):
             raise ConfigError(
                 f"{self.run.name}: {without} of {len(labels)} problems of arm {cell.train_on!r} have no solution, "
-                f"which {cell.method} learns from; give solutions to `prepare`, or compare probe and rm only"
+                f"which {cell.method} learns from; give solutions to `prepare`, or compare judges only"
             )
         pairs = [(self.problems[label.problem_id]["problem"], label.solution) for label in labels]
         if not cell.noise:
