@@ -32,7 +32,7 @@ from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer, quiet
 from reward_models.one_reader import ready
 from reward_models.peft_folder import merging_base
-from reward_models.precision import base_dtype
+from reward_models.precision import base_dtype, in_bf16
 from reward_models.prepare import prepare_model, save_model
 from reward_models.records import Stepwise
 from reward_models.resume import checkpoint_to_resume, run_identity
@@ -185,8 +185,10 @@ def _fit_attention(model: Any, rows: TokenRows, settings: TrainSettings) -> None
             f"a record has {longest} tokens, the model reads at most {limit}; "
             f"lower max_length from {settings.max_length} to {limit}"
         )
-    if settings.bf16 and not torch.cuda.is_available() and longest <= SHORT and not settings.share_prefixes:
+    if in_bf16(settings.bf16) and not torch.cuda.is_available() and longest <= SHORT and not settings.share_prefixes:
         model.set_attn_implementation("eager")
+    if model.device.type == "meta":
+        return  # rank 0 has the weights and can try; if it refuses, the launcher ends all
     if settings.padding_free and not keeps_texts_apart(model):
         raise ValueError(
             f"padding_free: {type(model).__name__} lets the texts of a packed row see each other; set it to false"

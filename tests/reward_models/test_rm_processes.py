@@ -81,6 +81,19 @@ def test_two_processes_train_what_one_trains(launch, base, alone):
     assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["ddp_cpu", "zero2", "zero3", "fsdp"])
+@pytest.mark.parametrize("merged", ["share_prefixes", "padding_free"])
+def test_two_processes_read_merged_rows_as_one_does(launch, merged, base, records):
+    """Micro-batches of one size, because rows are merged by it."""
+    settings = [f"{merged}=true", "per_device_train_batch_size=8"]
+    one, first = train_under(None, base, records, *settings)
+    two, second = train_under(launch, base, records, *settings)
+    assert first["tokens"] == second["tokens"] and first["steps"] == second["steps"] == 8
+    assert second["train_loss"] == pytest.approx(first["train_loss"], abs=1e-3)
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+
+
 @pytest.fixture(scope="module", params=[0, 4], ids=["full", "lora"])
 def in_bf16(request, base, records):
     """Settings with the rank of adapters, and what one process makes of the records in bf16."""
