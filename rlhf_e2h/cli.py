@@ -264,6 +264,7 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     from rlhf_e2h.parallel.processes import is_main, launched_with_deepspeed
     from rlhf_e2h.runner import operator_locks
     from rlhf_e2h.runner.mirrors import check_mirrors
+    from rlhf_e2h.runner.pipeline import planned
     from rlhf_e2h.runner.progress import console
     from rlhf_e2h.runner.publish import check_publishing, publish
     from rlhf_e2h.runner.recipe import load_recipe, stage_name
@@ -284,7 +285,7 @@ def _run_stage_file(args: argparse.Namespace) -> int:
     with lock(store.root) if is_main() and not args.locked else contextlib.nullcontext():
         if is_main() and not args.locked:
             store.note_places()
-        for seed in recipe.settings.seeds:
+        for _, seed in planned(recipe, spec.name):
             folder = store.finished(spec, seed)
             console.print(f"{spec.name}: {'finished before' if folder else 'running'}, seed {seed}")
             if folder and is_main():

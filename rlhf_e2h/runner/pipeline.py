@@ -33,7 +33,7 @@ def run_recipe(recipe: Recipe, only: str | None = None, launch: str | None = Non
         launch: an accelerate configuration with which training stages are started.
     """
     store = Store(recipe)
-    todo = _plan(recipe, only)
+    todo = planned(recipe, only)
     specs = [spec for spec, _ in todo]
     check_inputs(specs)
     check_mirrors(recipe.settings)
@@ -122,7 +122,7 @@ def _about(recipe: Recipe) -> dict[str, Any]:
     return {**about, "overrides": recipe.overrides, **describe()}
 
 
-def _plan(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
+def planned(recipe: Recipe, only: str | None) -> list[tuple[StageSpec, int]]:
     """(stage, seed) pairs in order: shared stages once, then seed by seed, then what spans all seeds."""
     if only and only not in recipe.stages:
         raise ConfigError(f"--only {only}: no such stage in {recipe.folder}; {nearest(only, recipe.stages)}")

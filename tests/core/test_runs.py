@@ -14,7 +14,7 @@ import pytest
 from reward_models.records import read_jsonl
 from rlhf_e2h.parallel.blocks import Parts
 from rlhf_e2h.runner.config import ConfigError
-from rlhf_e2h.runner.pipeline import run_recipe
+from rlhf_e2h.runner.pipeline import planned, run_recipe
 from rlhf_e2h.runner.recipe import load_recipe
 from rlhf_e2h.runner.run_files import lock, read_done
 from rlhf_e2h.runner.store import Store
@@ -167,6 +167,13 @@ def test_seeds_share_what_does_not_depend_on_them(recipe, runs):
     run_recipe(load_recipe(recipe, [runs, "seeds=[0, 1]"]))
     counts = {name: len(list(Path(runs[5:], name).iterdir())) for name in ("pretrain", "prepare", "icl", "sample")}
     assert counts == {"pretrain": 1, "prepare": 1, "icl": 2, "sample": 2}
+
+
+def test_what_spans_seeds_or_has_none_runs_once(recipe, runs):
+    (recipe / "9_speed.yaml").write_text('stage: speed\ndata: "@prepare"\nruns: {icl: "@icl"}\nbaseline: icl\n')
+    loaded = load_recipe(recipe, [runs, "seeds=[3, 4]"])
+    seeds = {name: [seed for _, seed in planned(loaded, name)] for name in ("prepare", "icl", "speed")}
+    assert seeds == {"prepare": [3], "icl": [3, 4], "speed": [3]}
 
 
 def test_the_completion_record_says_what_was_read(recipe, runs):
