@@ -129,8 +129,13 @@ def _seed(resolved: Resolved) -> int:
 
 
 def _study_folders(config: Config, run: StageRun) -> list[tuple[str, Path]]:
-    found = [resolved for reference in config.sections for resolved in run.inputs[reference]]
-    return [(f"seed {_seed(resolved)}", resolved.path) for resolved in found]
+    """Folders of sections, each with what tells it from others: its stage, and its seed where the stage has several."""
+    found = []
+    for reference in config.sections:
+        for resolved in run.inputs[reference]:
+            seed = f", seed {_seed(resolved)}" if len(run.inputs[reference]) > 1 else ""
+            found.append((reference.removeprefix("@") + seed, resolved.path))
+    return found
 
 
 def show(folder: Path) -> None:

@@ -89,6 +89,8 @@ fit: {FIT}
 policies: {{rl/easy: MODEL}}
 """,
     "4_findings.yaml": 'stage: findings\ngap: "@gap_full"\ndraws: 200\n',
+    "4_again.yaml": 'stage: findings\ngap: "@gap_full"\ndraws: 100\n',
+    "5_report.yaml": 'stage: report\nsections: ["@findings", "@again"]\n',
 }
 
 
@@ -255,6 +257,8 @@ def test_gap_from_arms_to_figures(made):
         assert (found / f"{name}.svg").is_file() and (found / f"{name}.csv").is_file()
     assert all(r["sgr"] or r["null_because"] for r in table(found, "gap_sgr.csv"))
     no_nan(found)
+    page = (stage_folder(runs, "report") / "report.html").read_text()
+    assert "All cells (findings)" in page and "All cells (again)" in page
 
 
 def test_more_problems_than_there_are_stops_before_training(made):
