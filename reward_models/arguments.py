@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from reward_models.bf16 import in_bf16
 from reward_models.dataset import optimiser_steps
 from reward_models.kinds import kind_of
-from reward_models.precision import in_bf16
 from reward_models.settings import TrainerSettings, TrainSettings
 
 WAIT = 12 * 3600  # seconds for the other processes; one may evaluate or save for all

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from reward_models.bf16 import in_bf16
 from reward_models.heads import HEAD_NAMES
-from reward_models.precision import in_bf16
 from reward_models.settings import LoraSettings, OptimisationSettings
 
 

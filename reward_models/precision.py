@@ -6,7 +6,6 @@ weights (adapters, heads) stay float32. Before a model is saved its frozen weigh
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Iterable
@@ -15,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from reward_models.settings import Bf16
 
 log = logging.getLogger(__name__)
 MARK = "_stored_in_bf16"  # on a base: "exactly", or "rounded" where its weights have to be read again
@@ -134,37 +131,3 @@ def _base_of(model: Any) -> Any:
 def engine_holds_weights() -> bool:
     """Whether DeepSpeed or FSDP, as launched, decides on the precision in which weights are held."""
     return any(os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" for name in ("DEEPSPEED", "FSDP"))
-
-
-def in_bf16(asked: Bf16) -> bool:
-    """Whether to compute in bfloat16 on this machine, of which `auto` asks whether it has instructions for it.
-
-    Where a CPU has none, `True` is done as asked, and a warning says what it costs.
-    """
-    if asked == "auto":
-        return machine_computes_bf16()
-    if asked and not torch.accelerator.is_available() and not cpu_computes_bf16():
-        _warn_slow()
-    return asked
-
-
-@functools.cache
-def _warn_slow() -> None:
-    log.warning(
-        "bf16 is true, and this processor has no instructions for bfloat16: matrix products take up to a hundred times "
-        "as long as in float32; use bf16=auto or bf16=false"
-    )
-
-
-def machine_computes_bf16() -> bool:
-    """Whether the GPU, or without one the CPU, has instructions for products of bfloat16 matrices."""
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_computes_bf16()
-
-
-@functools.cache
-def cpu_computes_bf16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 matrices; without them bfloat16 is slower."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 has none
-    names = ("amx_bf16", "amx_tile", "avx512_bf16", "bf16", "sve_bf16")
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(capabilities.get(name) for name in names) or any(getattr(torch.cpu, a, bool)() for a in asked)

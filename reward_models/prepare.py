@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.bf16 import in_bf16
 from reward_models.contract import StepContract
 from reward_models.lora import four_bit, on_full_weights, with_lora
 from reward_models.master_weights import master_weights, with_master_weights
 from reward_models.model import freeze, new_model, quiet
 from reward_models.one_reader import one_rank_reads
-from reward_models.precision import engine_holds_weights, in_bf16, restore_frozen, store_frozen_in_bf16, stored_half
+from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
 

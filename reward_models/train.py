@@ -23,6 +23,7 @@ from torch.utils.data import Sampler
 from transformers import AutoConfig
 
 from reward_models.arguments import scorer_arguments
+from reward_models.bf16 import in_bf16
 from reward_models.card import model_card
 from reward_models.contract import StepContract
 from reward_models.dataset import TokenRows, build_rows, check_material
@@ -32,7 +33,7 @@ from reward_models.kinds import kind_of
 from reward_models.model import load_tokenizer, quiet
 from reward_models.one_reader import ready
 from reward_models.peft_folder import merging_base
-from reward_models.precision import base_dtype, in_bf16
+from reward_models.precision import base_dtype
 from reward_models.prepare import prepare_model, save_model
 from reward_models.records import Stepwise
 from reward_models.resume import checkpoint_to_resume, run_identity

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather, pad_across_processes
 
-from reward_models.precision import in_bf16
+from reward_models.bf16 import in_bf16
 from reward_models.settings import Bf16
 from rlhf_e2h.parallel.processes import collective_timeout
 from rlhf_e2h.runner.environment import forget_accelerate_state

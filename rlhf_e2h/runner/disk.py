@@ -68,7 +68,7 @@ def _there(store: Store, spec: StageSpec, seed: int) -> int:
 
 def _weights(recipe: Recipe, spec: StageSpec) -> Room:
     """Weights and checkpoints; adapters are taken for nothing beside them."""
-    from reward_models.precision import in_bf16
+    from reward_models.bf16 import in_bf16
     from rlhf_e2h.training.architecture import model_of
 
     config, settings = spec.config, getattr(spec.config, "training", spec.config)

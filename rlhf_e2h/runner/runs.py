@@ -227,6 +227,7 @@ def run_stage(store: Store, spec: StageSpec, seed: int) -> Path:
         }
         write_json(folder / DONE, record)
         publish(store.recipe, spec, seed, folder)
+    processes.wait_for_all()  # what another one does next may read it
     return folder
 
 

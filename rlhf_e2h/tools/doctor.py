@@ -124,7 +124,7 @@ def shipped_files() -> Iterator[Finding]:
 def gpu() -> Iterator[Finding]:
     import torch
 
-    from reward_models.precision import machine_computes_bf16
+    from reward_models.bf16 import machine_computes_bf16
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from reward_models.bf16 import in_bf16
 from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
-from reward_models.precision import in_bf16
 from rlhf_e2h.encoding import check_positions, trl_rows
 from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from reward_models.bf16 import in_bf16, machine_computes_bf16
 from reward_models.lora import in_four_bits
 from reward_models.peft_folder import adapter_base, is_adapter
-from reward_models.precision import engine_holds_weights, in_bf16, machine_computes_bf16, store_frozen_in_bf16
+from reward_models.precision import engine_holds_weights, store_frozen_in_bf16
 from reward_models.settings import Bf16
 from rlhf_e2h.runner.hub import explained
 from rlhf_e2h.training.models import base_of_context

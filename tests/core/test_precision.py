@@ -10,8 +10,9 @@ from transformers import AutoConfig
 
 from reward_models.adapters import fingerprint, read_adapter
 from reward_models.arguments import training_arguments
+from reward_models.bf16 import _warn_slow, in_bf16
 from reward_models.lora import with_lora
-from reward_models.precision import _warn_slow, frozen_as_read, in_bf16, restore_frozen, store_frozen_in_bf16
+from reward_models.precision import frozen_as_read, restore_frozen, store_frozen_in_bf16
 from reward_models.settings import LoraSettings
 from rlhf_e2h.training.arguments import TrainingSettings
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
@@ -108,13 +109,13 @@ def test_an_update_is_the_same_within_bfloat16_and_with_linear_layers_alone_exac
 def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     stored = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.")
-    monkeypatch.setattr("reward_models.precision.cpu_computes_bf16", lambda: True)
+    monkeypatch.setattr("reward_models.bf16.cpu_computes_bf16", lambda: True)
     assert sampling_dtype(folder) == stored == stored_dtype(folder)
     adapters = TrainingSettings(bf16=True, lora=LORA)
     assert training_dtype(folder, adapters) == stored
     for other in (TrainingSettings(lora=LORA), TrainingSettings(bf16=True)):
         assert training_dtype(folder, other) == "float32"
-    monkeypatch.setattr("reward_models.precision.cpu_computes_bf16", lambda: False)
+    monkeypatch.setattr("reward_models.bf16.cpu_computes_bf16", lambda: False)
     assert sampling_dtype(folder) == "float32"
     context = folder.parent / "icl"
     context.mkdir()
@@ -128,7 +129,7 @@ def test_precision_of_sampling_follows_the_machine_and_the_checkpoint(folder, mo
 def test_auto_computes_in_bfloat16_where_the_processor_does(folder, monkeypatch, caplog, has_it):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr("reward_models.precision.cpu_computes_bf16", lambda: has_it)
+    monkeypatch.setattr("reward_models.bf16.cpu_computes_bf16", lambda: has_it)
     _warn_slow.cache_clear()
     assert in_bf16("auto") is has_it and in_bf16(False) is False and not caplog.text
     auto = TrainingSettings(bf16="auto", lora=LORA)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reward_models.bf16 import in_bf16
 from reward_models.contract import StepContract
 from reward_models.encode import encode
 from reward_models.model import pick_device
-from reward_models.precision import in_bf16
 from reward_models.settings import Bf16
 from reward_models.shared_prefixes import token_tree
 from rlhf_e2h.runner.config import ConfigError
