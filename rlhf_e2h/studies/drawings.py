@@ -16,7 +16,7 @@ Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
 
 def heat_map(values: NDArray[np.floating], rows: Sequence[str], columns: Sequence[str], x: str, y: str) -> Any:
     """Cells with their numbers, darker for more; an empty cell has no value."""
-    figure, axes = new_figure(4.6, 3.6)
+    figure, axes = new_figure(max(4.6, 1.6 + 0.5 * len(columns)), max(3.6, 1.5 + 0.34 * len(rows)))
     axes.grid(False)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
@@ -29,7 +29,8 @@ def heat_map(values: NDArray[np.floating], rows: Sequence[str], columns: Sequenc
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=MARKER["ink"])
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 8 else 0)
+    long = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 8 else {}
+    axes.set_xticks(range(len(columns)), columns, **long)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -118,12 +118,13 @@ def _add_mdl(config: Config, run: StageRun, problems: list[Row], rows: list[Row]
 
 def _section(run: StageRun, table: list[Row], measures: list[str], problems: int) -> None:
     by_pair = {(row["measure"], row["with"]): row["rho"] for row in table}
-    values = np.array([[by_pair[a, b] if by_pair[a, b] is not None else np.nan for b in measures] for a in measures])
+    shown = [m for m in measures if by_pair[m, m] is not None]  # the table says why the others have none
+    values = np.array([[np.nan if by_pair[a, b] is None else by_pair[a, b] for b in shown] for a in shown])
     with_level = [(m, by_pair["level", m]) for m in measures if m != "level"] if "level" in measures else []
     words = ", ".join(f"{m} {rho:+.2f}" for m, rho in with_level if rho is not None)
     add_section(
         run.out, "spearman", "Measures of difficulty", f"Spearman's rank correlation with the level over {problems} "
-        f"problems: {words or 'none'}.", COLUMNS, table, lambda: heat_map(values, measures, measures, "", ""),
+        f"problems: {words or 'none'}.", COLUMNS, table, lambda: heat_map(values, shown, shown, "", ""),
         "Rank correlation of every pair of measures.",
     )  # fmt: skip
     run.log({f"spearman/level_{measure}": rho for measure, rho in with_level if rho is not None})

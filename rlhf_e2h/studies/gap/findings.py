@@ -173,7 +173,8 @@ def _gap(config: Config, run: StageRun) -> str:
     add_section(
         run.out, "gap", "Supervision gap: accuracy on hard problems at equal n", paragraph, gap_results.COLUMNS,
         main_rows, lambda: drawings.dots(named, "arm", ["hard"], "test_on", "accuracy on hard problems", {}),
-        f"Problems that each arm learns from: {most}. 95 % intervals over problems and seeds.",
+        f"Problems that each arm learns from: {', '.join(f'{method} {n}' for method, n in most.items())}. "
+        "95 % intervals over problems and seeds.",
     )  # fmt: skip
     add_section(
         run.out, "gap_cells", "All cells", "Accuracy of every training on every test group.", gap_results.COLUMNS, rows
