@@ -35,7 +35,9 @@ def _warn_slow() -> None:
 
 def machine_computes_bf16() -> bool:
     """Whether the GPU, or without one the CPU, has instructions for products of bfloat16 matrices."""
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_computes_bf16()
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu_computes_bf16()
 
 
 @functools.cache

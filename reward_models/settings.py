@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 LOSS_ON = ("every_token", "step_end")  # see targets.py
-Bf16 = Literal[True, False, "auto"]  # what it means on this machine is in precision.py
+Bf16 = Literal[True, False, "auto"]  # what it means on this machine is in bf16.py
 AT_ONCE = 32  # sequences on one process where nothing is said
 # arguments of a Trainer that follow from settings, or from where it runs
 _DERIVED = ("output_dir", "gradient_accumulation_steps", "seed", "data_seed", "use_cpu", "report_to", "disable_tqdm")
