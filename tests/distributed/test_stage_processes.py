@@ -252,7 +252,7 @@ def test_ppo_with_adapters_evaluates_and_keeps_what_one_process_keeps(place, tmp
     assert {"eval/accuracy_easy", "eval/rm_level_1"} <= set(compared_names)
     for one, two in zip(steps, others, strict=True):
         assert [one[name] for name in compared_names] == pytest.approx([two[name] for name in compared_names], abs=1e-4)
-    assert steps[-1]["objective/kl"] > 1e-4  # the reference is the base without adapters
+    assert abs(steps[-1]["objective/kl"]) > 1e-4  # a sampled mean, of either sign: the reference has no adapters
     base = load_file(place / "base/model.safetensors")
     assert weights.keys() == other.keys() == base.keys()
     assert all(weights[name].allclose(other[name], atol=1e-3) for name in weights)
