@@ -20,7 +20,8 @@ def test_the_gpu_checks_run_here(tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert {"ppo", "log_probabilities", "resume", "rounds", "vllm"} <= found.keys()
     assert found["resume"]["difference"] == 0
-    assert found["ppo"]["rollout_tokens_a_second"] > 0 and found["ppo"]["update_mfu"] > 0
+    # a share of a rate that was measured on the CPU a moment before: above 1 where that moment was busier
+    assert found["ppo"]["rollout_tokens_a_second"] > 0 and 0 < found["ppo"]["update_mfu"] < 10
 
 
 def test_its_tokenizer_has_a_token_a_word():
