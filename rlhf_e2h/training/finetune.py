@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reward_models.bf16 import in_bf16
 from reward_models.lora import lora_config
 from reward_models.model import freeze_parts
 from rlhf_e2h.encoding import check_positions, trl_rows
@@ -38,7 +37,7 @@ def finetune(
     encoded = trl_rows(tokenizer, rows)
     _report_lengths(encoded, settings.max_length, extras, run)
     check_positions(run.name, model, [len(row["input_ids"]) for row in encoded], settings.max_length)
-    trainer = sft_trainer(in_bf16(settings.bf16))(
+    trainer = sft_trainer()(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(encoded),

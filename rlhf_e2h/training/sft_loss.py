@@ -1,4 +1,4 @@
-"""The loss of fine-tuning on a CPU in bfloat16, for TRL's trainer.
+"""The loss of fine-tuning on a CPU, for TRL's trainer.
 
 TRL's own is made for GPUs: elsewhere it takes the output layer over prompts and padding too, and its gradient in
 float32. With a vocabulary of 152,000 on a CPU that is most of an update. Here the layer is applied where there is a
@@ -14,11 +14,11 @@ import torch
 from rlhf_e2h.rl.chunked_logits import Places, outputs_at
 
 
-def sft_trainer(bf16: bool) -> Any:
+def sft_trainer() -> Any:
     """TRL's SFTTrainer, with the loss of this module where that is faster."""
     from trl import SFTTrainer
 
-    if not bf16 or torch.accelerator.is_available():
+    if torch.accelerator.is_available():
         return SFTTrainer
 
     class LabelLoss(SFTTrainer):
