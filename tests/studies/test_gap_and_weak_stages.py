@@ -210,6 +210,13 @@ def test_poisoned_hard_truth_leaves_weakly_supervised_weights_alone(made, weak):
     assert ceilings[0] != ceilings[1]
 
 
+def test_the_supervisor_has_a_budget_of_its_own(made):
+    files = {"4_weak_to_strong.yaml": WEAK["4_weak_to_strong.yaml"] + "limit: 9\nweak_limit: 5\n"}
+    folder = stage_folder(run(made, files), "weak_to_strong")
+    assert read_done(folder)["notes"]["supervisor_learns_from"] == "5 solutions"
+    assert len(read_jsonl(folder / "predictions.jsonl")) == 9
+
+
 def test_weak_to_strong_on_steps(made):
     """Every step of every solution has a label; a probe may drop some; a sample scores as its worst step."""
     files = {"4_weak_to_strong.yaml": WEAK["4_weak_to_strong.yaml"] + "step_labels: procedural\n"}

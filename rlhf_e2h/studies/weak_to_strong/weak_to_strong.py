@@ -72,6 +72,8 @@ class Config:
     levels: list[int] = field(default_factory=lambda: [4, 5])  # of the items that the student learns from
     step_labels: Literal["none", "procedural"] = "none"  # procedural: everybody labels and learns steps, not outcomes
     limit: int | None = None  # at most N solutions, for the supervisor and for the students
+    # the supervisor's own budget of labelled solutions; `limit` if not given
+    weak_limit: int | None = field(default=None, metadata={"added": True})
     students: dict[str, Student] = field(default_factory=lambda: {"xent": Student()})
     layers: Literal["middle", "last", "hase"] = "middle"  # hidden states that probes read
     template: str | None = None  # text before a solution, with {problem}; the policy's prompt if not given
@@ -149,7 +151,8 @@ def _supervise(config: Config, run: StageRun, task: Task) -> tuple[NDArray[np.fl
     """Scores of the bank and soft labels of the transfer items, by a model that knows easy labels only."""
     rows = read_graded(run.path(str(config.easy)))
     rows = [row for row in rows if row["finished"] and task.problems[row["problem_id"]]["level"] in EASY]
-    rows = at_most(_distinct(rows), config.limit, run.seed)
+    rows = at_most(_distinct(rows), config.limit if config.weak_limit is None else config.weak_limit, run.seed)
+    run.notes["supervisor_learns_from"] = f"{len(rows)} solutions"
     labels = _truth(config, task, rows)
     if len(set(np.concatenate(labels).tolist())) < 2:
         raise ConfigError(f"{run.name}: {len(rows)} easy samples, not both right and wrong ones; sample more of them")
