@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,12 @@ from reward_models.records import Stepwise
 from reward_models.score import Scorer, StepScores
 
 
-def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, Any]:
+def evaluate_records(
+    scorer: Scorer, records: Sequence[Stepwise], on_scored: Callable[[int], None] | None = None
+) -> dict[str, Any]:
     """Score records and compare with their labels; None where a figure has no data of both classes.
+
+    `on_scored` gets the number of records done after each batch.
 
     Keys: `step_auc`, `step_accuracy`, `step_balanced_accuracy`, `step_roc`, `calibration_error`, `calibration_curve`
     over all labelled steps; `outcome_auc`, `outcome_accuracy`, `outcome_balanced_accuracy`, `outcome_roc` of the
@@ -24,7 +28,8 @@ def evaluate_records(scorer: Scorer, records: Sequence[Stepwise]) -> dict[str, A
     ten bins of probabilities (last step for an ORM, all steps otherwise) for each `level` among the records' extra
     fields.
     """
-    scored = list(scorer.score_stream((record.problem, record.steps) for record in records))
+    items = ((record.problem, record.steps) for record in records)
+    scored = list(scorer.score_stream(items, on_scored=on_scored))
     return compare(records, scored, scorer.contract.kind)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from reward_models.adapters import forget_adapter, save_adapter
-from reward_models.bf16 import in_bf16
+from reward_models.bf16 import in_bf16, machine_computes_bf16
 from reward_models.contract import StepContract
 from reward_models.lora import four_bit, on_full_weights, with_lora
 from reward_models.master_weights import master_weights, with_master_weights
@@ -69,7 +69,7 @@ def save_model(
     if trainer.accelerator.is_main_process:
         with quiet():
             merged.save_pretrained(out)
-    return merged
+    return merged if machine_computes_bf16() else merged.float()  # it is scored with now
 
 
 def _save_float32(trainer: StepTrainer, out: Path) -> None:

@@ -66,13 +66,15 @@ def train(
     on_epoch: OnEpoch | None = None,
     order: Callable[[list[int]], Sampler[int]] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_validated: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Train a reward model of `kind` (a name in `kinds.KINDS`) and save it in `out`.
 
     `contract` sets template, separator and aggregation; without one the defaults of the kind hold. `on_log` gets the
     Trainer's logs with `step` and `max_steps` in them, `on_step` those two after every step; `on_epoch` the number of
-    each finished epoch and a scorer of the model as it then is, on every process. `order` makes the order of training
-    rows, as a sampler of row numbers: it is given the index in `records` of each row, and replaces grouping by length.
+    each finished epoch and a scorer of the model as it then is, on every process; `on_validated` the number of
+    `validation` records scored by each batch, when all is trained. `order` makes the order of training rows, as a
+    sampler of row numbers: it is given the index in `records` of each row, and replaces grouping by length.
 
     Returns:
         Counts of what was used and left out, the last training loss, and `validation`: the metrics of
@@ -114,7 +116,7 @@ def train(
     scorer.model = save_model(trainer, base, contract, settings, out)
     result: dict[str, Any] = {**counts, "kind": kind, "steps": steps, "train_loss": loss}
     result["tokens"] = round(steps * settings.batch_size * trainer.tokens_per_row)
-    result["validation"] = evaluate_records(scorer, held_out) if held_out else None
+    result["validation"] = evaluate_records(scorer, held_out, on_validated) if held_out else None
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(out)
         report = {**result, "base": str(base), "base_dtype": base_dtype(base), "contract": contract.to_dict()}

@@ -6,7 +6,9 @@ folder that plain transformers loads, and quality.json with its metrics on held-
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +26,7 @@ from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.parallel.processes import forget_divided_loading
 from rlhf_e2h.prompts import TextFormat
 from rlhf_e2h.runner.config import ConfigError, Input
+from rlhf_e2h.runner.progress import Bar
 from rlhf_e2h.runner.row_counts import nonzero
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
@@ -143,7 +146,7 @@ def main(config: Config, run: StageRun) -> None:
         training = with_flips(training, items, chosen)
         items = reward_items(training, config.kind, by_text)
     dynamics = RewardDynamics(run, training, items) if config.dynamics else None
-    with run.progress(1, f"training {config.kind}", "steps") as bar:
+    with run.progress(1, f"training {config.kind}", "steps") as bar, contextlib.ExitStack() as inside:
         order = _Order(config.mixture, training, by_text, settings) if config.mixture else None
 
         def on_log(logs: Mapping[str, float]) -> None:
@@ -151,9 +154,13 @@ def main(config: Config, run: StageRun) -> None:
             step = int(logs.get("step", 0))
             run.log(values | (order.weights(step) if order else {}), step=step)
 
+        @functools.cache
+        def validating() -> Bar:  # a large model takes minutes for it, after the last step
+            return inside.enter_context(run.progress(len(validation), "validating", "records"))
+
         result = train(
             run.path(config.base), training, config.kind, run.out, settings, validation, on_log, contract, dynamics,
-            order, on_step=bar.update,
+            order, on_step=bar.update, on_validated=lambda count: validating().advance(count),
         )  # fmt: skip
     forget_divided_loading()
     if dynamics:

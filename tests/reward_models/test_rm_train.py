@@ -171,6 +171,24 @@ def test_lora_keeps_the_precision_of_its_base_and_so_does_the_export(base, tmp_p
         assert {value.dtype for value in weights.values()} == {torch.bfloat16}, name
 
 
+@pytest.mark.parametrize("has_it", [True, False])
+def test_what_is_stored_in_bf16_validates_in_float32_where_the_processor_lacks_it(base, tmp_path, monkeypatch, has_it):
+    """Seven records of a real model of 0.5 billion weights took more than seven minutes."""
+    monkeypatch.setattr("reward_models.prepare.machine_computes_bf16", lambda: has_it)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
+    seen, validated = [], []
+    settings = replace(FAST, num_train_epochs=1, lora=LoraSettings(4))
+    result = train(
+        tmp_path / "base", words_task(16, 1), "orm", tmp_path / "orm", settings, words_task(8, 2),
+        on_epoch=lambda _, scorer: seen.append(scorer), on_validated=validated.append,
+    )  # fmt: skip
+    assert {one.dtype for one in seen[0].model.parameters()} == {torch.bfloat16 if has_it else torch.float32}
+    stored = load_file(tmp_path / "orm" / "model.safetensors")
+    assert {one.dtype for one in stored.values()} == {torch.bfloat16}
+    assert sum(validated) == result["validation"]["records"] == 8
+
+
 @pytest.mark.parametrize("kind", ["orm", "pairwise"])
 def test_full_training_stays_float32_and_its_export_has_the_precision_of_the_base(base, tmp_path, kind, capsys):
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
