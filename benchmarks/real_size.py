@@ -4,15 +4,15 @@
     python benchmarks/real_size.py --model MODEL --data MATH.jsonl --rows sft --code /path/to/an/older/checkout
     python benchmarks/real_size.py --tiny             # the shipped base model, in seconds: does it run
 
-MODEL is a folder or hub id in bfloat16 (such as Qwen2.5-Coder-0.5B-Instruct), the data rows with `problem` and
-`solution`. Both sides of a row get the same texts, one after the other, each in a process of its own; rates are
-tokens a second by the clock and by the processor (which other work on the machine changes less), the peak is memory
-beyond that of the imported libraries.
+MODEL is a folder or hub id stored in bfloat16 (such as Qwen2.5-Coder-0.5B-Instruct), the data rows with `problem` and
+`solution`. `--dtype float32` is for processors without instructions for bfloat16. Both sides of a row get the same
+texts, one after the other, each in a process of its own; rates are tokens a second by the clock and by the processor
+(which other work on the machine changes less), the peak is memory beyond that of the imported libraries.
 
-    sft       LoRA (rank 16), 4 sequences an update: `sft` stage | transformers + PEFT in bfloat16
+    sft       LoRA (rank 16), 4 sequences an update: `sft` stage | transformers + PEFT
     sampling  16 problems x 4 solutions at temperature 1: engine hf | `model.generate` | vLLM (E2H_VLLM_PYTHON)
     ppo       an iteration of 16 rollouts, LoRA: `train_ppo` | TRL 1.12.0's PPOTrainer (E2H_TRL_PYTHON)
-    scoring   64 solutions, all steps: Scorer | the token-classification pipeline in bfloat16
+    scoring   64 solutions, all steps: Scorer | the token-classification pipeline
 """
 
 from __future__ import annotations
@@ -119,6 +119,9 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=16, help="of a PPO iteration; a quarter of them a minibatch")
     parser.add_argument("--rollout-tokens", type=int, default=64, help="of a rollout, at most")
     parser.add_argument("--solutions", type=int, default=64, help="to score")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of both sides of each row"
+    )
     parser.add_argument("--code", help="another checkout whose code is `ours`")
     parser.add_argument("--tiny", action="store_true", help="all rows on the shipped base model, small")
     parser.add_argument("--out", help="JSON file to write as well")

@@ -41,6 +41,10 @@ class Run(types.SimpleNamespace):
         yield types.SimpleNamespace(update=lambda step: self.meter.start() if step == 1 else None)
 
 
+def in_bf16(settings: dict[str, Any]) -> bool:
+    return bool(settings["dtype"] == "bfloat16")
+
+
 def sft_rows(folder: Path, tokenizer: Any) -> tuple[list[dict[str, str]], int]:
     """The rows of all updates, and the tokens of all but the first update's."""
     s = read(folder, "settings")
@@ -58,7 +62,8 @@ def sft_ours(folder: Path) -> None:
 
     s, meter = read(folder, "settings"), Meter()
     settings = TrainingSettings(
-        batch_size=4, per_device_train_batch_size=4, max_length=s["length"], max_steps=s["updates"], bf16=True,
+        batch_size=4, per_device_train_batch_size=4, max_length=s["length"], max_steps=s["updates"],
+        bf16=in_bf16(s),
         lora=LoraSettings(**LORA),
     )  # fmt: skip
     dtype = "float32"
@@ -77,7 +82,7 @@ def sft_plain(folder: Path) -> None:
 
     s, meter = read(folder, "settings"), Meter()
     tokenizer = AutoTokenizer.from_pretrained(s["model"])
-    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=getattr(torch, s["dtype"]))
     config = LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM")
     model: Any = get_peft_model(model, config)
     model.train()
@@ -110,23 +115,18 @@ def sampling_ours(folder: Path) -> None:
     from rlhf_e2h.training.models import load_policy
 
     s, meter = read(folder, "settings"), Meter()
-    dtype = "float32"
-    with contextlib.suppress(ImportError):
-        from rlhf_e2h.training.precision import sampling_dtype
-
-        dtype = sampling_dtype(s["model"])
-    model, tokenizer = load_policy(s["model"], dtype)
+    model, tokenizer = load_policy(s["model"], s["dtype"])
     prompts = [row["prompt"] for row in read(folder, "rows")[: s["problems"]]]
     generate(model, tokenizer, prompts[:1], max_new_tokens=2)
     meter.start()
     rollouts = generate(model, tokenizer, prompts, n=s["n"], max_new_tokens=s["new_tokens"], seed=1)
-    meter.found(sum(map(len, rollouts.completion_ids)), dtype=dtype)
+    meter.found(sum(map(len, rollouts.completion_ids)), dtype=s["dtype"])
 
 
 def sampling_generate(folder: Path) -> None:
     s, meter = read(folder, "settings"), Meter()
     tokenizer = AutoTokenizer.from_pretrained(s["model"], padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=getattr(torch, s["dtype"]))
     prompts = [row["prompt"] for row in read(folder, "rows")[: s["problems"]]]
     ends = model.generation_config.eos_token_id
     ends = torch.tensor(ends if isinstance(ends, list) else [ends])
@@ -139,7 +139,7 @@ def sampling_generate(folder: Path) -> None:
     found = found[:, encoded["input_ids"].shape[1] :]
     ended = torch.isin(found, ends)
     lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, found.shape[1])
-    meter.found(int(lengths.sum()), dtype="bfloat16")
+    meter.found(int(lengths.sum()), dtype=s["dtype"])
 
 
 def ppo_ours(folder: Path) -> None:
@@ -155,11 +155,13 @@ def ppo_ours(folder: Path) -> None:
     from rlhf_e2h.training.precision import hold_frozen, training_dtype
 
     s, meter, lora = read(folder, "settings"), Meter(), LoraSettings(**LORA)
-    policy, tokenizer = load_policy(s["model"], training_dtype(s["model"], types.SimpleNamespace(bf16=True, lora=lora)))
+    policy, tokenizer = load_policy(
+        s["model"], training_dtype(s["model"], types.SimpleNamespace(bf16=in_bf16(s), lora=lora))
+    )
     value = train_parts(value_from_policy(s["model"]), False, lora)
     policy = with_lora(policy, lora)
     for model in (policy, value):
-        hold_frozen(model, True, always_autocast=True)
+        hold_frozen(model, in_bf16(s), always_autocast=True)
     settings = PPOSettings(
         steps=2, rollouts=s["rollouts"], num_mini_batches=4, per_device_train_batch_size=s["rollouts"] // 4,
         warmup_steps=0,
@@ -177,18 +179,18 @@ def ppo_ours(folder: Path) -> None:
     rows = [{"prompt": row["prompt"]} for row in read(folder, "rows")[: s["rollouts"]]]
     train_ppo(
         policy, None, value, tokenizer, rows, lambda completions: [Reward([len(c.text)], [0.5]) for c in completions],
-        settings, Accelerator(mixed_precision="bf16"), on_step,
+        settings, Accelerator(mixed_precision="bf16" if in_bf16(s) else "no"), on_step,
     )  # fmt: skip
 
 
-def reward_model(folder: Path, model: str) -> Path:
+def reward_model(folder: Path, s: dict[str, Any]) -> Path:
     from reward_models.contract import StepContract
     from reward_models.model import head_of, new_model
 
-    prm = new_model(model, StepContract("prm"), dtype=torch.bfloat16)
+    prm = new_model(s["model"], StepContract("prm"), dtype=getattr(torch, s["dtype"]))
     torch.nn.init.normal_(head_of(prm).weight, std=0.02, generator=torch.Generator().manual_seed(1))
     prm.save_pretrained(folder / "prm")
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder / "prm")
+    AutoTokenizer.from_pretrained(s["model"]).save_pretrained(folder / "prm")
     return folder / "prm"
 
 
@@ -196,9 +198,9 @@ def scoring_ours(folder: Path) -> None:
     from reward_models.score import Scorer
 
     s = read(folder, "settings")
-    path = reward_model(folder, s["model"])
+    path = reward_model(folder, s)
     meter = Meter()
-    scorer = Scorer.from_pretrained(path, "cpu", torch.bfloat16)
+    scorer = Scorer.from_pretrained(path, "cpu", getattr(torch, s["dtype"]))
     items = [(one["problem"], one["steps"]) for one in read(folder, "solutions")]
     list(scorer.score_stream(items[:2]))
     meter.start()
@@ -212,9 +214,9 @@ def scoring_pipeline(folder: Path) -> None:
     from reward_models.contract import StepContract
 
     s = read(folder, "settings")
-    path = reward_model(folder, s["model"])
+    path = reward_model(folder, s)
     meter = Meter()
-    pipe = pipeline("token-classification", str(path), dtype=torch.bfloat16, device="cpu")
+    pipe = pipeline("token-classification", str(path), dtype=getattr(torch, s["dtype"]), device="cpu")
     contract = StepContract("prm")
     pairs = [(one["problem"], one["steps"]) for one in read(folder, "solutions")]
     texts = [contract.prompt(problem) + contract.separator.join(steps) for problem, steps in pairs]

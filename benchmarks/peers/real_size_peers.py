@@ -29,7 +29,7 @@ def sampling_vllm(folder: Path) -> None:
 
     s, meter = read(folder, "settings"), Meter()
     llm = LLM(
-        model=s["model"], max_model_len=s["length"] + s["new_tokens"], enforce_eager=True, dtype="bfloat16",
+        model=s["model"], max_model_len=s["length"] + s["new_tokens"], enforce_eager=True, dtype=s["dtype"],
         max_num_seqs=s["problems"] * s["n"], logprobs_mode="processed_logprobs",
     )  # fmt: skip
     prompts = [row["prompt"] for row in read(folder, "rows")[: s["problems"]]]
@@ -38,7 +38,7 @@ def sampling_vllm(folder: Path) -> None:
     llm.reset_prefix_cache()
     meter.start()
     outputs = llm.generate(prompts, SamplingParams(n=s["n"], max_tokens=s["new_tokens"], **plain), use_tqdm=False)
-    meter.found(sum(len(one.token_ids) for output in outputs for one in output.outputs), dtype="bfloat16")
+    meter.found(sum(len(one.token_ids) for output in outputs for one in output.outputs), dtype=s["dtype"])
 
 
 def ppo_trl(folder: Path) -> None:
@@ -57,7 +57,7 @@ def ppo_trl(folder: Path) -> None:
     s, meter = read(folder, "settings"), Meter()
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(s["model"], padding_side="left")
-    options = {"dtype": torch.bfloat16}
+    options = {"dtype": getattr(torch, s["dtype"])}
     policy = AutoModelForCausalLM.from_pretrained(s["model"], **options)
     value, reward = (
         AutoModelForSequenceClassification.from_pretrained(s["model"], num_labels=1, **options) for _ in range(2)
@@ -79,7 +79,7 @@ def ppo_trl(folder: Path) -> None:
         num_mini_batches=4, num_ppo_epochs=1, total_episodes=2 * s["rollouts"],
         local_rollout_forward_batch_size=s["rollouts"], response_length=s["rollout_tokens"], stop_token="eos",
         temperature=1.0, learning_rate=1e-5, num_sample_generations=0, report_to="none", save_strategy="no",
-        use_cpu=True, bf16=True, gradient_checkpointing=False, disable_tqdm=True,
+        use_cpu=True, bf16=s["dtype"] == "bfloat16", gradient_checkpointing=False, disable_tqdm=True,
     )  # fmt: skip
     trainer = PPOTrainer(
         args=arguments, processing_class=tokenizer, model=policy, ref_model=None, reward_model=reward,
