@@ -5,6 +5,7 @@ Axes: P prompts, B rows (P x n completions), T tokens, V vocabulary, L prompt an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,9 @@ def decode_batch(
 ) -> list[tuple[list[int], list[float]]]:
     """(token ids, log-probabilities) of n completions a prompt, the end token included.
 
-    `on_done` is called as completions end, with how many have ended since the last call.
+    `on_done` is called as work is done, with how many completions it was worth since the last call: one that is being
+    written counts as the share of `new_tokens` that it has. They end together, so counting ends would say nothing for
+    most of a batch's time.
     """
     device, (total, new_tokens) = model.device, uniform_BT.shape
     width = max(map(len, prompts))
@@ -58,7 +61,7 @@ def decode_batch(
     ends_E = torch.tensor(sorted(rule.ends), device=device)
     alive_B = torch.arange(total, device=device)  # rows still in the batch, as indices into the full one
     going_B = torch.ones(total, dtype=torch.bool, device=device)  # of those, the rows that have not ended
-    left = total
+    told = 0  # completions' worth of work
     with decoding_cache(model, width + new_tokens) as cache:
         logits_PV, mask_PL = _read_prompts(model, prompts, cache)
         position_P1 = mask_PL.sum(-1, keepdim=True) - 1
@@ -75,9 +78,10 @@ def decode_batch(
             if rule.stop is not None:
                 going_B &= ~_stopped(rule.stop, tokens_BT[alive_B, : step + 1], going_B)
             count = 0 if step + 1 == new_tokens else int(going_B.sum())
-            if on_done and count < left:
-                on_done(left - count)
-            left = count
+            worth = total - math.ceil(count * (1 - (step + 1) / new_tokens))
+            if on_done and worth > told:
+                on_done(worth - told)
+                told = worth
             if not count:
                 break
             if count <= (1 - ENDED) * len(going_B):

@@ -60,7 +60,7 @@ def generate(
         top_k, top_p, min_p: as in vLLM and transformers; 0, 1 and 0 leave the distribution as it is.
         stop: a completion is finished when it holds one of these texts, which is cut off with what stands after it.
         batch_size: completions decoded together.
-        on_batch: called as completions end, with how many have ended since the last call.
+        on_batch: called as work is done, with how many completions it was worth; see `decode_batch`.
         first_row: number of the first completion in a larger batch of which `prompts` is a part, so that the parts,
             sampled by several processes, give what one process would sample.
 
