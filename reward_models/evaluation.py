@@ -18,7 +18,7 @@ def evaluate_records(
 ) -> dict[str, Any]:
     """Score records and compare with their labels; None where a figure has no data of both classes.
 
-    `on_scored` gets the number of records done after each batch.
+    `on_scored` gets the number of records done by each batch, and 0 before the first.
 
     Keys: `step_auc`, `step_accuracy`, `step_balanced_accuracy`, `step_roc`, `calibration_error`, `calibration_curve`
     over all labelled steps; `outcome_auc`, `outcome_accuracy`, `outcome_balanced_accuracy`, `outcome_roc` of the
@@ -29,6 +29,8 @@ def evaluate_records(
     fields.
     """
     items = ((record.problem, record.steps) for record in records)
+    if on_scored:
+        on_scored(0)
     scored = list(scorer.score_stream(items, on_scored=on_scored))
     return compare(records, scored, scorer.contract.kind)
 

@@ -56,9 +56,10 @@ class _Work:
         since, base = self.first
         if self.completed > base:
             return (self.completed - base) / max(now - since, 1e-9)
-        # What is loaded before the first of many items would make days of minutes.
+        # What is loaded before the first of many items would make days of minutes. Until now, not until the first sign:
+        # that may have come at once, for items that need no work.
         known = self.completed > 0 and self.completed * 100 >= self.total
-        return self.completed / max(since - self.started, 1e-9) if known else None
+        return self.completed / max(now - self.started, 1e-9) if known else None
 
     def text(self, now: float) -> str:
         said = f"{self.description} {self.completed:,.0f}/{self.total:,.0f} {self.unit}"

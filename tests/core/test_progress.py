@@ -28,6 +28,12 @@ def test_rate_and_time_left_by_hand():
     assert work.text(20.0) == "fine-tuning 21/100 steps, 2.0 steps/s, 39.5 s left"
 
 
+def test_items_that_need_no_work_promise_no_end():
+    work = _Work("validating", 7, "records", started=0.0)
+    work.sign(1, now=0.001)  # too long, so not scored at all
+    assert work.text(30.0) == "validating 1/7 records, 30.0 s/record, 3 min 0 s left"
+
+
 def test_a_resumed_stage_does_not_count_what_was_done_before():
     work = _Work("ppo", 200, "steps", started=0.0)
     work.sign(101, now=60.0)
