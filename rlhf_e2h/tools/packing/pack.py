@@ -68,7 +68,11 @@ def pack(
             with progress_bar(total / 1e6, "checking", "MB", pulse=pulse) as bar:
                 for stage in stages:
                     _check_files(run_folder, stage, bar)
-            weights = {stage.folder: _weights(run_folder, stage, stages, out.parent, whole) for stage in stages}
+            weights = {}
+            with progress_bar(len(stages), "comparing weights with adapters", "stages", pulse=pulse) as bar:
+                for stage in stages:
+                    weights[stage.folder] = _weights(run_folder, stage, stages, out.parent, whole)
+                    bar.advance()
             manifest = Manifest(_about(run_folder), stages)
             check_room(f"{out}", sum(stage.bytes() for stage in stages), out.parent, free)
             text = manifest.text()
