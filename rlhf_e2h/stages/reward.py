@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -171,18 +171,26 @@ def main(config: Config, run: StageRun) -> None:
         run.spend(
             result["tokens"], spent.reward_training(base, result["tokens"], rows, settings.gradient_checkpointing)
         )
+    _finish(config, run, training, validation, result, found.lost)
+
+
+def _finish(
+    config: Config, run: StageRun, training: Sequence[Stepwise], validation: Sequence[Stepwise],
+    result: Mapping[str, Any], lost_before: Mapping[str, int],
+) -> None:  # fmt: skip
+    """Say what was learnt, and what was left out on the way."""
     metrics = result["validation"]
     write_json(run.out / "quality.json", {"kind": config.kind, "records": len(training), "validation": metrics})
     run.log({f"validation/{name}": v for name, v in metrics.items() if isinstance(v, (int, float))})
     shown = {"step_auc": metrics.get("step_auc"), "outcome_auc": metrics.get("outcome_auc")}
     lost = {name: result[name] for name in ("too_long", "split_otherwise", "without_label")}
     lost["held_out_too_long"] = metrics["skipped"]
-    for warning in _losses(result, metrics, settings.max_length):
+    for warning in _losses(result, metrics, config.training.max_length):
         run.warn(warning)
     if (guess := at_chance(config.kind, metrics, validation, result["train_loss"])) is not None:
         run.warn(guess)
     run.finish(
-        records=len(training), **{k: v for k, v in shown.items() if v is not None}, **nonzero(**found.lost, **lost)
+        records=len(training), **{k: v for k, v in shown.items() if v is not None}, **nonzero(**lost_before, **lost)
     )
 
 
