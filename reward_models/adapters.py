@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from reward_models.model import HEAD_NAMES
+from reward_models.precision import restore_frozen, stored_half
 
 FOLDER = "adapter"
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
@@ -94,6 +95,19 @@ def save_adapter(adapted: Any, out: Path, base: str | Path | None = None) -> Non
     config["target_modules"] = sorted(config["target_modules"])  # a set: in another order each time
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / BASE).write_text(json.dumps({"fingerprint": fingerprint(adapted)}) + "\n", encoding="utf-8")
+
+
+def merge_adapter(adapted: Any, base: str | Path, out: Path | None = None) -> Any:
+    """The plain model with its adapter merged in float32, then in the precision in which the base is stored.
+
+    The adapter alone is written to `out/adapter` first, if `out` is given.
+    """
+    came_in = restore_frozen(adapted) or stored_half(base)
+    if out is not None:
+        save_adapter(adapted, out, base)
+    merged = adapted.merge_and_unload()
+    merged.config.pad_token_id = adapted.config.pad_token_id
+    return merged if came_in is None else merged.to(came_in)
 
 
 def forget_adapter(out: Path) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.adapters import forget_adapter, merge_adapter
 from reward_models.bf16 import in_bf16, machine_computes_bf16
 from reward_models.contract import StepContract
 from reward_models.lora import four_bit, on_full_weights, with_lora
 from reward_models.master_weights import master_weights, with_master_weights
 from reward_models.model import freeze, new_model, quiet
 from reward_models.one_reader import one_rank_reads
-from reward_models.precision import engine_holds_weights, restore_frozen, store_frozen_in_bf16, stored_half
+from reward_models.precision import engine_holds_weights, store_frozen_in_bf16
 from reward_models.settings import TrainSettings
 from reward_models.trainer import StepTrainer
 
@@ -59,17 +59,17 @@ def save_model(
         _to_float32(adapted)
     if settings.load_in_4bit or rounded:  # merge into full-precision weights, not into quantised or rounded ones
         adapted = on_full_weights(adapted, new_model(base, contract))
-    came_in = restore_frozen(adapted) or stored_half(base)
-    if trainer.accelerator.is_main_process:
-        save_adapter(adapted, out, base)
-    merged = adapted.merge_and_unload()
-    if came_in is not None:
-        merged = merged.to(came_in)
-    merged.config.pad_token_id = adapted.config.pad_token_id
-    if trainer.accelerator.is_main_process:
+    main = trainer.accelerator.is_main_process
+    merged = merge_adapter(adapted, base, out if main else None)
+    if main:
         with quiet():
             merged.save_pretrained(out)
-    return merged if machine_computes_bf16() else merged.float()  # it is scored with now
+    return fit_to_read(merged)
+
+
+def fit_to_read(model: Any) -> Any:
+    """A saved model as this machine scores with it: in float32 where it has no instructions for bfloat16."""
+    return model if machine_computes_bf16() else model.float()
 
 
 def _save_float32(trainer: StepTrainer, out: Path) -> None:

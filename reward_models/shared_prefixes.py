@@ -98,8 +98,7 @@ class PrefixSampler(Sampler[int]):
     def __init__(
         self, rows: Sequence[NDArray[np.int32]], micro_batch: int, seed: int, epoch: Callable[[], int]
     ) -> None:
-        order = sorted(range(len(rows)), key=lambda index: rows[index].astype(">i4").tobytes())
-        self.batches = [order[start : start + micro_batch] for start in range(0, len(order), micro_batch)]
+        self.batches = by_prefix(rows, micro_batch)
         self.rows, self.seed, self.epoch = len(rows), seed, epoch
         #: tokens of an epoch, each that a micro-batch shares counted once
         self.tokens = sum(len(token_tree([rows[index] for index in batch]).ids) for batch in self.batches)
@@ -112,6 +111,37 @@ class PrefixSampler(Sampler[int]):
         places = np.random.default_rng([self.seed, self.epoch()]).permutation(len(full))
         rest = self.batches[len(full) :]  # a short micro-batch stays last, or all after it would be cut elsewhere
         return iter([index for batch in [*(full[place] for place in places), *rest] for index in batch])
+
+
+def by_prefix(rows: Sequence[Sequence[int] | NDArray[Any]], at_once: int) -> list[list[int]]:
+    """Row numbers in alphabetical order, cut into parts of `at_once`: rows that share most stand together."""
+    order = sorted(range(len(rows)), key=lambda index: np.asarray(rows[index]).astype(">i4").tobytes())
+    return [order[start : start + at_once] for start in range(0, len(order), at_once)]
+
+
+@torch.inference_mode()
+def tree_logits(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    at_once: int = 16,
+    on_read: Callable[[int], None] | None = None,
+) -> list[NDArray[np.float32]]:
+    """Float32 logits (R,) of a reward model at the given positions of each row (T,); `at_once` rows are one tree.
+
+    The caller has asked `reads_trees`.
+    """
+    found: list[Any] = [None] * len(rows)
+    for batch in by_prefix(rows, at_once):
+        tree = token_tree([rows[index] for index in batch])
+        with evaluating(model):
+            inputs = {name: tensor.to(model.device) for name, tensor in tree.inputs().items()}
+            logits_N = model(**inputs, use_cache=False).logits[0, :, 0].float().cpu().numpy()
+        for index, nodes_T in zip(batch, tree.nodes, strict=True):
+            found[index] = logits_N[nodes_T[list(positions[index])]]
+        if on_read is not None:
+            on_read(len(batch))
+    return found
 
 
 @torch.inference_mode()

@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from reward_models.adapters import forget_adapter, save_adapter
+from reward_models.adapters import forget_adapter, merge_adapter
 from reward_models.causes import explained
 from reward_models.lora import in_four_bits, never_pack, on_full_weights
 from reward_models.model import load_tokenizer
 from reward_models.one_reader import placement
 from reward_models.peft_folder import is_adapter, load_merged
-from reward_models.precision import engine_holds_weights, restore_frozen, stored_half
+from reward_models.precision import engine_holds_weights
 from reward_models.vocabulary import fit_vocabulary
 from rlhf_e2h.data.tokenizers import BUILDERS
 from rlhf_e2h.prompts import FORMATS, SECTIONS, TextFormat
@@ -233,11 +233,7 @@ def save_policy(model: Any, tokenizer: Tokenizer, out: Path, text_format: TextFo
     if hasattr(model, "merge_and_unload"):
         if in_four_bits(model):
             model = on_full_weights(model, AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32))
-        came_in = restore_frozen(model) or stored_half(base)
-        save_adapter(model, out)
-        model = model.merge_and_unload()  # merged in float32, stored in the precision that the base was stored in
-        if came_in is not None:
-            model = model.to(came_in)
+        model = merge_adapter(model, base, out)
     model.save_pretrained(out)
     if text_format is None:
         tokenizer.save_pretrained(out)

@@ -1,5 +1,6 @@
 """Studies on frozen states: trees, the states of a tree, heads, tables, and the recipe's stages on made-up labels."""
 
+import csv
 import json
 import shutil
 
@@ -12,13 +13,14 @@ from rlhf_e2h.data.example import Example
 from rlhf_e2h.data.firewall import FULL_STEPWISE, write_split
 from rlhf_e2h.runner.pipeline import run_recipe
 from rlhf_e2h.runner.recipe import load_recipe
+from rlhf_e2h.studies.probing import tuned_transfer
 from rlhf_e2h.studies.probing.heads import HeadSettings, chosen_penalty, fit_head, reduced
 from rlhf_e2h.studies.probing.probe_people import disagreement
-from rlhf_e2h.studies.probing.probe_transfer import tests as paired
 from rlhf_e2h.studies.probing.state_files import in_both, read_states, write_states
 from rlhf_e2h.studies.probing.states import TreeReader
 from rlhf_e2h.studies.probing.surface import surface
 from rlhf_e2h.studies.probing.tables import auc_rows
+from rlhf_e2h.studies.probing.transfer_tasks import tests as paired
 from rlhf_e2h.studies.probing.trees import OUTCOMES, STEPS, Label, Tree, choose, step_trees
 from rlhf_e2h.training.models import ModelShape, load_policy, new_llama, save_policy
 
@@ -235,6 +237,43 @@ def test_the_recipe_runs_whole_and_says_what_it_read(recipe_runs):
     planted = json.loads((recipe_runs["mislabel_planted_full"] / "done.json").read_text())["results"]
     assert 0 <= planted["auc"] <= 1
     assert (recipe_runs["people_full"] / "finds.md").read_text().startswith("| p(wrong) |")
+
+
+TUNED = ("math_items_full", "gsm8k_items_full", "tuned_full")
+
+
+def test_models_are_trained_on_the_same_tasks_and_a_finished_one_is_not_trained_again(recipe_runs, model, monkeypatch):
+    """The ceiling learns that wrong steps end in 0; its supervisor has 20 items of that."""
+    root = recipe_runs["gap_full"].parents[1].parent
+    fast = [f"tuned_full.{fit}={{learning_rate: 1e-2, num_train_epochs: 15, batch_size: 8, share_prefixes: true, "
+            "per_device_train_batch_size: 8, max_length: 200}" for fit in ("fit", "weak_fit")]  # fmt: skip
+    settings = ["size=smoke", f"weak={model}", f"strong={model}", f"gsm8k_bank={root / 'bank.jsonl'}", "bf16=false"]
+    recipe = load_recipe(
+        root / "frozen-0.5b", [*settings, f"runs={root / 'runs'}", "steps_per_problem=6", "tuned_items=60", *fast]
+    )
+    for name in TUNED[:2]:
+        run_recipe(recipe, only=name)
+    trained = []
+    real = tuned_transfer.fit_soft
+
+    def counted(*given, **named):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(given[3])
+        return real(*given, **named)
+
+    monkeypatch.setattr(tuned_transfer, "fit_soft", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, only="tuned_full")
+    monkeypatch.setattr(tuned_transfer, "fit_soft", lambda *given, **named: trained.append(1) or real(*given, **named))
+    run_recipe(recipe, only="tuned_full")
+    assert len(trained) == 3 * 5  # supervisor, direct, two students and the ceiling of three tasks, each once
+    (file,) = (root / "runs").rglob("tuned_transfer.csv")
+    rows = list(csv.DictReader(file.open()))
+    auc = {(row["task"], row["method"]): float(row["auc"]) for row in rows}
+    assert {method for _, method in auc} == {"surface", "weak", "direct", "xent", "logconf", "ceiling"}
+    assert auc["math_steps", "ceiling"] > 0.9 > 0.5 < auc["math_steps", "xent"]
+    assert all(row["pgr"] or row["pgr_null_because"] for row in rows if row["method"] == "xent")
 
 
 def test_planted_flips_are_the_same_in_both_runs_and_injected_ones_are_others(recipe_runs):

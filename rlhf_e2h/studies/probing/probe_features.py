@@ -3,7 +3,8 @@
 Reads step labels of people (`steps`, a prepare stage of PRM800K) or graded solutions (`graded`), of all levels: its
 name must say so. Or solutions in the small arithmetic world (`samples`), whose steps are checked against the problem's
 text, so that no label is read. Writes items.jsonl (what is labelled, by whom, in which problem) and states.safetensors,
-a row an item. Of PRM800K, the completions that end in an answer make a second task, the outcome, by the checker.
+a row an item; without a model the items alone, for studies that train models on them. Of PRM800K, the completions that
+end in an answer make a second task, the outcome, by the checker.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from reward_models.records import read_jsonl
+from reward_models.records import read_jsonl, write_jsonl
 from reward_models.settings import Bf16
 from rlhf_e2h.data import procedural
 from rlhf_e2h.data.firewall import SPLITS, read_problems
@@ -26,10 +27,10 @@ from rlhf_e2h.runner.config import ConfigError, Input
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import grade
-from rlhf_e2h.studies.probing.state_files import write_states
+from rlhf_e2h.studies.probing.state_files import ITEMS, write_states
 from rlhf_e2h.studies.probing.trees import OUTCOMES, STEPS, Label, Tree, choose, step_trees
 
-VERSION = 1
+VERSION = 2
 TRAITS = Traits(order=225, about="hidden states of a frozen model at labelled steps, for probes", seeded=False)
 CHUNK = 10  # problems between two saves: a killed run loses no more
 Row = dict[str, Any]
@@ -39,8 +40,8 @@ Row = dict[str, Any]
 class Config:
     """Settings of the `probe_features` stage."""
 
-    model: Input  # a frozen model: folder or hub id
     data: Input  # output of a prepare stage: problems, levels and answers
+    model: Input | None = None  # a frozen model, folder or hub id; none: choose and write the items only
     steps: Input | None = None  # output of a prepare stage with step labels (source: prm800k)
     graded: Input | None = None  # in their place: graded samples, a grade stage or a file (.jsonl, .jsonl.gz)
     # in their place: output of a sample stage on procedural problems
@@ -66,6 +67,25 @@ class Config:
 def main(config: Config, run: StageRun) -> None:
     trees = (_step_trees if config.steps else _outcome_trees if config.graded else _checked_trees)(config, run)
     chosen, contradicting = _chosen(config, run, trees)
+    if config.model is None:
+        items = [item for part in chosen for item in _items(*part)]
+        write_jsonl(run.out / ITEMS, items)
+        _finish(run, items, len(chosen), 0, contradicting)
+        return
+    items, states, left_out = _read_all(config, run, chosen)
+    write_states(run.out, items, np.concatenate(states))
+    _finish(run, items, len(chosen) - left_out, left_out, contradicting)
+
+
+def _finish(run: StageRun, items: Sequence[Row], problems: int, left_out: int, contradicting: int) -> None:
+    counts = {kind: sum(item["kind"] == kind for item in items) for kind in (STEPS, OUTCOMES)}
+    run.finish(problems=problems, too_long=left_out, contradicting_labels=contradicting, **counts)
+
+
+def _read_all(
+    config: Config, run: StageRun, chosen: Sequence[tuple[Row, Tree, list[int]]]
+) -> tuple[list[Row], list[np.ndarray], int]:
+    """Items and states of the problems that are short enough, and how many are not."""
     items: list[Row] = []
     states, left_out = [], 0
     reader: Any = None
@@ -86,15 +106,13 @@ def main(config: Config, run: StageRun) -> None:
             bar.advance(len(part))
     if not items:
         raise ConfigError(f"{run.name}: all {len(chosen)} problems have more than max_tokens {config.max_tokens}")
-    write_states(run.out, items, np.concatenate(states))
-    counts = {kind: sum(item["kind"] == kind for item in items) for kind in (STEPS, OUTCOMES)}
-    run.finish(problems=len(chosen) - left_out, too_long=left_out, contradicting_labels=contradicting, **counts)
+    return items, states, left_out
 
 
 def _reader(config: Config, run: StageRun) -> Any:
     from rlhf_e2h.studies.probing.states import TreeReader
 
-    return TreeReader(run.path(config.model), config.layer, config.bf16)
+    return TreeReader(run.path(str(config.model)), config.layer, config.bf16)
 
 
 def _read(reader: Any, tree: Tree, nodes: Sequence[int], config: Config) -> np.ndarray:
@@ -198,5 +216,5 @@ def _items(about: Row, tree: Tree, nodes: Sequence[int]) -> Iterator[Row]:
             "guid": f"{about['problem_id']}:{node}", "problem_id": about["problem_id"], "level": about["level"],
             "kind": label.kind, "label": label.value, "rating": label.rating, "step": len(path) - 1,
             "text": tree.steps[node], "before": tree.steps[path[-2]] if len(path) > 1 else "",
-            "problem": about["problem"],
+            "problem": about["problem"], "steps": [tree.steps[one] for one in path],
         }  # fmt: skip

@@ -27,11 +27,16 @@ def read_states(folder: Path) -> tuple[list[Row], np.ndarray]:
         FileNotFoundError: not the output of a probe_features stage.
         ValueError: items and states are not as many.
     """
-    items = read_jsonl(folder / ITEMS, required=("guid", "problem_id", "level", "kind", "label", "rating"))
+    items = read_items(folder)
     states_ND = load_file(folder / STATES)["states"]
     if len(items) != len(states_ND):
         raise ValueError(f"{folder}: {len(items)} items and {len(states_ND)} states; run its stage again")
     return items, states_ND
+
+
+def read_items(folder: Path) -> list[Row]:
+    """The items alone, which a probe_features stage without a model writes as well."""
+    return read_jsonl(folder / ITEMS, required=("guid", "problem_id", "level", "kind", "label", "rating"))
 
 
 def in_both(

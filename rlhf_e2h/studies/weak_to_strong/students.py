@@ -9,28 +9,35 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Sampler
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from reward_models.adapters import merge_adapter
 from reward_models.arguments import evaluation, training_arguments, warmup
+from reward_models.bf16 import in_bf16
 from reward_models.contract import StepContract
-from reward_models.dataset import LengthSampler
-from reward_models.kinds import kind_of
+from reward_models.dataset import LengthSampler, TokenRows
+from reward_models.kinds import IGNORED, kind_of
 from reward_models.lora import with_lora
 from reward_models.metrics import auc
-from reward_models.model import freeze_parts, load_tokenizer, new_model
+from reward_models.model import freeze_parts, is_causal, load_tokenizer, new_model
+from reward_models.precision import store_frozen_in_bf16
+from reward_models.prepare import fit_to_read
 from reward_models.score import Scorer
 from reward_models.settings import TrainerSettings
+from reward_models.shared_prefixes import PrefixSampler, reads_trees
 from reward_models.trainer import Steps
 from rlhf_e2h.prompts import SECTIONS, TextFormat
-from rlhf_e2h.runner.config import ConfigError
+from rlhf_e2h.runner.config import ConfigError, setting
 from rlhf_e2h.studies.weak_to_strong import losses as weak_losses
-from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels, SoftRows, soft_rows
+from rlhf_e2h.studies.weak_to_strong.soft_rows import Item, Labels, soft_rows
 
 
 @dataclass
@@ -55,6 +62,7 @@ class FitSettings(TrainerSettings):
     adam_beta2: float = 0.95
     held_out: float = 0.1  # share of problems whose weak labels choose the best checkpoint
     eval_steps: int = 0  # steps between such evaluations; 0: keep the last weights
+    share_prefixes: bool = setting(False, added=True)  # read what solutions begin with once, as in a reward stage
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,26 +73,28 @@ class SoftTrainer(Trainer):
     """The Hugging Face Trainer with soft labels and a choice of loss."""
 
     def __init__(
-        self, model: Any, arguments: TrainingArguments, rows: SoftRows, loss: LossSettings, radius: float,
-        evaluate_fn: Callable[[], Mapping[str, float]] | None,
+        self, model: Any, arguments: TrainingArguments, rows: TokenRows, loss: LossSettings, radius: float,
+        evaluate_fn: Callable[[], Mapping[str, float]] | None, share_prefixes: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(model, arguments, data_collator=rows.collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
+        collate: Callable[..., Any] = rows.merge if share_prefixes else partial(rows.collate, causal=is_causal(model))
+        super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
         self.model_accepts_loss_kwargs = False  # a mean over the micro-batch, which the Trainer averages
         self.loss_settings, self.radius, self.evaluate_fn = loss, radius, evaluate_fn
         self.history_H = torch.empty(0)  # the last p_0, for the adaptive threshold
-        self.lengths = [len(ids) for ids in rows.ids]
+        self.rows, self.share_prefixes = rows, share_prefixes
         self.remove_callback(PrinterCallback)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        batch, seed = self.args.train_batch_size, self.args.seed
-        return LengthSampler(self.lengths, batch, seed, lambda: int(self.state.epoch or 0))
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        order = (self.args.train_batch_size, self.args.seed, lambda: int(self.state.epoch or 0))
+        return PrefixSampler(self.rows.ids, *order) if self.share_prefixes else LengthSampler(self.rows.lengths, *order)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        rows_R, positions_R, labels_R = (inputs.pop(name) for name in ("rows", "positions", "labels"))
+        labels_BT, _ = inputs.pop("labels"), inputs.pop("weights")
         outputs = model(**inputs)
-        loss = self._loss(outputs.logits.squeeze(-1)[rows_R, positions_R].float(), labels_R)
+        known_BT = labels_BT != IGNORED
+        loss = self._loss(outputs.logits.squeeze(-1)[known_BT].float(), labels_BT[known_BT])
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(
@@ -147,7 +157,7 @@ def fit_soft(
     model.config.pad_token_id = tokenizer.pad_token_id
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
     scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
-    learnt_R = torch.tensor([label for row in rows.labels for label in row])
+    learnt_R = torch.from_numpy(np.concatenate([label_T[label_T != IGNORED] for label_T in rows.labels]))
     radius = weak_losses.midweak_radius(learnt_R) if loss.radius is None else loss.radius
     steps = settings.eval_steps if validation else 0
     arguments = training_arguments(
@@ -163,7 +173,7 @@ def fit_soft(
         **evaluation(steps, "auc" if steps else None),
     )
     evaluate_fn = (lambda: weak_auc(scorer, *validation)) if validation else None
-    trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn)
+    trainer = SoftTrainer(model, arguments, rows, loss, radius, evaluate_fn, settings.share_prefixes)
     if on_log is not None:
         trainer.add_callback(_Logs(on_log))
     if on_step is not None:
@@ -172,11 +182,11 @@ def fit_soft(
     # without autocast around it: the model scores as the one that is saved will
     trained: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if settings.lora.r:
-        trained = trained.merge_and_unload()
+        trained = merge_adapter(trained, base, out)
     trained.save_pretrained(out)
     tokenizer.save_pretrained(out)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    scorer.model = trained
+    scorer.model = fit_to_read(trained)
     return scorer
 
 
@@ -225,7 +235,12 @@ def _model(base: str | Path, contract: StepContract, settings: FitSettings, laye
         model.config.num_hidden_layers = layers
         if getattr(model.config, "layer_types", None):
             model.config.layer_types = model.config.layer_types[:layers]
-    return with_lora(model, settings.lora, scorer=True)
+    model = with_lora(model, settings.lora, scorer=True)
+    if settings.lora.r and in_bf16(settings.bf16):
+        store_frozen_in_bf16(model)
+    if settings.share_prefixes and not reads_trees(model):
+        raise ConfigError(f"share_prefixes: {type(model).__name__} does not read a tree of texts; set it to false")
+    return model
 
 
 class _Logs(TrainerCallback):

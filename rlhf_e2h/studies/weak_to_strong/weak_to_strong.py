@@ -39,7 +39,7 @@ from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, 
 from rlhf_e2h.text_formats import format_of
 from rlhf_e2h.training.reward_records import at_most, held_out
 
-VERSION = 5
+VERSION = 6
 TRAITS = Traits(
     order=240,
     about="train students on a weak supervisor's soft labels of hard problems",
