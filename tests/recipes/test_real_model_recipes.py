@@ -43,10 +43,15 @@ def test_heads_on_frozen_models_run_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # the bank is named from there
     runs, weak = tmp_path / "runs", os.environ.get("E2H_WEAK_MODEL", strong)
     recipe = str(ROOT / "recipes" / "frozen-0.5b")
-    assert not main(["run", recipe, "size=smoke", f"weak={weak}", f"strong={strong}", f"runs={runs}"])
+    command = ["run", recipe, "size=smoke", f"weak={weak}", f"strong={strong}", f"runs={runs}"]
+    assert not main(command)
     (table,) = runs.rglob("probe_transfer.csv")
     rows = list(csv.DictReader(table.open()))
     assert {row["task"] for row in rows} == {"math_steps", "math_outcomes", "gsm8k_outcomes"}
     assert all(0 <= float(row["auc"]) <= 1 for row in rows)
     (finds,) = runs.rglob("finds.md")
     assert len(finds.read_text().splitlines()) > 2
+    for stage in ("math_items_full", "gsm8k_items_full", "tuned_full"):  # the models themselves, by LoRA
+        assert not main([*command, "--only", stage])
+    (table,) = runs.rglob("tuned_transfer.csv")
+    assert {row["task"] for row in csv.DictReader(table.open())} == {row["task"] for row in rows}

@@ -5,9 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reward_models.encode import encode
+from reward_models.model import load_tokenizer
 from reward_models.score import Scorer
 from reward_models.settings import LoraSettings
-from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, predict
+from rlhf_e2h.studies.weak_to_strong.soft_rows import soft_rows
+from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, predict, soft_contract
 from rlhf_e2h.training.models import ModelShape, new_llama, save_policy
 
 
@@ -59,3 +62,11 @@ def test_solutions_of_a_problem_read_once_teach_what_they_teach_read_apart(base,
     assert all(
         torch.allclose(found[True][name], found[False][name], atol=1e-4) for name in start if name in found[True]
     )
+
+
+def test_solutions_that_are_too_long_are_said(base, caplog):
+    tokenizer, contract = load_tokenizer(base), soft_contract("orm", None)
+    items = [("1+1", ["1+1=2"] * (8 if place == 0 else 1)) for place in range(4)]
+    lengths = [len(row.ids) for row in encode(tokenizer, contract, [p for p, _ in items], [s for _, s in items])]
+    rows = soft_rows(tokenizer, contract, items, [np.array([0.5])] * 4, lengths[0] - 1)
+    assert rows.sources == [1, 2, 3] and "1 of 4 solutions are left out" in caplog.text

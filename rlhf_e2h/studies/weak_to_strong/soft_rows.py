@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from reward_models.contract import StepContract
 from reward_models.dataset import TokenRows
 from reward_models.encode import encode
 from reward_models.kinds import IGNORED
+from reward_models.lengths import losses
 from rlhf_e2h.runner.config import ConfigError
 
+log = logging.getLogger(__name__)
 Item = tuple[str, list[str]]  # problem, steps of a solution
 Labels = list[NDArray[np.floating]]  # of each solution: P(right) of every step (S,), or of its outcome (1,)
 
@@ -27,6 +30,7 @@ def soft_rows(
 
     Raises:
         ConfigError: there is none.
+        ValueError: most are too long.
     """
     encoded = encode(tokenizer, contract, [problem for problem, _ in items], [steps for _, steps in items])
     ids, targets, sources = [], [], []
@@ -43,4 +47,7 @@ def soft_rows(
         raise ConfigError(
             f"of {len(items)} solutions none has a label and at most {max_length} tokens; raise max_length"
         )
+    too_long = sum(len(row.ids) > max_length for row in encoded)
+    if found := losses(len(items), too_long, 0, "solutions", f"max_length {max_length}"):
+        log.warning("%s", found)
     return TokenRows(ids, targets, [1.0] * len(ids), tokenizer.pad_token_id, sources)
