@@ -22,12 +22,14 @@ from reward_models.encode import OVERLONG, Encoded, OverlongError, encode, short
 from reward_models.forward import read_logits, read_prefix
 from reward_models.model import is_causal, load_model
 from reward_models.prefix import can_share, shared_groups
+from reward_models.shared_prefixes import tree_logits
 
 # Solutions read ahead by `score_stream`, so that batches can be sorted by length; memory stays flat.
 WINDOW = 2048
 # On a CPU batches stay this small however large the budget is, so that activations stay in its cache: a model of a
 # million parameters reads 20,800 tokens a second with 1,024 in a batch and 12,200 with 16,384 (one AVX-512 core).
 CPU_TOKENS = 1024
+TREE_TOKENS = 2048  # in one tree of solutions: its attention mask is of their square
 # glibc hands large blocks back to the system when they are freed, and every batch would have its activations mapped and
 # cleared anew, a sixth of the time of a small model. It stops doing so for blocks up to the largest of this kind that
 # it has seen freed (32 MiB at most), and then keeps up to twice that size.
@@ -70,10 +72,13 @@ class Scorer:
         max_length: int | None = None,
         overlong: str = "error",
         prefix_reuse: bool = True,
+        share_prefixes: bool = False,
     ) -> None:
         """`max_tokens_per_batch` counts padding; `max_length` is the limit of one solution in tokens (default: the
         model's). `overlong` says what happens beyond it: "error", "truncate_left" (cut the problem) or "skip".
-        `prefix_reuse` reads a long problem once for all its solutions (causal models only)."""
+        `prefix_reuse` reads a long problem once for all its solutions (causal models only). `share_prefixes` reads
+        the steps that solutions begin with once, too, as people's labels of several continuations have them; whether
+        a model can is `shared_prefixes.reads_trees`."""
         if overlong not in OVERLONG:
             raise ValueError(f"overlong {overlong!r} is not known; choose one of {', '.join(OVERLONG)}")
         if max_tokens_per_batch < 1:
@@ -84,6 +89,7 @@ class Scorer:
         self.max_length = min((limit for limit in limits if limit), default=None)
         self._causal = is_causal(model)
         self.prefix_reuse = prefix_reuse and self._causal and can_share(model.config)
+        self.share_prefixes = share_prefixes
         self._special = frozenset(tokenizer.all_special_ids)
         if model.device.type == "cpu":
             torch.empty(LARGEST_BLOCK, dtype=torch.uint8)  # freed at once
@@ -165,6 +171,12 @@ class Scorer:
                     raise
                 results[place].skipped = str(error)
         on_scored(len(rows) - len(ready))
+        if self.share_prefixes:
+            ids, positions = [row.ids for _, row in ready], [row.positions for _, row in ready]
+            logits_R = tree_logits(self.model, ids, positions, min(TREE_TOKENS, self.max_tokens_per_batch), on_scored)
+            for (place, row), logits_S in zip(ready, logits_R, strict=True):
+                results[place] = self._result(row, logits_S, names[place])
+            return results
         ready.sort(key=lambda pair: len(pair[1].ids), reverse=True)
         groups = [(0, ready)]
         if self.prefix_reuse:

@@ -98,7 +98,8 @@ class PrefixSampler(Sampler[int]):
     def __init__(
         self, rows: Sequence[NDArray[np.int32]], micro_batch: int, seed: int, epoch: Callable[[], int]
     ) -> None:
-        self.batches = by_prefix(rows, micro_batch)
+        order = alphabetical(rows)
+        self.batches = [order[start : start + micro_batch] for start in range(0, len(order), micro_batch)]
         self.rows, self.seed, self.epoch = len(rows), seed, epoch
         #: tokens of an epoch, each that a micro-batch shares counted once
         self.tokens = sum(len(token_tree([rows[index] for index in batch]).ids) for batch in self.batches)
@@ -113,10 +114,9 @@ class PrefixSampler(Sampler[int]):
         return iter([index for batch in [*(full[place] for place in places), *rest] for index in batch])
 
 
-def by_prefix(rows: Sequence[Sequence[int] | NDArray[Any]], at_once: int) -> list[list[int]]:
-    """Row numbers in alphabetical order, cut into parts of `at_once`: rows that share most stand together."""
-    order = sorted(range(len(rows)), key=lambda index: np.asarray(rows[index]).astype(">i4").tobytes())
-    return [order[start : start + at_once] for start in range(0, len(order), at_once)]
+def alphabetical(rows: Sequence[Sequence[int] | NDArray[Any]]) -> list[int]:
+    """Row numbers in the order of their token ids: rows that share most stand together."""
+    return sorted(range(len(rows)), key=lambda index: np.asarray(rows[index]).astype(">i4").tobytes())
 
 
 @torch.inference_mode()
@@ -124,24 +124,42 @@ def tree_logits(
     model: Any,
     rows: Sequence[Sequence[int]],
     positions: Sequence[Sequence[int]],
-    at_once: int = 16,
+    max_tokens: int = 2048,
     on_read: Callable[[int], None] | None = None,
-) -> list[NDArray[np.float32]]:
-    """Float32 logits (R,) of a reward model at the given positions of each row (T,); `at_once` rows are one tree.
+) -> list[list[float]]:
+    """Logits (R,) of a reward model at the given positions of each row (T,), rows merged into trees of `max_tokens`.
 
-    The caller has asked `reads_trees`.
+    The attention mask grows with the square of `max_tokens`; a row that has more is a tree of its own. The caller has
+    asked `reads_trees`.
     """
     found: list[Any] = [None] * len(rows)
-    for batch in by_prefix(rows, at_once):
+    for batch in _cut(rows, max_tokens):
         tree = token_tree([rows[index] for index in batch])
         with evaluating(model):
             inputs = {name: tensor.to(model.device) for name, tensor in tree.inputs().items()}
             logits_N = model(**inputs, use_cache=False).logits[0, :, 0].float().cpu().numpy()
         for index, nodes_T in zip(batch, tree.nodes, strict=True):
-            found[index] = logits_N[nodes_T[list(positions[index])]]
+            found[index] = logits_N[nodes_T[list(positions[index])]].tolist()
         if on_read is not None:
             on_read(len(batch))
     return found
+
+
+def _cut(rows: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
+    """Row numbers of each tree. A row adds what it does not begin with like the row before it in the alphabet."""
+    batch: list[int] = []
+    size, before = 0, np.empty(0, np.int64)
+    for index in alphabetical(rows):
+        row = np.asarray(rows[index])
+        same = before[: len(row)] == row[: len(before)]
+        own = len(row) - int(same.argmin() if not same.all() else len(same))
+        if batch and size + own > max_tokens:
+            yield batch
+            batch, size, own = [], 0, len(row)
+        batch.append(index)
+        size, before = size + own, row
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()

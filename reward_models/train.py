@@ -97,7 +97,10 @@ def train(
     model = prepare_model(base, contract, settings)
     model.config.pad_token_id = tokenizer.pad_token_id
     _fit_attention(model, rows, settings)
-    scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
+    scorer = Scorer(
+        model, tokenizer, contract, max_length=settings.max_length, overlong="skip",
+        share_prefixes=settings.share_prefixes,
+    )  # fmt: skip
     arguments = scorer_arguments(out / CHECKPOINTS, settings, kind, len(rows))
     trainer = StepTrainer(
         model,

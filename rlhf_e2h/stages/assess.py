@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from reward_models.contract import StepContract
 from reward_models.records import Stepwise
 from reward_models.score import Scorer
+from reward_models.shared_prefixes import reads_trees
 from rlhf_e2h.data.files import iter_rows
 from rlhf_e2h.data.firewall import read_problems
 from rlhf_e2h.data.levels import problem_key
@@ -31,7 +32,7 @@ from rlhf_e2h.training.models import DTYPES
 from rlhf_e2h.training.precision import sampling_dtype
 from rlhf_e2h.training.reward_records import at_most
 
-VERSION = 1
+VERSION = 2
 TRAITS = Traits(
     order=95,
     about="measure reward models on solutions whose steps people labelled",
@@ -88,5 +89,6 @@ def _solutions(config: Config, run: StageRun) -> Iterable[Solution]:
 
 def _scores(run: StageRun, path: Path, name: str, records: list[Stepwise], max_tokens_per_batch: int) -> list[Any]:
     scorer = Scorer.from_pretrained(path, None, DTYPES[sampling_dtype(path)], max_tokens_per_batch)
+    scorer.share_prefixes = reads_trees(scorer.model)  # people label several continuations of the same steps
     with run.progress(len(records), f"scoring {name}", "solutions") as bar:
         return list(scorer.score_stream(((r.problem, r.steps) for r in records), on_scored=bar.advance))

@@ -13,10 +13,9 @@ from transformers import BertConfig, BertForTokenClassification
 
 from reward_models import StepContract, Stepwise
 from reward_models.dataset import build_rows
-from reward_models.encode import encode
 from reward_models.model import load_tokenizer, new_model
 from reward_models.score import Scorer
-from reward_models.shared_prefixes import PrefixSampler, merged, reads_trees, token_tree, tree_logits
+from reward_models.shared_prefixes import PrefixSampler, merged, reads_trees, token_tree
 from reward_models.targets import weighted_bce_sum
 from reward_models.train import train
 
@@ -66,19 +65,23 @@ def test_loss_and_gradient_are_those_of_rows_read_apart(base, loss_on):
     assert tree["input_ids"].numel() < 0.5 * plain["input_ids"].numel()
 
 
-def test_a_tree_of_rows_gives_the_logits_that_scoring_each_row_does(base):
+@pytest.mark.parametrize("max_tokens", [30, 2048])
+def test_scores_from_trees_are_those_of_each_solution_alone(base, max_tokens):
     torch.manual_seed(0)
     contract, tokenizer = StepContract("prm"), load_tokenizer(base)
     model = new_model(base, contract)
     torch.nn.init.normal_(model.score.weight)
-    records = [(record.problem, record.steps) for record in words_task(12, 3)]
-    rows = encode(tokenizer, contract, [problem for problem, _ in records], [steps for _, steps in records])
+    items = [(record.problem, record.steps) for record in words_task(12, 3)]
+    items += [items[0], ("What is 1?", ["good step. " * 40])]  # a repeated one, and one longer than a small tree
     seen = []
-    found = tree_logits(model, [row.ids for row in rows], [row.positions for row in rows], 5, seen.append)
-    expected = [scored.logits for scored in Scorer(model, tokenizer, contract).score_stream(records)]
-    assert sum(seen) == len(records) and max(seen) == 5
-    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
-    assert np.ptp(np.concatenate(found)) > 0.1
+    plain = Scorer(model, tokenizer, contract)
+    trees = Scorer(model, tokenizer, contract, share_prefixes=True, max_tokens_per_batch=max_tokens)
+    found = list(trees.score_stream(items, on_scored=seen.append))
+    expected = list(plain.score_stream(items))
+    assert sum(seen) == len(items) and (len(seen) > 5) == (max_tokens == 30)
+    for one, other in zip(found, expected, strict=True):
+        assert np.allclose(one.logits, other.logits, atol=1e-4) and one.tokens == other.tokens
+    assert np.ptp(np.concatenate([one.logits for one in found])) > 0.1
 
 
 def test_training_ends_with_the_same_weights_from_fewer_tokens(base, tmp_path):

@@ -11,15 +11,12 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_models.contract import StepContract
-from reward_models.encode import Encoded, encode
+from reward_models.encode import encode
 from reward_models.model import load_tokenizer
-from reward_models.shared_prefixes import tree_logits
 from rlhf_e2h.parallel.processes import release_memory
 from rlhf_e2h.runner.config import Input, NamedInputs
 from rlhf_e2h.runner.row_counts import nonzero
@@ -38,7 +35,6 @@ from rlhf_e2h.studies.probing.transfer_tasks import (
     TaskItems,
     report,
 )
-from rlhf_e2h.studies.weak_to_strong.soft_rows import Item
 from rlhf_e2h.studies.weak_to_strong.students import FitSettings, LossSettings, fit_soft, soft_contract
 
 VERSION = 1
@@ -92,24 +88,17 @@ def _readable(config: Config, run: StageRun, items: Sequence[Row]) -> list[Row]:
     fits = np.ones(len(items), dtype=bool)
     for base, settings in ((config.weak, config.weak_fit), (config.strong, config.fit)):
         tokenizer = load_tokenizer(run.path(base))
-        rows = _encoded(tokenizer, soft_contract("orm", None), [_text(item) for item in items])
+        problems, steps = ([item[key] for item in items] for key in ("problem", "steps"))
+        rows = encode(tokenizer, soft_contract("orm", None), problems, steps)
         fits &= np.array([len(row.ids) for row in rows]) <= settings.max_length
     return [item for item, fit in zip(items, fits, strict=True) if fit]
-
-
-def _text(item: Row) -> Item:
-    return item["problem"], item["steps"]
-
-
-def _encoded(tokenizer: Any, contract: StepContract, texts: Sequence[Item]) -> list[Encoded]:
-    return encode(tokenizer, contract, [problem for problem, _ in texts], [steps for _, steps in texts])
 
 
 class _Task(TaskItems):
     def __init__(self, config: Config, run: StageRun, task: str, items: Sequence[Row]) -> None:
         super().__init__(config, run.name, task, items)
         self.config, self.run, self.task = config, run, task
-        self.texts = [_text(item) for item in self.items]
+        self.texts = [(item["problem"], item["steps"]) for item in self.items]
         self.kind = "prm" if all(item["kind"] == "steps" for item in self.items) else "orm"
 
     def scores(self, repeat: int) -> dict[str, Floats]:
@@ -146,15 +135,8 @@ class _Task(TaskItems):
                 settings, repeat, loss, kind=self.kind, on_step=bar.update,
             )  # fmt: skip
         texts = [self.texts[i] for i in judge]
-        if settings.share_prefixes:
-            rows = _encoded(scorer.tokenizer, scorer.contract, texts)
-            with self.run.progress(len(rows), f"{name}: reading", "items") as bar:
-                ids, last = [row.ids for row in rows], [row.positions[-1:] for row in rows]
-                logits = tree_logits(scorer.model, ids, last, settings.per_device_train_batch_size or 16, bar.advance)
-            found = 1 / (1 + np.exp(-np.concatenate(logits).astype(float)))
-        else:
-            with self.run.progress(len(texts), f"{name}: reading", "items") as bar:
-                found = np.array([result.steps[-1] for result in scorer.score_stream(texts, on_scored=bar.advance)])
+        with self.run.progress(len(texts), f"{name}: reading", "items") as bar:
+            found = np.array([result.steps[-1] for result in scorer.score_stream(texts, on_scored=bar.advance)])
         shutil.rmtree(folder)
         del scorer
         release_memory()

@@ -156,7 +156,10 @@ def fit_soft(
     model = _model(base, contract, settings, layers)
     model.config.pad_token_id = tokenizer.pad_token_id
     freeze_parts(model, settings.freeze_embeddings, settings.freeze_norms)
-    scorer = Scorer(model, tokenizer, contract, max_length=settings.max_length, overlong="skip")
+    scorer = Scorer(
+        model, tokenizer, contract, max_length=settings.max_length, overlong="skip",
+        share_prefixes=settings.share_prefixes,
+    )  # fmt: skip
     learnt_R = torch.from_numpy(np.concatenate([label_T[label_T != IGNORED] for label_T in rows.labels]))
     radius = weak_losses.midweak_radius(learnt_R) if loss.radius is None else loss.radius
     steps = settings.eval_steps if validation else 0
