@@ -32,7 +32,8 @@ def test_the_product_of_a_model_that_hardly_learnt_follows_the_number_of_steps()
     assert length_correlation([0.8, 0.7], [2, 2]) is None
 
 
-def test_votes_of_the_bank_are_those_of_the_readme():
+@pytest.mark.parametrize("model, how, vote", [("orm", "last", 22.5), ("prm", "prod", 16.7), ("prm_math", "prod", 20.0)])
+def test_votes_of_the_bank_are_those_of_the_readme(model, how, vote):
     rows = _rows()
     hard = [row for row in rows if row["level"] == 4]
     shape = (len(hard) // 8, 8)
@@ -41,7 +42,7 @@ def test_votes_of_the_bank_are_those_of_the_readme():
         groups = [[row["answer"] for row in hard[start : start + 8]] for start in range(0, len(hard), 8)]
         classes_PK = np.array([answer_classes(answers, pool) for answers in groups])
     correct_PK = np.array([row["correct"] for row in hard]).reshape(shape)
-    last_PK = np.array([aggregate(row["step_scores"]["orm"], "last") for row in hard]).reshape(shape)
-    curves = curve(classes_PK, correct_PK, last_PK, sizes=[8], draws=1, seed=0)
+    weights_PK = np.array([aggregate(row["step_scores"][model], how) for row in hard]).reshape(shape)
+    curves = curve(classes_PK, correct_PK, weights_PK, sizes=[8], draws=1, seed=0)
     found = {method: 100 * float(np.mean(curves[method][8])) for method in ("majority", "weighted_vote", "pass_at_n")}
-    assert found == pytest.approx({"majority": 22.5, "weighted_vote": 22.5, "pass_at_n": 40.8}, abs=0.05)
+    assert found == pytest.approx({"majority": 22.5, "weighted_vote": vote, "pass_at_n": 40.8}, abs=0.05)
