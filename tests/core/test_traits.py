@@ -26,6 +26,7 @@ TRAIN = {
     "weak_to_strong",
     "skillgraph",
     "probe_dynamics",
+    "tuned_transfer",
 }
 
 

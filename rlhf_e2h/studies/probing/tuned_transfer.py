@@ -51,7 +51,6 @@ class Config(SplitSettings):
     weak: Input = ""  # the supervisor's model before training: folder or hub id
     strong: Input = ""  # that of students and ceiling
     students: dict[str, LossSettings] = field(default_factory=lambda: {"xent": LossSettings()})
-    repeats: int = 1
     weak_fit: FitSettings = field(default_factory=FitSettings)
     fit: FitSettings = field(default_factory=FitSettings)  # of all others
 
