@@ -124,8 +124,8 @@ def tree_logits(
     model: Any,
     rows: Sequence[Sequence[int]],
     positions: Sequence[Sequence[int]],
-    max_tokens: int = 2048,
-    on_read: Callable[[int], None] | None = None,
+    max_tokens: int,
+    on_read: Callable[[int], None],
 ) -> list[list[float]]:
     """Logits (R,) of a reward model at the given positions of each row (T,), rows merged into trees of `max_tokens`.
 
@@ -140,8 +140,7 @@ def tree_logits(
             logits_N = model(**inputs, use_cache=False).logits[0, :, 0].float().cpu().numpy()
         for index, nodes_T in zip(batch, tree.nodes, strict=True):
             found[index] = logits_N[nodes_T[list(positions[index])]].tolist()
-        if on_read is not None:
-            on_read(len(batch))
+        on_read(len(batch))
     return found
 
 

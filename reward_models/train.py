@@ -97,10 +97,8 @@ def train(
     model = prepare_model(base, contract, settings)
     model.config.pad_token_id = tokenizer.pad_token_id
     _fit_attention(model, rows, settings)
-    scorer = Scorer(
-        model, tokenizer, contract, max_length=settings.max_length, overlong="skip",
-        share_prefixes=settings.share_prefixes,
-    )  # fmt: skip
+    reading: dict[str, Any] = {"max_length": settings.max_length, "share_prefixes": settings.share_prefixes}
+    scorer = Scorer(model, tokenizer, contract, overlong="skip", **reading)
     arguments = scorer_arguments(out / CHECKPOINTS, settings, kind, len(rows))
     trainer = StepTrainer(
         model,

@@ -52,16 +52,14 @@ def test_solutions_of_a_problem_read_once_teach_what_they_teach_read_apart(base,
     labels = [np.array([0.1 * place]) for place in range(8)]
     found = {}
     for shared in (False, True):
-        settings = FitSettings(learning_rate=1e-2, max_steps=1, batch_size=8, warmup_steps=0, share_prefixes=shared)
+        settings = FitSettings(
+            learning_rate=1.0, max_steps=1, batch_size=8, warmup_steps=0, share_prefixes=shared, extra={"optim": "sgd"}
+        )
         fit_soft(base, items, labels, tmp_path / str(shared), settings, 0, LossSettings(loss, radius=0.5))
         found[shared] = load_file(tmp_path / str(shared) / "model.safetensors")
-    start = load_file(base / "model.safetensors")
-    # Adam's first update is the sign of the gradient; below the head, which is zero, there is none yet
-    moved = found[True]["score.weight"].abs().max()
-    assert moved > 1e-3 and torch.allclose(found[True]["score.weight"], found[False]["score.weight"], atol=0.05 * moved)
-    assert all(
-        torch.allclose(found[True][name], found[False][name], atol=1e-4) for name in start if name in found[True]
-    )
+    # plain gradient descent moves the head, which starts at zero, by the gradient itself; below it there is none yet
+    moved = found[True]["score.weight"]
+    assert moved.abs().max() > 1e-2 and torch.allclose(moved, found[False]["score.weight"], rtol=1e-3, atol=1e-5)
 
 
 def test_solutions_that_are_too_long_are_said(base, caplog):
