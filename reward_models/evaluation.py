@@ -9,7 +9,7 @@ import numpy as np
 
 from reward_models import metrics
 from reward_models.kinds import Kind, kind_of
-from reward_models.records import Stepwise
+from reward_models.records import Stepwise, first_wrong
 from reward_models.score import Scorer, StepScores
 
 
@@ -80,10 +80,9 @@ def judgements(kind: Kind, pairs: Iterable[tuple[Stepwise, StepScores]]) -> list
 
 
 def first_error_of(record: Stepwise) -> int | None:
-    """Where the first error is, -1 for none; None if the labels do not say."""
-    labels = record.labels or [None]
-    first = labels.index(0) if 0 in labels else -1
-    return None if None in (labels[:first] if first >= 0 else labels) else first
+    """Where the first error is, -1 for none: as the record says, else by its labels; None if neither does."""
+    given = record.extra.get("first_error")
+    return first_wrong(record.labels or [None]) if given is None else given
 
 
 def _cross_entropy(labels: Sequence[int], probs: Sequence[float]) -> float | None:
@@ -94,7 +93,7 @@ def _cross_entropy(labels: Sequence[int], probs: Sequence[float]) -> float | Non
 
 
 def _first_error(pairs: Sequence[tuple[Stepwise, StepScores]]) -> dict[str, float | None]:
-    """Only records whose labels are complete up to the first error say where it is."""
+    """Over the records of which it is known where the first error is."""
     known = [(first, scores.steps) for record, scores in pairs if (first := first_error_of(record)) is not None]
     return metrics.first_error_f1([first for first, _ in known], [steps for _, steps in known])
 

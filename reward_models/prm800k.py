@@ -13,7 +13,7 @@ from typing import Any
 
 from reward_models.contract import PLAIN
 from reward_models.conversational import BLANK_LINE
-from reward_models.records import Stepwise
+from reward_models.records import Stepwise, first_wrong
 
 # the mark with nothing after it on its line, as `step_text.cut_answer` finds it: some records glue it to a sentence
 _ANSWER = re.compile(rf"\s*{re.escape(PLAIN.answer_mark)}[ \t]*(?::|$)\s*", re.MULTILINE)
@@ -23,26 +23,40 @@ LABEL_OF_RATING = {-1: 0, 0: 1, 1: 1}  # Sun et al. 2024, appendix L: neutral co
 
 @dataclass(frozen=True)
 class Path:
-    """Steps so far with the ratings of people: 1, 0, -1, or None."""
+    """Steps so far with the ratings of people: 1, 0, -1, or None.
+
+    `known` has a label for every step of which it can be said: also for those that another path rates, and 1 for those
+    that a person wrote.
+    """
 
     steps: tuple[str, ...] = ()
     ratings: tuple[int | None, ...] = ()
+    known: tuple[int | None, ...] = ()
 
     @property
     def labels(self) -> tuple[int | None, ...]:
-        return tuple(None if rating is None else LABEL_OF_RATING[rating] for rating in self.ratings)
+        return tuple(_label(rating) for rating in self.ratings)
 
-    def then(self, text: str, rating: int | None) -> Path:
+    @property
+    def first_error(self) -> int | None:
+        """Index of the first wrong step, -1 if there is none, None if an unknown one could be it."""
+        return first_wrong(self.known)
+
+    def then(self, text: str, rating: int | None, by_person: bool = False) -> Path:
         """The path with one more completion, which is two steps if it holds the answer section."""
-        steps, ratings = list(self.steps), list(self.ratings)
-        new = clean(text)
+        steps, ratings, known = list(self.steps), list(self.ratings), list(self.known)
+        new, label = clean(text), 1 if by_person else _label(rating)
         if new and steps and _TITLE_END.search(steps[-1]):  # "... Mr." is not the end of a step
             steps[-1] += " " + new.pop(0)
-            ratings[-1] = rating
-        return Path((*steps, *new), (*ratings, *[rating] * len(new)))
+            ratings[-1], known[-1] = rating, label
+        return Path((*steps, *new), (*ratings, *[rating] * len(new)), (*known, *[label] * len(new)))
 
     def unrated(self) -> Path:
-        return Path(self.steps, (None,) * len(self.steps))
+        return Path(self.steps, (None,) * len(self.steps), self.known)
+
+
+def _label(rating: int | None) -> int | None:
+    return None if rating is None else LABEL_OF_RATING[rating]
 
 
 def clean(text: str) -> list[str]:
@@ -80,7 +94,7 @@ def paths(row: Mapping[str, Any]) -> Iterator[tuple[Path, bool]]:
             chosen = chosen.then(*texts[choice])
             right = right and completions[choice].get("rating") == 1
         elif step.get("human_completion"):
-            chosen = chosen.then(step["human_completion"]["text"], None)
+            chosen = chosen.then(step["human_completion"]["text"], None, by_person=True)
         else:
             break
     answered = bool(chosen.steps) and chosen.steps[-1].startswith(PLAIN.answer_mark)
@@ -95,10 +109,13 @@ def _rating(rating: Any) -> int | None:
 
 
 def from_prm800k(row: Mapping[str, Any]) -> list[Stepwise]:
-    """One record for each of `paths` that has a label."""
+    """One record for each of `paths` that has a label; `first_error` where all steps up to it are known."""
     extra = {"source": "prm800k", "finish_reason": row["label"].get("finish_reason")}
     problem: str = row["question"]["problem"]
     found = [path for path, _ in paths(row) if any(label is not None for label in path.labels)]
     if not found:
         raise ValueError("no rated completion in this row")
-    return [Stepwise(problem, list(path.steps), list(path.labels), None, extra) for path in found]
+    return [
+        Stepwise(problem, list(path.steps), list(path.labels), None, {**extra, "first_error": path.first_error})
+        for path in found
+    ]

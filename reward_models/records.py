@@ -94,13 +94,20 @@ def as_labels(values: Any) -> list[int | None]:
     return [as_label(value) for value in values]
 
 
+def first_wrong(labels: Sequence[int | None]) -> int | None:
+    """Index of the first 0, -1 if there is none, None if an unlabelled step could be the first wrong one."""
+    first = labels.index(0) if 0 in labels else -1
+    return None if None in (labels[:first] if first >= 0 else labels) else first
+
+
 @dataclass
 class Stepwise:
     """One solution with its labels, the only training record of reward models.
 
     `labels` has one entry a step: 1 valid, 0 invalid, None unlabelled. `outcome` is 1 if the final answer is right,
     0 if wrong, None if unknown. Other spellings of labels (see `as_label`) are turned into these. Fields that are not
-    ours pass through in `extra`.
+    ours pass through in `extra`; of these `first_error` (index, -1 for none) is read by the first-error F1, for records
+    of a tree whose other paths hold the labels of the steps that they share.
 
     Raises:
         ValueError: a field of the wrong type, or labels that are none.
@@ -128,6 +135,9 @@ class Stepwise:
         if self.labels is not None and len(self.labels) != len(self.steps):
             raise ValueError(f"{len(self.labels)} labels for {len(self.steps)} steps; give one label a step, or null")
         self.outcome = as_label(self.outcome, "outcome")
+        first = self.extra.get("first_error")
+        if first is not None and (isinstance(first, bool) or first not in range(-1, len(self.steps))):
+            raise ValueError(f"first_error {first!r:.60} is not allowed; give the index of a step, -1 or null")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Stepwise:

@@ -34,7 +34,10 @@ def read_prm800k(rows: Iterable[Row], quality_control: bool = True) -> Iterator[
         for number, (path, complete) in enumerate(found):
             if path.steps:
                 place = f"{row.where}/{number}"
-                yield Solution(place, problem, problem, path.steps, path.labels, complete, ratings=path.ratings)
+                yield Solution(
+                    place, problem, problem, path.steps, path.labels, complete,
+                    ratings=path.ratings, first_error=path.first_error,
+                )  # fmt: skip
 
 
 SOURCE = Source(

@@ -84,4 +84,6 @@ def _stepwise_row(solution: Solution, source: str) -> dict[str, Any]:
     extra: dict[str, Any] = {"level": solution.level, "source": source}
     if solution.ratings is not None:
         extra["ratings"] = list(solution.ratings)
+    if solution.first_error is not None:
+        extra["first_error"] = solution.first_error
     return Stepwise(solution.problem, list(solution.steps), labels, extra=extra).to_row()

@@ -39,6 +39,7 @@ class Solution:
     ratings: tuple[int | None, ...] | None = (
         None  # what people said of each step, where a set has more than right/wrong
     )
+    first_error: int | None = None  # index of the first wrong step, -1 for none; None where a set leaves it to labels
 
 
 @dataclass

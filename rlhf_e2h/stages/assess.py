@@ -32,7 +32,7 @@ from rlhf_e2h.training.models import DTYPES
 from rlhf_e2h.training.precision import sampling_dtype
 from rlhf_e2h.training.reward_records import at_most
 
-VERSION = 2
+VERSION = 3
 TRAITS = Traits(
     order=95,
     about="measure reward models on solutions whose steps people labelled",
@@ -65,7 +65,9 @@ def main(config: Config, run: StageRun) -> None:
             "check `split` and `records`"
         )
     known = at_most(known, config.limit, run.seed)
-    records = [Stepwise(s.problem, list(s.steps), list(s.labels or ())) for _, s in known]
+    records = [
+        Stepwise(s.problem, list(s.steps), list(s.labels or ()), extra={"first_error": s.first_error}) for _, s in known
+    ]
     levels = [problem["level"] for problem, _ in known]
     ids = [problem["problem_id"] for problem, _ in known]
     quality: dict[str, Any] = {}

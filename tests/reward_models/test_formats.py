@@ -33,6 +33,8 @@ def test_prm800k_path_alternatives_and_answer():
         rated(("so 5\n\n# Answer\n\n5", 0), chosen=0),
     )
     path, *others = convert(row)
+    # what a person wrote is right, so only unrated steps of a model leave open where the first error is
+    assert [record.extra["first_error"] for record in (path, *others)] == [-1, 0, 1, 1]
     assert path.steps == ["a", "b", "so 5", "# Answer\n\n5"]
     assert path.labels == [1, None, 1, 1]  # the human's step has no rating; 0 counts as valid
     assert [(record.steps, record.labels) for record in others] == [
@@ -45,6 +47,19 @@ def test_prm800k_path_alternatives_and_answer():
 def test_prm800k_stops_where_nothing_was_chosen():
     path, alternative = convert(prm800k_row(rated(("a", 1), chosen=0), rated(("b", -1), ("c", None))))
     assert path.steps == ["a"] and alternative.labels == [None, 0]
+
+
+def test_prm800k_says_where_the_first_error_is_only_if_all_before_it_is_known():
+    row = prm800k_row(rated(("a", -1), chosen=0), rated(("b", None), chosen=0), rated(("c", 1), ("d", -1), chosen=0))
+    assert [record.extra["first_error"] for record in convert(row)] == [0, 0]
+    row = prm800k_row(rated(("a", None), chosen=0), rated(("b", 1), ("c", -1), chosen=0))
+    assert [record.extra["first_error"] for record in convert(row)] == [None, None]
+
+
+@pytest.mark.parametrize("first", [2, -2, "1", True, 0.5])
+def test_a_first_error_that_is_no_step(first):
+    with pytest.raises(ValueError, match="first_error"):
+        Stepwise("q", ["a", "b"], extra={"first_error": first})
 
 
 def test_math_shepherd_by_hand():
