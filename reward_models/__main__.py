@@ -147,7 +147,7 @@ def _rerank(options: argparse.Namespace) -> None:
     from reward_models.bank import build_bank, summarise, table
 
     rows, same = _judged_rows(options)
-    bank = build_bank(rows, options.rank_by, options.vote_by, options.file, same)
+    bank = build_bank(rows, options.rank_by, options.vote_by, options.file, same, options.scores)
     summary = summarise(bank, options.n, options.draws, options.seed)
     print(f"{summary['problems']} problems, {summary['samples']} samples each")
     if bank.left_out:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reward_models.aggregate import aggregate
 from reward_models.records import BadRecord
-from reward_models.voting import METHODS, MISSING, answer_classes, curve, is_missing
+from reward_models.voting import METHODS, MISSING, SCORED, answer_classes, curve, is_missing
 
 BOOTSTRAPS = 2000
 
@@ -36,14 +36,16 @@ def build_bank(
     vote_by: str = "",
     source: str = "rows",
     same: Callable[[str, str], bool] | None = None,
+    scores: str = "",
 ) -> Bank:
     """Group rows by `problem_id`, in file order.
 
     A row needs `correct` and `answer` (null or "": missing), or `answer_class` in its place, and may have `score` or
     `step_scores`. Answers are grouped as strings or by the equality `same`, and by `answer_class` where rows have it.
-    `rank_by` and `vote_by` name aggregations of `step_scores`; left empty, `score` is used where rows have it, else min
-    ranks and prod votes, the paper's choice. Every problem keeps the same number of samples, that with which most
-    samples are used: problems with fewer are left out, as are the samples beyond it, and both are counted.
+    `rank_by` and `vote_by` name aggregations of `step_scores`; left empty, `score` is used where rows have it, else
+    min ranks and prod votes, the paper's choice. `scores` names one of several reward models, where `step_scores`
+    maps names to lists. Every problem keeps the same number of samples, that with which most samples are used:
+    problems with fewer are left out, as are the samples beyond it, and both are counted.
 
     Raises:
         BadRecord: `source:line: reason` for a row that cannot be used.
@@ -55,7 +57,7 @@ def build_bank(
         if same is not None and "answer_class" in row:
             raise BadRecord(f"{where}: has answer_class, but an equality of answers was given as well; use one of them")
         key = str(_field(row, "problem_id", where))
-        problems.setdefault(key, []).append(_sample(row, rank_by, vote_by, where))
+        problems.setdefault(key, []).append(_sample(_of_model(row, scores, where), rank_by, vote_by, where))
     if not problems:
         raise ValueError(f"{source} has no rows; give one JSON object a sample")
     samples = _samples_kept([len(entries) for entries in problems.values()])
@@ -89,6 +91,18 @@ class _Sample:
     vote: float | None
 
 
+def _of_model(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """The row with the step scores of one of the reward models that scored it."""
+    found = row.get("step_scores")
+    if not isinstance(found, Mapping):
+        if name:
+            raise BadRecord(f"{where}: step_scores has no names, so {name!r} cannot be chosen; leave it out")
+        return row
+    if name not in found:
+        raise BadRecord(f"{where}: step_scores are of {sorted(found)}; choose one with --scores (given: {name!r})")
+    return {**row, "step_scores": found[name], "score": None}
+
+
 def _sample(row: Mapping[str, Any], rank_by: str, vote_by: str, where: str) -> _Sample:
     correct = _field(row, "correct", where)
     if not isinstance(correct, bool) and correct not in (0, 1):
@@ -113,7 +127,9 @@ def _answer(row: Mapping[str, Any], where: str) -> str | None:
 def summarise(bank: Bank, sizes: Sequence[int] | None = None, draws: int = 64, seed: int = 0) -> dict[str, Any]:
     """Mean accuracy over problems for each method and n, as `{"majority": {"8": 0.93}, ...}`.
 
-    `interval` holds 95 % bootstrap intervals over problems in the same shape, `problems` and `samples` the counts.
+    `interval` holds 95 % bootstrap intervals over problems in the same shape, `against_majority` the paired differences
+    of the methods that use scores to the majority of the same samples as [difference, low, high], `problems` and
+    `samples` the counts.
     """
     curves = curve(
         bank.classes_PK,
@@ -129,20 +145,32 @@ def summarise(bank: Bank, sizes: Sequence[int] | None = None, draws: int = 64, s
     drawn = rng.integers(0, problems, (BOOTSTRAPS, problems))
     result: dict[str, Any] = {name: {} for name in METHODS if name in curves}
     intervals: dict[str, dict[str, list[float]]] = {name: {} for name in result}
+    differences: dict[str, dict[str, list[float]]] = {name: {} for name in SCORED if name in curves}
     for name, by_n in curves.items():
         for n, accuracy_P in by_n.items():
             result[name][str(n)] = float(accuracy_P.mean())
-            low, high = np.quantile(accuracy_P[drawn].mean(axis=1), [0.025, 0.975])
-            intervals[name][str(n)] = [float(low), float(high)]
-    return {**result, "interval": intervals, "problems": problems, "samples": samples}
+            intervals[name][str(n)] = _ends(accuracy_P, drawn)
+            if name in differences:
+                gain_P = accuracy_P - curves["majority"][n]
+                differences[name][str(n)] = [float(gain_P.mean()), *_ends(gain_P, drawn)]
+    counts = {"problems": problems, "samples": samples}
+    return {**result, "interval": intervals, "against_majority": differences, **counts}
+
+
+def _ends(values_P: NDArray[np.float64], drawn_DP: NDArray[np.int64]) -> list[float]:
+    low, high = np.quantile(values_P[drawn_DP].mean(axis=1), [0.025, 0.975])
+    return [float(low), float(high)]
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary as text, one line for each n, one column for each method."""
+    """The summary as text: a line for each n, a column for each method, and what scores add to a majority."""
     methods = [name for name in METHODS if name in summary]
     lines = ["".join(["n".rjust(6), *(name.rjust(16) for name in methods)])]
     for n in summary[methods[0]]:
         lines.append("".join([n.rjust(6), *(f"{summary[name][n]:16.4f}" for name in methods)]))
+    for name, by_n in summary["against_majority"].items():
+        n, (gain, low, high) = list(by_n.items())[-1]
+        lines.append(f"{name} against majority, n = {n}: {gain:+.4f} [{low:+.4f}, {high:+.4f}]")
     return "\n".join(lines)
 
 

@@ -27,7 +27,8 @@ Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow
   python -m reward_models score runs/prm samples.jsonl -o scored.jsonl
 """
 RERANK_HELP = """Accuracy of choosing among samples: mean, majority, weighted vote, best-of-n, pass@n for n = 1, 2, 4
-Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities).
+Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities, or
+such a list for each of several reward models by name: --scores chooses one).
 Answers are grouped as strings, or by a column `answer_class`.
 
 With --model, samples (`problem`, `text` or `steps`) are scored first; with --gold, answers are taken from the texts,
@@ -98,6 +99,7 @@ def _add_rerank(commands: Any) -> None:
     rerank.add_argument(
         "--vote-by", default="", choices=[*AGGREGATIONS], help="aggregation of step_scores for the vote"
     )
+    rerank.add_argument("--scores", default="", metavar="NAME", help="one of several models in step_scores")
     rerank.add_argument("--n", type=int, nargs="+", help="sizes (default: 1, 2, 4, ... up to the samples a problem)")
     rerank.add_argument("--draws", type=int, default=64, help="random subsets for each n (default 64)")
     rerank.add_argument("--seed", type=int, default=0)

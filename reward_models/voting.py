@@ -22,6 +22,7 @@ MISSING = -1
 TIE = 1e-12
 # The methods that `curve` knows; `mean` is the accuracy of one sample drawn at random.
 METHODS = ("mean", "majority", "weighted_vote", "best_of_n", "pass_at_n")
+SCORED = ("weighted_vote", "best_of_n")  # those that need scores
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -40,7 +40,28 @@ def test_figures_by_hand():
     assert table(summary).splitlines()[0].split() == ["n", *[k for k in summary if k not in _COUNTS]]
 
 
-_COUNTS = ("interval", "problems", "samples")
+_COUNTS = ("interval", "against_majority", "problems", "samples")
+
+
+def test_what_scores_add_to_a_majority():
+    """One problem is gained, one is right already: +.5, and a quarter of the draws each have only one of the two."""
+    gained = [row("a", "5", False, score=0.1), row("a", "5", False, score=0.1), row("a", "7", True, score=0.9)]
+    right = [row("b", "1", True, score=0.5)] * 3
+    summary = summarise(build_bank(gained + right))
+    assert summary["against_majority"]["weighted_vote"]["2"][0] < 0.5  # subsets of two may lack the right answer
+    summary = summarise(build_bank(gained + right), sizes=[3])
+    assert summary["against_majority"] == {"weighted_vote": {"3": [0.5, 0, 1]}, "best_of_n": {"3": [0.5, 0, 1]}}
+    assert table(summary).splitlines()[-1] == "best_of_n against majority, n = 3: +0.5000 [+0.0000, +1.0000]"
+
+
+def test_one_of_several_models_is_chosen_by_name():
+    rows = [row("a", "1", True, step_scores={"orm": [0.2], "prm": [0.9, 0.4]}, score=0.7)]
+    assert build_bank(rows, scores="prm").rank_PK.tolist() == [[0.4]]
+    assert build_bank(rows, scores="orm").rank_PK.tolist() == [[0.2]]
+    with pytest.raises(BadRecord, match=r"rows:1: step_scores are of \['orm', 'prm'\]; choose one"):
+        build_bank(rows)
+    with pytest.raises(BadRecord, match="has no names"):
+        build_bank([row("a", "1", True, step_scores=[0.2])], scores="prm")
 
 
 def test_step_scores_use_min_to_rank_and_prod_to_vote():
