@@ -2,13 +2,14 @@
 
 import gzip
 import json
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from reward_models.aggregate import aggregate
-from reward_models.voting import curve
+from reward_models.bank import build_bank, summarise
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.samples.quality import length_correlation, length_warning
 
@@ -34,15 +35,16 @@ def test_the_product_of_a_model_that_hardly_learnt_follows_the_number_of_steps()
 
 @pytest.mark.parametrize("model, how, vote", [("orm", "last", 22.5), ("prm", "prod", 16.7), ("prm_math", "prod", 20.0)])
 def test_votes_of_the_bank_are_those_of_the_readme(model, how, vote):
-    rows = _rows()
-    hard = [row for row in rows if row["level"] == 4]
-    shape = (len(hard) // 8, 8)
-    assert shape == (120, 8)
-    with CheckerPool() as pool:
-        groups = [[row["answer"] for row in hard[start : start + 8]] for start in range(0, len(hard), 8)]
-        classes_PK = np.array([answer_classes(answers, pool) for answers in groups])
-    correct_PK = np.array([row["correct"] for row in hard]).reshape(shape)
-    weights_PK = np.array([aggregate(row["step_scores"][model], how) for row in hard]).reshape(shape)
-    curves = curve(classes_PK, correct_PK, weights_PK, sizes=[8], draws=1, seed=0)
-    found = {method: 100 * float(np.mean(curves[method][8])) for method in ("majority", "weighted_vote", "pass_at_n")}
+    hard = [row for row in _rows() if row["level"] == 4]
+    bank = build_bank(hard, how, how, scores=model)
+    assert bank.correct_PK.shape == (120, 8)
+    summary = summarise(bank, sizes=[8], draws=1)
+    found = {method: 100 * summary[method]["8"] for method in ("majority", "weighted_vote", "pass_at_n")}
     assert found == pytest.approx({"majority": 22.5, "weighted_vote": vote, "pass_at_n": 40.8}, abs=0.05)
+
+
+def test_answer_classes_of_the_bank_are_those_of_the_checker():
+    groups = [list(rows) for _, rows in groupby(_rows(), key=itemgetter("problem_id"))]
+    with CheckerPool() as pool:
+        for rows in groups:
+            assert [row["answer_class"] for row in rows] == answer_classes([row["answer"] for row in rows], pool)
