@@ -25,7 +25,6 @@ from rlhf_e2h.prompts import few_shot
 from rlhf_e2h.records import Row
 from rlhf_e2h.runner.config import ConfigError
 from rlhf_e2h.runner.runs import StageRun
-from rlhf_e2h.samples.bank import Decoding, sample
 from rlhf_e2h.studies.probes import fit_logistic
 from rlhf_e2h.text_formats import FormatSettings, build_format
 from rlhf_e2h.training.arguments import TrainingSettings
@@ -65,12 +64,6 @@ def best_of_bank(bank: Bank, problems: Sequence[str], scores_N: NDArray[np.float
 def random_of_bank(bank: Bank, problems: Sequence[str]) -> list[float]:
     """Accuracy of a solution drawn at random: what best-of-n gives without any supervision."""
     return [float(np.mean([bank.rows[i]["correct"] for i in bank.of_problem[p]])) for p in problems]
-
-
-def answer_with(policy: Policy, problems: Sequence[Row], max_new_tokens: int, batch_size: int, seed: int) -> list[Row]:
-    """Greedy answers, to be graded."""
-    decoding = Decoding(n=1, temperature=0.0, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    return sample(policy, problems, decoding, seed)
 
 
 def in_context(

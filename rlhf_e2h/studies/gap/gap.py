@@ -22,7 +22,7 @@ from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.run_files import write_json
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
-from rlhf_e2h.samples.bank import grade
+from rlhf_e2h.samples.bank import Decoding, grade, sample
 from rlhf_e2h.studies.features import last_token_features, solution_texts
 from rlhf_e2h.studies.gap import arms, slices
 from rlhf_e2h.studies.gap.difficulty_measures import MEASURES
@@ -130,7 +130,7 @@ def main(config: Config, run: StageRun) -> None:
             bar.advance(1)
     for name, reference in config.policies.items():
         method, arm = name.split("/")
-        rows = study.greedy(open_policy(run.path(reference)))
+        rows = study.greedy(open_policy(run.path(reference)), name)
         waiting.append((Cell(method, arm, 0), rows))
     write_jsonl(run.out / ITEMS, study.graded(waiting))
     write_json(run.out / "split.json", study.about())
@@ -214,11 +214,16 @@ class _Study:
             return [{"problem_id": i, "correct": value} for i, value in zip(ids, correct, strict=True)]
         config, base, solved = self.config, self.run.path(self.config.base), self._solved(cell)
         if cell.method == "icl" or not solved:
-            return self.greedy(arms.in_context(base, solved, len(solved), text_format=config.format))
-        return self.greedy(arms.fine_tuned(base, solved, config.training, self.run, config.format))
+            policy = arms.in_context(base, solved, len(solved), text_format=config.format)
+        else:
+            policy = arms.fine_tuned(base, solved, config.training, self.run, config.format)
+        return self.greedy(policy, f"{cell.method} {cell.train_on}")
 
-    def greedy(self, policy: Any) -> list[Row]:
-        return arms.answer_with(policy, self.test, self.config.max_new_tokens, self.config.batch_size, self.run.seed)
+    def greedy(self, policy: Any, name: str) -> list[Row]:
+        config = self.config
+        decoding = Decoding(n=1, temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+        with self.run.progress(len(self.test), f"answers of {name}", "solutions") as bar:
+            return sample(policy, self.test, decoding, self.run.seed, bar.advance)
 
     def _right_or_wrong(self, cell: Cell) -> tuple[list[int], NDArray[np.float64]]:
         """Rows of the train bank that a cell learns from, and their labels with its noise."""

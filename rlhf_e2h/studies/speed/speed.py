@@ -22,13 +22,13 @@ from rlhf_e2h.data.levels import choose
 from rlhf_e2h.data.solution_formats import Format, read_answer
 from rlhf_e2h.report.results import write_csv
 from rlhf_e2h.report.section import add_section
-from rlhf_e2h.report.svg import MARKER, SERIES, new_figure
 from rlhf_e2h.runner.config import ConfigError, Input, NamedInputs, setting
 from rlhf_e2h.runner.runs import StageRun
 from rlhf_e2h.runner.traits import Traits
 from rlhf_e2h.samples.bank import Decoding, Row, sample
 from rlhf_e2h.stats.intervals import paired_difference
 from rlhf_e2h.studies.speed import measures as speed
+from rlhf_e2h.studies.speed.section import MEAN, figure, paragraph
 from rlhf_e2h.training.mixing import Skill, skill_of
 from rlhf_e2h.training.models import open_policy
 from rlhf_e2h.training.sft_plan import FORM_FILE, SNAPSHOTS
@@ -40,7 +40,6 @@ TRAITS = Traits(
     sealed_labels="evaluation",
     all_seeds=True,
 )
-MEAN = "mean"  # of the skills' curves, each counted alike
 COLUMNS = (
     "run", "skill", "threshold", "step", "step_low", "step_high", "ratio", "ratio_low", "ratio_high", "area",
     "area_difference", "area_low", "area_high", "last", "last_difference", "last_low", "last_high", "problems",
@@ -98,8 +97,8 @@ def main(config: Config, run: StageRun) -> None:
     curves = _curves(steps, correct, skills)
     write_csv(run.out / "curves.csv", CURVE_COLUMNS, curves)
     add_section(
-        run.out, "speed", f"Speed of learning: {run.name}", _paragraph(rows, config), COLUMNS, rows,
-        lambda: _figure(steps, curves, rows, config),
+        run.out, "speed", f"Speed of learning: {run.name}", paragraph(rows, config.match, config.window), COLUMNS, rows,
+        lambda: figure(steps, curves, rows, config.skill),
         "Accuracy by step: thin lines are skills, the thick one is their mean; the circle marks the threshold.", True,
     )  # fmt: skip
     reached = {row["run"]: row["step"] for row in rows if row["skill"] == MEAN}
@@ -249,55 +248,3 @@ def _curves(
                 for step, value in zip(steps, means_ES[:, seed], strict=True):
                     rows.append({"run": name, "skill": skill, "seed": seed, "step": step, "accuracy": round(value, 4)})
     return rows
-
-
-def _paragraph(rows: Sequence[Mapping[str, Any]], config: Config) -> str:
-    parts = []
-    for row in rows:
-        skill = MEAN if row["skill"] == MEAN else f"skill {row['skill']}"
-        where = f"{row['run']}, {skill}"
-        if row["step"] is None:
-            parts.append(f"{where}: censored ({row['reason']}){_against(row)}")
-            continue
-        ends = [str(row[k]) if row.get(k) is not None else "open" for k in ("step_low", "step_high")]
-        interval = f" [{ends[0]}, {ends[1]}]" if "step_low" in row else ""
-        parts.append(f"{where}: {row['threshold']:g} at step {row['step']:g}{interval}{_against(row)}")
-    what = "is the baseline's last accuracy" if config.match else f"for {config.window} evaluations in a row"
-    return f"Threshold {what}, 95 % bootstrap intervals. " + "; ".join(parts) + "."
-
-
-def _against(row: Mapping[str, Any]) -> str:
-    """Area and last accuracy less those of the baseline, for runs that are compared with it."""
-    if "area_difference" not in row:
-        return ""
-    found = (
-        f"{row[f'{k}_difference']:+.3f} [{row[f'{k}_low']:+.3f}, {row[f'{k}_high']:+.3f}]" for k in ("area", "last")
-    )
-    return ", against the baseline area {}, last {}".format(*found)
-
-
-def _figure(
-    steps: Sequence[int], curves: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], config: Config
-) -> Any:
-    names = list(dict.fromkeys(row["run"] for row in curves))
-    skills = list(dict.fromkeys(row["skill"] for row in curves))
-    figure, axes = new_figure(2.6 * len(names) + 0.6, 3.0)
-    axes.remove()
-    for place, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
-        lines = []
-        for number, skill in enumerate(skills):
-            mine = [row for row in curves if (row["run"], row["skill"]) == (name, skill)]
-            line = [float(np.mean([row["accuracy"] for row in mine if row["step"] == step])) for step in steps]
-            lines.append(line)
-            colour = MARKER[SERIES[number % len(SERIES)]]
-            place.plot(steps, line, color=colour, linewidth=1.0, label=f"{config.skill} {skill}")
-            found = next(row for row in rows if (row["run"], row["skill"]) == (name, skill))
-            if found["step"] is not None:
-                place.plot([found["step"]], [found["threshold"]], "o", color=colour, markersize=5)
-        place.plot(steps, np.mean(lines, axis=0), color=MARKER["ink"], linewidth=2.2, label="mean")
-        place.set_title(name)
-        place.set_ylim(-0.02, 1.02)
-        place.set_xlabel("step")
-    figure.axes[0].set_ylabel("accuracy")
-    figure.axes[-1].legend(fontsize=7, loc="best")
-    return figure
