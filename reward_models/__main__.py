@@ -1,4 +1,4 @@
-"""Command line: `python -m reward_models {train,score,rerank,serve,export}`."""
+"""Command line: `python -m reward_models {train,score,show,rerank,serve,export}`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from reward_models.causes import say
 from reward_models.options import parser
-from reward_models.records import iter_jsonl, write_jsonl
+from reward_models.records import iter_jsonl, iter_places, write_jsonl
 from reward_models.renamed import renamed
 from reward_models.score_file import Unsplit, scored_rows
 
@@ -123,6 +124,20 @@ def _score(options: argparse.Namespace) -> None:
         )
 
 
+def _show(options: argparse.Namespace) -> None:
+    from reward_models.show import shown
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    places = iter_places(options.file)
+    wanted = (place for place in places if options.problem in (None, str(place[1].get("problem_id"))))
+    count = 0
+    for where, row in islice(wanted, options.n):
+        print("\n".join(shown(row, where, options.scores, colour)), end="\n\n")
+        count += 1
+    if not count:
+        raise ValueError(f"{options.file}: no row" + (f" of problem {options.problem!r}" if options.problem else ""))
+
+
 def _judged_rows(options: argparse.Namespace) -> tuple[Any, Any]:
     """Rows ready for `build_bank`, and the equality of answers: scored by --model, judged against --gold."""
     if not options.model and not options.gold:
@@ -200,6 +215,7 @@ def _export(options: argparse.Namespace) -> None:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "train": _train,
     "score": _score,
+    "show": _show,
     "rerank": _rerank,
     "serve": _serve,
     "export": _export,

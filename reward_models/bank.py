@@ -57,7 +57,7 @@ def build_bank(
         if same is not None and "answer_class" in row:
             raise BadRecord(f"{where}: has answer_class, but an equality of answers was given as well; use one of them")
         key = str(_field(row, "problem_id", where))
-        problems.setdefault(key, []).append(_sample(_of_model(row, scores, where), rank_by, vote_by, where))
+        problems.setdefault(key, []).append(_sample(of_model(row, scores, where), rank_by, vote_by, where))
     if not problems:
         raise ValueError(f"{source} has no rows; give one JSON object a sample")
     samples = _samples_kept([len(entries) for entries in problems.values()])
@@ -91,7 +91,7 @@ class _Sample:
     vote: float | None
 
 
-def _of_model(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+def of_model(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     """The row with the step scores of one of the reward models that scored it."""
     found = row.get("step_scores")
     if not isinstance(found, Mapping):

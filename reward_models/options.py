@@ -9,7 +9,7 @@ from reward_models.aggregate import AGGREGATIONS
 from reward_models.kinds import KINDS
 
 DTYPES = ("float32", "bfloat16", "float16")
-SUMMARY = "Command line: `python -m reward_models {train,score,rerank,serve,export}`."
+SUMMARY = "Command line: `python -m reward_models {train,score,show,rerank,serve,export}`."
 TRAIN_HELP = """Train a reward model from JSON Lines of records:
   {"problem": "2 + 3?", "steps": ["2 + 3 = 5", "# Answer\\n\\n5"], "labels": [1, 1], "outcome": 1}
 `labels` has 0, 1 or null for each step (PRM), `outcome` 0, 1 or null for the final answer (ORM); an OPRM uses both.
@@ -25,6 +25,11 @@ SCORE_HELP = """Score solutions. Rows need `problem` and either `steps` or `text
 Adds `step_scores`, `score` and `reward_model` to each row. Memory does not grow with the file.
 
   python -m reward_models score runs/prm samples.jsonl -o scored.jsonl
+"""
+SHOW_HELP = """Read scored solutions: each step with its score, coloured on a terminal (NO_COLOR=1: never).
+Rows need `text` or `steps`, and `step_scores`; a problem and a verdict (`correct`) are shown where rows have them.
+
+  python -m reward_models show scored.jsonl --problem a -n 4
 """
 RERANK_HELP = """Accuracy of choosing among samples: mean, majority, weighted vote, best-of-n, pass@n for n = 1, 2, 4
 Rows need `problem_id`, `answer` (null or "": none), `correct`, and `score` or `step_scores` (list of probabilities, or
@@ -62,8 +67,8 @@ qwen-prm (Qwen2.5-Math-PRM), trl-prm (TRL PRMTrainer).
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m reward_models", description=SUMMARY)
-    commands = main.add_subparsers(dest="command", required=True, metavar="{train,score,rerank,serve,export}")
-    for add in (_add_train, _add_score, _add_rerank, _add_serve, _add_export):
+    commands = main.add_subparsers(dest="command", required=True, metavar="{train,score,show,rerank,serve,export}")
+    for add in (_add_train, _add_score, _add_show, _add_rerank, _add_serve, _add_export):
         add(commands)
     return main
 
@@ -85,6 +90,14 @@ def _add_score(commands: Any) -> None:
     score.add_argument("file")
     score.add_argument("-o", "--out", help="JSON Lines to write (default: standard output)")
     _scorer_options(score)
+
+
+def _add_show(commands: Any) -> None:
+    show = _command(commands, "show", "scored solutions to read, step by step", SHOW_HELP)
+    show.add_argument("file")
+    show.add_argument("--scores", default="", metavar="NAME", help="one of several models in step_scores")
+    show.add_argument("--problem", help="only rows with this problem_id")
+    show.add_argument("-n", type=_at_least_one, default=10, help="at most so many solutions (default 10)")
 
 
 def _add_rerank(commands: Any) -> None:
@@ -124,6 +137,13 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: that of the base)")
     export.add_argument("source")
     export.add_argument("out")
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not allowed; give at least 1")
+    return number
 
 
 def _command(commands: Any, name: str, summary: str, text: str) -> argparse.ArgumentParser:

@@ -9,9 +9,10 @@ import pytest
 
 from reward_models.__main__ import run
 from reward_models.records import iter_places, read_jsonl, write_jsonl
+from reward_models.show import shown
 
 
-@pytest.mark.parametrize("command", ["train", "score", "rerank", "serve", "export"])
+@pytest.mark.parametrize("command", ["train", "score", "show", "rerank", "serve", "export"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as done:
         run([command, "--help"])
@@ -36,6 +37,35 @@ def test_score_then_rerank(prm, tmp_path, capsys):
     curves = json.loads((tmp_path / "curves.json").read_text())
     assert curves["best_of_n"]["4"] == 1.0 and curves["majority"]["4"] == 0.0 and curves["mean"]["1"] == 0.5
     assert "best_of_n" in capsys.readouterr().out
+
+
+def test_show_puts_scores_beside_steps(tmp_path, capsys):
+    rows = [
+        {"problem_id": "a", "sample_id": 0, "problem": "2 + 3?", "text": "We\nadd.\x1b[2J\n\n# Answer\n\n5",
+         "correct": True, "level": 1, "step_scores": {"prm": [0.25, 0.9], "orm": [0.5, 0.5]}},
+        {"problem_id": "b", "steps": ["no"], "step_scores": {"prm": None}},
+    ]  # fmt: skip
+    path = tmp_path / "scored.jsonl"
+    write_jsonl(path, rows)
+    assert run(["show", str(path), "--scores", "prm"]) == 0
+    first, second = capsys.readouterr().out.rstrip().split("\n\n")
+    assert first.splitlines() == [
+        "a/0, right, level 1",
+        "  2 + 3?",
+        "  0.25  We",
+        "        add. [2J",  # the escape character does not reach the terminal
+        "  0.90  # Answer",
+        "        5",
+    ]
+    assert second.splitlines() == ["b", "        no"]
+    assert run(["show", str(path), "--scores", "prm", "--problem", "c"]) == 1
+    assert "no row of problem 'c'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(["show", str(path), "-n", "0"])
+    write_jsonl(path, [{"steps": ["a", "b"], "step_scores": [0.5]}])
+    assert run(["show", str(path)]) == 1
+    assert "2 steps and step_scores 1" in capsys.readouterr().err
+    assert "\033[38;5;208m0.25" in "".join(shown(rows[0], "x:1", "prm", colour=True))
 
 
 def test_score_counts_texts_that_look_unsplit(prm, tmp_path, capsys):
