@@ -1,7 +1,5 @@
 """The bank of the real run that ships beside its recipe gives the figures of the recipe's README."""
 
-import gzip
-import json
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -10,14 +8,15 @@ import pytest
 
 from reward_models.aggregate import aggregate
 from reward_models.bank import build_bank, summarise
+from reward_models.records import read_jsonl
 from rlhf_e2h.checker import CheckerPool, answer_classes
 from rlhf_e2h.samples.quality import length_correlation, length_warning
 
-BANK = Path(__file__).parents[2] / "recipes/gsm8k-0.5b/bank/bank.jsonl.gz"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def _rows():
-    return [json.loads(line) for line in gzip.decompress(BANK.read_bytes()).splitlines()]
+def _rows(recipe="gsm8k-0.5b"):
+    return read_jsonl(RECIPES / recipe / "bank" / "bank.jsonl.gz")
 
 
 def test_the_product_of_a_model_that_hardly_learnt_follows_the_number_of_steps():
@@ -43,8 +42,19 @@ def test_votes_of_the_bank_are_those_of_the_readme(model, how, vote):
     assert found == pytest.approx({"majority": 22.5, "weighted_vote": vote, "pass_at_n": 40.8}, abs=0.05)
 
 
-def test_answer_classes_of_the_bank_are_those_of_the_checker():
-    groups = [list(rows) for _, rows in groupby(_rows(), key=itemgetter("problem_id"))]
+@pytest.mark.parametrize("model, vote, best", [("prm", 5.8, 6.7), ("prm_full", 5.8, 5.0)])
+def test_votes_on_math_are_those_of_the_readme(model, vote, best):
+    hard = [row for row in _rows("math-0.5b") if row["level"] > 3]
+    bank = build_bank(hard, scores=model)
+    assert bank.correct_PK.shape == (120, 8)
+    summary = summarise(bank, sizes=[8], draws=1)
+    found = [100 * summary[method]["8"] for method in ("majority", "weighted_vote", "best_of_n", "pass_at_n")]
+    assert found == pytest.approx([3.3, vote, best, 10.8], abs=0.05)
+
+
+@pytest.mark.parametrize("recipe", ["gsm8k-0.5b", "math-0.5b"])
+def test_answer_classes_of_the_bank_are_those_of_the_checker(recipe):
+    groups = [list(rows) for _, rows in groupby(_rows(recipe), key=itemgetter("problem_id"))]
     with CheckerPool() as pool:
         for rows in groups:
             assert [row["answer_class"] for row in rows] == answer_classes([row["answer"] for row in rows], pool)

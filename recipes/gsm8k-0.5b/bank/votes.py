@@ -2,7 +2,8 @@
 
     python recipes/gsm8k-0.5b/bank/votes.py recipes/gsm8k-0.5b/bank/bank.jsonl.gz
 
-Step scores are multiplied for votes and their smallest taken for best-of-n; an ORM has its last one for both.
+Step scores are multiplied for votes and their smallest taken for best-of-n; an ORM has its last one for both. AUCs are
+of all solutions and of those that ended, beside a control that reads nothing and prefers the shorter text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from reward_models.score import StepScores
 from rlhf_e2h.data.levels import EASY
 from rlhf_e2h.samples.quality import quality_by_group
 
+CONTROL = "shortness"
+
 
 def votes(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[float]]:
     """Accuracies and differences in percent, each with its interval where it has one, with all samples of a problem."""
@@ -34,12 +37,13 @@ def votes(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[float]
 
 
 def aucs(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[float]]:
-    """How well the scores tell right from wrong solutions, over problems and within one."""
+    """How well the scores of a model, or shortness, tell right from wrong solutions, over problems and within one."""
     records = [Stepwise("", row["text"].splitlines(), outcome=int(row["correct"])) for row in rows]
-    steps = [row["step_scores"][name] for row in rows]
-    scored = [StepScores(list(s), aggregate(s, "last" if name == "orm" else "min")) for s in steps]
+    how = "last" if name == "orm" else "min"
+    said = [-len(row["text"]) if name == CONTROL else aggregate(row["step_scores"][name], how) for row in rows]
+    scored = [StepScores([0.5], value) for value in said]  # one step: AUCs of outcomes read the whole's score alone
     ids, levels = [row["problem_id"] for row in rows], [row["level"] for row in rows]
-    quality = quality_by_group(records, scored, "orm" if name == "orm" else "prm", ids, levels, EASY)["all"]
+    quality = quality_by_group(records, scored, "orm", ids, levels, EASY)["all"]
     return {
         auc: [quality[auc], *(quality["intervals"][auc] or ())]
         for auc in ("outcome_auc", "within_problem_auc")
@@ -51,15 +55,20 @@ def main(bank: Path) -> None:
     rows = read_jsonl(bank)
     for group in ("easy", "hard"):
         chosen = [row for row in rows if (row["level"] in EASY) == (group == "easy")]
+        ended = [row for row in chosen if row["finished"]]
         for name in rows[0]["step_scores"]:
-            shown = [f"{figure} {_shown(values, '.1f')}" for figure, values in votes(chosen, name).items()]
-            shown += [f"{figure} {_shown(values, '.3f')}" for figure, values in aucs(chosen, name).items()]
-            print(f"{group} {name}: " + "; ".join(shown))
+            print(f"{group} {name}: {_shown(votes(chosen, name), '.1f')}")
+        for name in (*rows[0]["step_scores"], CONTROL):
+            print(f"{group} {name}: {_shown(aucs(chosen, name), '.3f')}; of {len(ended)} that ended: ", end="")
+            print(_shown(aucs(ended, name), ".3f"))
 
 
-def _shown(values: Sequence[float], digits: str) -> str:
-    value, *ends = (format(value, digits) for value in values)
-    return f"{value} [{', '.join(ends)}]" if ends else value
+def _shown(found: Mapping[str, Sequence[float]], digits: str) -> str:
+    parts = []
+    for figure, values in found.items():
+        value, *ends = (format(value, digits) for value in values)
+        parts.append(f"{figure} {value}" + (f" [{', '.join(ends)}]" if ends else ""))
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":
