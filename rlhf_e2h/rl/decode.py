@@ -102,7 +102,7 @@ def _read_prompts(model: Any, prompts: Sequence[Sequence[int]], cache: Any) -> t
     """
     device, common = model.device, 0
     if isinstance(cache.layers[0] if cache.layers else None, BufferLayer):
-        common = _common_prefix(prompts)
+        common = common_prefix(prompts)
     ids_PT, own_PT = _left_pad([prompt[common:] for prompt in prompts], device)
     mask_PL = torch.cat([own_PT.new_ones(len(prompts), common), own_PT], 1)
     position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
@@ -113,7 +113,7 @@ def _read_prompts(model: Any, prompts: Sequence[Sequence[int]], cache: Any) -> t
     return _forward(model, ids_PT, mask_PL, position_PL[:, common:], cache), mask_PL
 
 
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with, less than the shortest; 0 if too few for a pass of their own."""
     low, high = min(map(list, prompts)), max(map(list, prompts))  # all others lie between them in alphabetical order
     limit = min(map(len, prompts)) - 1

@@ -19,8 +19,10 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rlhf_e2h.encoding import encode_prompts
-from rlhf_e2h.rl.decode import Rule, decode_batch, uniforms
+from rlhf_e2h.rl.decode import SHARED, Rule, common_prefix, decode_batch, uniforms
 from rlhf_e2h.rl.endings import StopStrings, cut_at_end, cut_at_stop, end_tokens, token_limit, without_end
+
+PADDING = 0.2  # of a batch's places, from which on the longer prompts get a batch of their own
 
 
 @dataclass
@@ -76,11 +78,10 @@ def generate(
     model.eval()
     encoded = encode_prompts(tokenizer, prompts)
     rows: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(prompts) * n)]
-    # Prompts of similar length share a batch, so that padding costs little.
-    order = sorted(range(len(prompts)), key=lambda p: len(encoded[p]))
-    per_batch, at_once = max(1, batch_size // n), min(n, batch_size)
-    for start, first in product(range(0, len(order), per_batch), range(0, n, at_once)):
-        chosen, count = order[start : start + per_batch], min(at_once, n - first)
+    at_once = min(n, batch_size)
+    batches = similar_lengths(encoded, max(1, batch_size // n), max_new_tokens)
+    for chosen, first in product(batches, range(0, n, at_once)):
+        count = min(at_once, n - first)
         rows_B = [p * n + first + k for p in chosen for k in range(count)]
         uniform_BT = uniforms([first_row + row for row in rows_B], max_new_tokens, seed).to(model.device)
         done = decode_batch(model, [encoded[p] for p in chosen], count, rule, uniform_BT, on_batch)
@@ -88,6 +89,28 @@ def generate(
             rows[row] = result
     model.train(was_training)
     return collect(tokenizer, encoded, rows, n, stop, rule.ends)
+
+
+def similar_lengths(encoded: Sequence[Sequence[int]], most: int, new_tokens: int) -> list[list[int]]:
+    """Indices of prompts in batches of at most `most`, by length, so that padding costs little.
+
+    A batch is as wide as its longest prompt, when prompts are read and at every token after that. It ends where the
+    next prompt would make more than `PADDING` of its places empty; a few tokens' difference is not worth a batch.
+    """
+    shared = common_prefix(encoded) if encoded else 0  # read once, so it is not padded
+    own = [len(prompt) - shared for prompt in encoded]
+    batches: list[list[int]] = []
+    used = 0  # places of the last batch that hold a token, or may
+    for index in sorted(range(len(own)), key=lambda p: own[p]):
+        batch = batches[-1] if batches else []
+        used += own[index] + new_tokens
+        wide = own[index] + new_tokens
+        sparse = bool(batch) and used < (1 - PADDING) * wide * (len(batch) + 1) and own[index] - own[batch[0]] > SHARED
+        if not batch or len(batch) == most or sparse:
+            batches.append([])
+            used = wide
+        batches[-1].append(index)
+    return batches
 
 
 def check_sampling(

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from rlhf_e2h.rl.rollout import generate
+from rlhf_e2h.rl.rollout import generate, similar_lengths
 from rlhf_e2h.training.models import ModelShape, new_llama
 
 PROMPTS = ["# Question\n\na=1+2;a=?\n\n# Solution\n\n", "# Question\n\nb=3*4;c=b+6;c=?\n\n# Solution\n\n"]
@@ -74,6 +74,39 @@ def test_samples_do_not_depend_on_the_batch(tiny):
     divided = generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=5, batch_size=3)
     assert at_once.completion_ids == divided.completion_ids
     assert at_once.completion_ids != generate(model, tokenizer, PROMPTS, n=4, max_new_tokens=30, seed=6).completion_ids
+
+
+def test_a_long_prompt_does_not_widen_the_batch_of_short_ones(tiny):
+    model, tokenizer = tiny
+    prompts = [PROMPTS[0], "# Question\n\n" + "b=3*4;" * 40 + "b=?\n\n# Solution\n\n", PROMPTS[1]]
+    read: list[torch.Size] = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[:2]))
+    together = generate(model, tokenizer, prompts, n=2, max_new_tokens=20, seed=3)
+    hook.remove()
+    short, long, other = (len(ids) for ids in together.prompt_ids[::2])
+    assert [shape for shape in read if shape[1] > 1] == [(2, max(short, other)), (1, long)]
+    alone = [
+        generate(model, tokenizer, [p], n=2, max_new_tokens=20, seed=3, first_row=2 * i) for i, p in enumerate(prompts)
+    ]
+    assert together.completion_ids == [ids for one in alone for ids in one.completion_ids]
+
+
+def test_batches_are_of_similar_lengths():
+    """By hand: 20 new tokens; nine rows of 30 places and one of 220 would fill 490 of 2,200 places."""
+
+    def sizes(lengths, most=16, start=()):
+        found = similar_lengths([[*start, *range(1000 + i, 1000 + i + n)] for i, n in enumerate(lengths)], most, 20)
+        assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+        return [[lengths[i] for i in batch] for batch in found]
+
+    assert sizes([10] * 4 + [200] + [10] * 5) == [[10] * 9, [200]]
+    assert sizes([10] * 9 + [70]) == [[10] * 9 + [70]]  # 64 tokens or less are not worth a batch
+    assert sizes([100] * 9 + [165]) == [[100] * 9, [165]]  # 1,265 of 1,850
+    assert sizes([200, 150, 100]) == [[100, 150], [200]]  # 510 of 660
+    assert sizes([200, 150, 120]) == [[120, 150, 200]]  # 530 of 660
+    assert sizes([10] * 5, most=2) == [[10, 10], [10, 10], [10]]
+    assert sizes([10] * 9 + [200], start=range(900)) == [[10] * 9, [200]]  # what all begin with is read once
+    assert sizes([]) == []
 
 
 def test_a_completion_counts_as_the_share_of_its_tokens_until_it_ends(tiny):
