@@ -128,9 +128,9 @@ def _firewall_sentence(rows: Sequence[Mapping[str, Any]]) -> str | None:
 def _cautions(results: Mapping[str, Any], policies: int, decodings: int) -> list[str]:
     cautions = []
     if max(policies, decodings) > 1:
+        chosen = [f"{n} {what}" for n, what in ((policies, "policies"), (decodings, "rerankings")) if n > 1]
         cautions.append(
-            f"These are the best of {policies} policies and {decodings} rerankings, "
-            "and the intervals are not adjusted for that choice."
+            f"This is the best of {' and of '.join(chosen)}, and the intervals are not adjusted for that choice."
         )
     if len(results["seeds"]) == 1:
         cautions.append("One seed: the intervals speak of other problems, not of other training runs.")

@@ -28,7 +28,7 @@ from rlhf_e2h.report.tables import (
     slice_table,
 )
 from rlhf_e2h.report.terminal import _cell, print_results
-from rlhf_e2h.report.verdict import make_verdict
+from rlhf_e2h.report.verdict import _cautions, make_verdict
 
 VOID = {"meta", "link", "br", "img", "path", "use", "rect", "stop"}
 
@@ -321,6 +321,13 @@ def test_cost_adds_up():
     assert rows["sft_easy"]["seconds"] == pytest.approx(64.2) and rows["prepare"]["tokens"] is None
     counted = [record | {"flops": 2e9} for record in made_up_manifest() if record["name"] == "sft_easy"]
     assert cost_table(counted)[0]["flops"] == 6e9
+
+
+def test_a_choice_among_rerankings_alone_is_called_so():
+    one_seed = {"seeds": [0]}
+    assert _cautions(one_seed, 0, 2)[0].startswith("This is the best of 2 rerankings, and")
+    assert _cautions(one_seed, 4, 3)[0].startswith("This is the best of 4 policies and of 3 rerankings, and")
+    assert len(_cautions(one_seed, 1, 1)) == 1
 
 
 def test_terminal_table_fits_a_screen(page_input):
