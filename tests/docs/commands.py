@@ -1,7 +1,8 @@
 """The commands that a Markdown file shows, and the rules by which each is checked without running it.
 
-A fence's info string says what happens to it: `bash run` is executed by the default tests, `bash slow` by the slow ones
-after a tiny quickstart, anything else is parsed by the program's own parser. In `console` fences the lines after `$ `
+A fence's info string says what happens to it: `bash run` is executed by the default tests, in a clone and with the wheel
+alone, `bash clone` in a clone, `bash slow` by the slow ones after a tiny quickstart, anything else is parsed by the
+program's own parser. In `console` fences the lines after `$ `
 are commands and the other lines are what they must print (`...` stands for anything).
 """
 
@@ -33,7 +34,7 @@ SHELL_WORDS = {"|", "&&", ";", "||", "(", ")", "&"}
 
 @dataclass(frozen=True)
 class Block:
-    """One fence: where it stands, its mode (run, slow or parse), and its text."""
+    """One fence: where it stands, its mode (run, clone, slow or parse), and its text."""
 
     file: Path
     line: int
@@ -64,7 +65,7 @@ def blocks(file: Path) -> list[Block]:
         first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
         if not language and first.removeprefix("$ ").split()[:1] and _program(first) in PROGRAMS:
             language = "bash"
-        mode = words[1] if len(words) > 1 and words[1] in ("run", "slow") else "parse"
+        mode = words[1] if len(words) > 1 and words[1] in ("run", "clone", "slow") else "parse"
         assert token.map is not None
         found.append(Block(file, token.map[0] + 1, language, mode, text))
     return found

@@ -112,7 +112,7 @@ def scratch(tmp_path_factory):
 
 
 @pytest.mark.slow  # in an empty folder, from a wheel, they run by default: test_docs_wheel.py
-@pytest.mark.parametrize("block", shell_blocks("run"), ids=lambda block: block.where)
+@pytest.mark.parametrize("block", [*shell_blocks("run"), *shell_blocks("clone")], ids=lambda block: block.where)
 def test_cheap_commands_run(block: Block, scratch: Path):
     run_block(block, scratch, _environment(scratch), timeout=300)
 
