@@ -1,9 +1,9 @@
 """The commands that a Markdown file shows, and the rules by which each is checked without running it.
 
-A fence's info string says what happens to it: `bash run` is executed by the default tests, in a clone and with the wheel
-alone, `bash clone` in a clone, `bash slow` by the slow ones after a tiny quickstart, anything else is parsed by the
-program's own parser. In `console` fences the lines after `$ `
-are commands and the other lines are what they must print (`...` stands for anything).
+A fence's info string says what happens to it: `bash run` is executed by the default tests, in a clone and with the
+wheel alone, `bash clone` in a clone, `bash slow` by the slow ones after a tiny quickstart, anything else is parsed by
+the program's own parser. In `console` fences the lines after `$ ` are commands and the other lines are what they must
+print (`...` stands for anything).
 """
 
 from __future__ import annotations
