@@ -97,7 +97,7 @@ def _add_show(commands: Any) -> None:
     show.add_argument("file")
     show.add_argument("--scores", default="", metavar="NAME", help="one of several models in step_scores")
     show.add_argument("--problem", help="only rows with this problem_id")
-    show.add_argument("-n", type=_at_least_one, default=10, help="at most so many solutions (default 10)")
+    show.add_argument("-n", type=_at_least_one, default=10, help="at most N solutions (default 10)", metavar="N")
 
 
 def _add_rerank(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""Scored solutions to read: each step behind the score that a reward model gave it, coloured on a terminal."""
+"""Scored solutions to read: each step with the score that a reward model gave it, coloured on a terminal."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def shown(row: Mapping[str, Any], where: str, scores: str = "", colour: bool = F
         colour: with the terminal's codes around each score.
 
     Raises:
-        BadRecord: no `steps` or `text`, or another number of `step_scores` (null: not scored).
+        BadRecord: no `steps` or `text`, or `step_scores` that are not one number a step (null, or a row that was
+            skipped: not scored).
     """
     row = of_model(row, scores, where)
-    steps, found = row.get("steps"), row.get("step_scores")
+    steps, found = row.get("steps"), None if row.get("skipped") else row.get("step_scores")
     if steps is None and isinstance(row.get("text"), str):
         steps = split_steps(PLAIN, normalise_newlines(row["text"]))
     if not isinstance(steps, list) or not steps:
@@ -33,8 +34,10 @@ def shown(row: Mapping[str, Any], where: str, scores: str = "", colour: bool = F
     if found is not None and (not isinstance(found, list) or len(found) != len(steps)):
         count = len(found) if isinstance(found, list) else found
         raise BadRecord(f"{where}: {len(steps)} steps and step_scores {count!r:.60}; give one score a step, or null")
+    if any(isinstance(score, bool) or not isinstance(score, int | float) or score != score for score in found or ()):
+        raise BadRecord(f"{where}: step_scores are {found!r:.60}; give numbers")
     name = "/".join(str(row[key]) for key in ("problem_id", "sample_id") if key in row) or where
-    verdict = {True: "right", False: "wrong"}.get(row.get("correct"), "")  # type: ignore[arg-type]
+    verdict = "" if row.get("correct") is None else "right" if row["correct"] else "wrong"
     yield ", ".join(part for part in (name, verdict, f"level {row['level']}" if row.get("level") else "") if part)
     if row.get("problem"):
         yield from (f"  {_plain(line)}" for line in str(row["problem"]).splitlines())

@@ -102,14 +102,13 @@ def similar_lengths(encoded: Sequence[Sequence[int]], most: int, new_tokens: int
     batches: list[list[int]] = []
     used = 0  # places of the last batch that hold a token, or may
     for index in sorted(range(len(own)), key=lambda p: own[p]):
-        batch = batches[-1] if batches else []
-        used += own[index] + new_tokens
-        wide = own[index] + new_tokens
-        sparse = bool(batch) and used < (1 - PADDING) * wide * (len(batch) + 1) and own[index] - own[batch[0]] > SHARED
-        if not batch or len(batch) == most or sparse:
+        batch, wide = batches[-1] if batches else [], own[index] + new_tokens
+        sparse = used + wide < (1 - PADDING) * wide * (len(batch) + 1)
+        if not batch or len(batch) == most or (sparse and own[index] - own[batch[0]] > SHARED):
             batches.append([])
-            used = wide
+            used = 0
         batches[-1].append(index)
+        used += wide
     return batches
 
 

@@ -65,6 +65,13 @@ def test_show_puts_scores_beside_steps(tmp_path, capsys):
     write_jsonl(path, [{"steps": ["a", "b"], "step_scores": [0.5]}])
     assert run(["show", str(path)]) == 1
     assert "2 steps and step_scores 1" in capsys.readouterr().err
+    write_jsonl(path, [{"steps": ["a"], "step_scores": ["high"], "correct": []}])
+    assert run(["show", str(path)]) == 1
+    assert "step_scores are ['high']; give numbers" in capsys.readouterr().err
+    # what `score --overlong skip` leaves of a solution that was too long
+    write_jsonl(path, [{"steps": ["a"], "step_scores": [], "score": None, "skipped": "too long"}])
+    assert run(["show", str(path)]) == 0
+    assert "        a" in capsys.readouterr().out.splitlines()
     assert "\033[38;5;208m0.25" in "".join(shown(rows[0], "x:1", "prm", colour=True))
 
 

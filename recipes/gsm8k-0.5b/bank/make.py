@@ -33,10 +33,13 @@ def main(run: Path, out: Path) -> None:
     levels = {row["problem_id"]: row["level"] for row in read_problems(data, "test")}
     rows = grade(read_jsonl(latest(run, "bank") / "samples.jsonl"), read_labels(data, "full", ("test",)))
     classes = classes_of(rows)
-    texts = [row["text"] for row in rows]
-    files = {file.stem.removeprefix("scored_"): file for file in sorted((run / "rerank").glob("*/scored_*.jsonl"))}
-    scored = {name: read_jsonl(file) for name, file in files.items()}
-    scored = {name: found for name, found in scored.items() if [row["text"] for row in found] == texts}
+    scored = {}
+    for file in sorted((run / "rerank").glob("*/scored_*.jsonl"), key=lambda file: file.stat().st_mtime):
+        found = read_jsonl(file)
+        if [row["text"] for row in found] == [row["text"] for row in rows]:
+            scored[file.stem.removeprefix("scored_")] = found  # the last one of a name
+        else:
+            print(f"{file}: scores of other samples, left out", file=sys.stderr)
     with gzip.GzipFile(out, "wb", mtime=0) as file:
         for index, row in enumerate(rows):
             steps = {name: [round(p, 4) for p in found[index]["step_scores"]] for name, found in sorted(scored.items())}
